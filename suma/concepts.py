@@ -1,0 +1,180 @@
+"""The aligned concept space: words -> clusters -> learned concepts, which sentences name and videos activate.
+
+Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ANCHORS = ("binary", "count", "idf")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)?")
+
+
+def split_words(text: str) -> list[str]:
+    """The lower-cased words of a text, in order: runs of letters and digits of any script, with an inner apostrophe.
+
+    >>> split_words("The dog's RED frisbee, 2 times -- caf\u00e9!")
+    ['the', "dog's", 'red', 'frisbee', '2', 'times', 'caf\u00e9']
+    """
+    return [word.replace("\u2019", "'") for word in _WORD.findall(text.lower())]
+
+
+def count_words(captions: Iterable[str], min_count: int = 1) -> dict[str, int]:
+    """word -> number of captions that hold it (its document frequency), most frequent first, ties by spelling."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(set(split_words(caption)))
+    kept = ((word, n) for word, n in counts.items() if n >= min_count)
+    return dict(sorted(kept, key=lambda item: (-item[1], item[0])))
+
+
+def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """k-means over word embeddings (W, E) -> unit centres (K, E) and each word's concept (W,), no concept empty.
+
+    Cosine k-means by faiss, deterministic for a seed. The paper says "KNN"; a centre stands for its words, so k-means
+    is our reading. Raises ValueError when there are fewer words than concepts.
+    """
+    import faiss
+
+    num_words = len(embeddings)
+    if num_concepts < 1:
+        raise ValueError(f"num_concepts must be at least 1, got {num_concepts}")
+    if num_words < num_concepts:
+        raise ValueError(
+            f"{num_words} distinct words cannot fill {num_concepts} concepts: "
+            f"give more captions or at most num_concepts={num_words}"
+        )
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    unit = np.ascontiguousarray(unit, dtype=np.float32)
+    if num_concepts == num_words:
+        return unit.copy(), np.arange(num_words)
+    kmeans = faiss.Kmeans(
+        unit.shape[1], num_concepts, niter=25, nredo=3, seed=seed + 1, spherical=True,
+        min_points_per_centroid=1, max_points_per_centroid=max(256, num_words),
+    )  # fmt: skip
+    kmeans.train(unit)
+    centres = np.array(kmeans.centroids, dtype=np.float32).reshape(num_concepts, -1)
+    similarity = unit @ centres.T
+    assignment = similarity.argmax(1)
+    closeness = similarity[np.arange(num_words), assignment]
+    sizes = np.bincount(assignment, minlength=num_concepts)
+    for empty in np.flatnonzero(sizes == 0):  # give it the word that its own concept describes worst
+        candidates = np.flatnonzero(sizes[assignment] > 1)
+        word = candidates[closeness[candidates].argmin()]
+        sizes[assignment[word]] -= 1
+        assignment[word], sizes[empty], closeness[word] = empty, 1, 1.0
+        centres[empty] = unit[word]
+    return centres, assignment
+
+
+def naming_order(embeddings: np.ndarray, centres: np.ndarray, assignment: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The order (W,) that puts the best names of each concept first: words close to the centre, and frequent."""
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    central = (unit * centres[assignment]).sum(1)
+    return np.argsort(-np.clip(central, 0, None) * np.log1p(counts), kind="stable")
+
+
+class ConceptSpace(nn.Module):
+    """K learned concepts, and which of them each word names.
+
+    `words` come best name first (see `naming_order`), `counts` are their document frequencies among `num_captions`
+    training captions. The concepts (K, E) start at the word clusters' centres and are learned by every loss; the
+    assignment and the initial centres are buffers, so that a loaded model maps any sentence. Where E differs from D a
+    learned linear map brings the concepts to D (our reading).
+    """
+
+    def __init__(
+        self, words: Sequence[str], counts: Sequence[int], num_captions: int, num_concepts: int, width: int, dim: int,
+        anchor: str = "idf",
+    ):  # fmt: skip
+        super().__init__()
+        if anchor not in ANCHORS:
+            raise ValueError(f"anchor {anchor!r} is unknown: choose one of {', '.join(ANCHORS)}")
+        if len(words) != len(counts):
+            raise ValueError(f"{len(words)} words but {len(counts)} counts")
+        self.words, self.anchor = list(words), anchor
+        self._index = {word: i for i, word in enumerate(self.words)}
+        self._idf = [math.log((1 + num_captions) / (1 + min(n, num_captions))) for n in counts]
+        self.centres = nn.Parameter(torch.randn(num_concepts, width) * width**-0.5)
+        self.map = nn.Linear(width, dim, bias=False) if width != dim else nn.Identity()
+        self.initial_centres: Tensor
+        self.word_to_concept: Tensor
+        self.register_buffer("initial_centres", self.centres.detach().clone())
+        self.register_buffer("word_to_concept", torch.arange(len(words)) % num_concepts)
+
+    def start(self, centres: np.ndarray, assignment: np.ndarray) -> None:
+        """Put the concepts on the word clusters: centres (K, E), assignment (W,)."""
+        with torch.no_grad():
+            self.initial_centres.copy_(torch.from_numpy(centres))
+            self.centres.copy_(self.initial_centres)
+            self.word_to_concept.copy_(torch.from_numpy(assignment))
+
+    @property
+    def num_concepts(self) -> int:
+        """K."""
+        return self.centres.shape[0]
+
+    def concepts(self) -> Tensor:
+        """The learned concepts, each of length 1: (K, D)."""
+        return F.normalize(self.map(self.centres).float(), dim=-1)
+
+    def activations(self, features: Tensor) -> Tensor:
+        """Cosines of features (..., D) with every concept: (..., K) in [-1, 1] (section 2.6: a video in the space)."""
+        return F.normalize(features.float(), dim=-1) @ self.concepts().T
+
+    def concept_of(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> list[int]:
+        """Each word's concept; one never seen goes to the nearest initial centre of its embedding (our reading).
+
+        `embed` maps words to token embeddings (n, E) and is called once, for the unseen words only.
+        """
+        unseen = sorted({word for word in words if word not in self._index})
+        nearest: dict[str, int] = {}
+        if unseen:
+            unit = F.normalize(embed(unseen).float(), dim=-1)
+            similarity = unit @ F.normalize(self.initial_centres.float(), dim=-1).T
+            nearest = dict(zip(unseen, similarity.argmax(1).tolist(), strict=True))
+        known = self.word_to_concept.tolist()
+        return [nearest[word] if word in nearest else known[self._index[word]] for word in words]
+
+    def anchors(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """Sentences -> unit anchors (T, K): the concepts that the words of each name (a row of zeros without words).
+
+        `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
+        words (a word never seen weighs as much as the average word of its concept).
+        """
+        texts = [Counter(split_words(sentence)) for sentence in sentences]
+        distinct = sorted(set().union(*texts)) if texts else []
+        concept = dict(zip(distinct, self.concept_of(distinct, embed), strict=True))
+        out = torch.zeros(len(texts), self.num_concepts)
+        for row, text in zip(out, texts, strict=True):
+            for word, n in text.items():
+                if self.anchor == "binary":
+                    row[concept[word]] = 1
+                elif self.anchor == "count":
+                    row[concept[word]] += n
+                else:
+                    row[concept[word]] += self._weight(word, concept[word])
+        return F.normalize(out, dim=-1).to(self.centres.device)
+
+    def _weight(self, word: str, concept: int) -> float:
+        if word in self._index:
+            return self._idf[self._index[word]]
+        members = self.members(concept)
+        return sum(self._idf[self._index[m]] for m in members) / max(1, len(members))
+
+    def members(self, concept: int) -> list[str]:
+        """All words of a concept, best names first."""
+        if not 0 <= concept < self.num_concepts:
+            raise ValueError(f"concept {concept} is outside 0..{self.num_concepts - 1}")
+        return [self.words[i] for i in (self.word_to_concept == concept).nonzero().flatten().tolist()]
+
+    def name(self, concept: int, num_words: int = 3) -> str:
+        """A concept by its most central, frequent words."""
+        return ", ".join(self.members(concept)[:num_words])

@@ -1,0 +1,385 @@
+"""SUMA: a CLIP, a temporal encoder over its frames, and the aligned concept space. Tensors in, tensors out.
+
+Shapes: T texts, V videos, F frames, L tokens, W words, K concepts, D joint width.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from suma import text
+from suma.concepts import ANCHORS, ConceptSpace, cluster_words, count_words, naming_order
+from suma.similarity import AGGREGATIONS, Texts, Videos, score
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@dataclass
+class SUMAConfig:
+    """Everything that builds a SUMA but its weights; travels with them as config.json."""
+
+    clip: dict[str, Any]  # an open_clip model config: embed_dim, vision_cfg, text_cfg, ...
+    image: dict[str, Any]  # preprocessing: size, mean, std, interpolation, resize_mode
+    tokenizer: str = ""  # the open_clip model whose tokenizer is used; "": CLIP's, cut to text_cfg's vocab_size
+    words: list[str] = field(default_factory=list)  # the training captions' words, best names of a concept first
+    word_counts: list[int] = field(default_factory=list)  # captions that hold each word
+    num_captions: int = 0  # training captions
+    num_concepts: int = 1024  # K; default our reading
+    anchor: str = "idf"  # binary, count or idf: weights of the concepts that a sentence names; our reading
+    temporal_layers: int = 4  # 0: the video is the mean of its frames
+    temporal_positions: int = 16  # learned positions along the video, interpolated for any frame count
+    aggregation: str = "softmax"  # over frames: softmax, mean or max; our reading
+    aggregation_temperature: float = 0.05
+    concept_share: float = 0.25  # the aligned space's share of the score
+    num_frames: int = 12  # frames per video in evaluation and search
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(f"config format_version {self.format_version} is not the {FORMAT_VERSION} this SUMA reads")
+        if self.aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
+        if self.anchor not in ANCHORS:
+            raise ValueError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
+        if not 0 <= self.concept_share <= 1:
+            raise ValueError(f"concept_share must lie in [0, 1], got {self.concept_share}")
+        if not 1 <= self.num_frames <= 64:
+            raise ValueError(f"num_frames must be 1 to 64, got {self.num_frames}")
+        if len(self.words) < self.num_concepts:
+            raise ValueError(f"{len(self.words)} words cannot fill num_concepts={self.num_concepts} concepts")
+
+
+class TemporalEncoder(nn.Module):
+    """Pre-norm Transformer over a video's frames (V, F, D): `x + TE(x)`, for any frame count.
+
+    Frames are placed by their relative time, on learned positions that are interpolated (our reading). The frames are
+    layer-normed first and the positions start at their scale: positions at CLIP's 0.02 leave the encoder blind to
+    order. The last projection starts at zero, so an untrained encoder is exactly the mean of the frames.
+    """
+
+    def __init__(self, dim: int, layers: int, positions: int):
+        super().__init__()
+        heads = max(1, dim // 64)
+        self.norm = nn.LayerNorm(dim)
+        self.positions = nn.Parameter(torch.randn(positions, dim))
+        block = nn.TransformerEncoderLayer(
+            dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, layers, norm=nn.LayerNorm(dim), enable_nested_tensor=False)
+        self.out = nn.Linear(dim, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def place(self, mask: Tensor) -> Tensor:
+        """Position embeddings (V, F, D) of the valid frames' relative times (i + 1/2) / n."""
+        count = mask.sum(1, keepdim=True).clamp_min(1)
+        order = (mask.cumsum(1) - 1).clamp_min(0)
+        at = ((order + 0.5) / count * len(self.positions) - 0.5).clamp(0, len(self.positions) - 1)
+        low = at.floor().long().clamp_max(max(0, len(self.positions) - 2))
+        high = (low + 1).clamp_max(len(self.positions) - 1)
+        return torch.lerp(self.positions[low], self.positions[high], (at - low).unsqueeze(-1).to(self.positions.dtype))
+
+    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Frames (V, F, D), mask (V, F) -> the same with what the encoder adds (V, F, D)."""
+        x = self.norm(frames)
+        x = self.blocks(x + self.place(mask).to(x.dtype), src_key_padding_mask=~mask)
+        return frames + self.out(x)
+
+
+class SUMA(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="suma",
+    license="apache-2.0",
+    pipeline_tag="video-text-to-text",
+    tags=["video-retrieval", "text-to-video-retrieval", "arxiv:2302.09473"],
+):
+    """Video-text retrieval by supervised, sparse, multi-grained learning (arXiv 2302.09473).
+
+    The constructor builds random weights; `from_clip` starts a training, `from_pretrained` loads a trained model.
+    """
+
+    def __init__(self, config: SUMAConfig):
+        import open_clip
+
+        super().__init__()
+        self.config = config
+        cfg = dict(config.clip)
+        custom = cfg.pop("custom_text", False) or cfg["text_cfg"].get("hf_model_name") is not None
+        if "multimodal_cfg" in cfg:
+            raise ValueError("captioning models (CoCa) are not dual encoders: choose a CLIP or SigLIP name")
+        cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
+        cfg["text_cfg"] = {**cfg["text_cfg"], "hf_model_pretrained": False}
+        for unused in ("preprocess_cfg", "init_logit_bias"):
+            cfg.pop(unused, None)
+        self.clip = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
+        dim, width = int(cfg["embed_dim"]), text.token_table(self.clip).embedding_dim
+        self.temporal = (
+            TemporalEncoder(dim, config.temporal_layers, config.temporal_positions) if config.temporal_layers else None
+        )
+        self.space = ConceptSpace(
+            config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor
+        )
+        self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.tokenizer = text.load_tokenizer(config.tokenizer, config.clip["text_cfg"])
+        self.shorten = text.can_shorten(self.clip)
+        self._fingerprint = ""
+
+    # ---- where models come from ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_clip(
+        cls,
+        name: str | Path | dict[str, Any],
+        captions: Iterable[str] = (),
+        pretrained: str | None = None,
+        seed: int = 0,
+        min_count: int = 1,
+        **options: Any,
+    ) -> "SUMA":
+        """The start of a training: an open_clip backbone and a concept space made from training captions.
+
+        Args:
+            name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip model config of your own (a dict, or a
+                .json file of one), or the folder of a saved SUMA, whose towers are taken over.
+            captions: the training captions (never those of the test split).
+            pretrained: an open_clip tag ("openai"), a local checkpoint file, or None for random weights.
+            seed: of the k-means and of the new weights.
+            min_count: words in fewer captions are left out.
+            options: fields of SUMAConfig (num_concepts, temporal_layers, ...).
+
+        Raises ValueError for an unknown name or fewer words than concepts.
+        """
+        torch.manual_seed(seed)
+        clip, cfg, image, tokenizer_name = _load_clip(name, pretrained)
+        unknown = set(options) - {f.name for f in fields(SUMAConfig)}
+        if unknown:
+            raise ValueError(f"{', '.join(sorted(unknown))}: no such option of SUMAConfig")
+        captions = list(captions)
+        counts = count_words(captions, min_count)
+        tokenizer = text.load_tokenizer(tokenizer_name, cfg["text_cfg"])
+        if not counts:
+            raise ValueError("the concept space is made of caption words: give `captions`")
+        embeddings = text.word_embeddings(clip, tokenizer, list(counts)).cpu().numpy()
+        num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
+        centres, assignment = cluster_words(embeddings, num_concepts, seed)
+        order = naming_order(embeddings, centres, assignment, torch.tensor(list(counts.values())).numpy())
+        words, frequencies = list(counts), list(counts.values())
+        config = SUMAConfig(
+            clip=cfg, image=image, tokenizer=tokenizer_name, num_concepts=num_concepts, num_captions=len(captions),
+            words=[words[i] for i in order], word_counts=[frequencies[i] for i in order], **options,
+        )  # fmt: skip
+        model = cls(config)
+        towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
+        model.clip.load_state_dict(towers)
+        model.space.start(centres, assignment[order])
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
+        """A trained model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed.
+
+        Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
+        ValueError, a path that does not exist FileNotFoundError. Only safetensors are read.
+        """
+        path = Path(str(pretrained_model_name_or_path))
+        if path.is_dir():
+            for needed in (CONFIG, WEIGHTS):
+                if not (path / needed).is_file():
+                    raise FileNotFoundError(f"{path} is not a SUMA model: it has no {needed}")
+            _check_config(path / CONFIG)
+        elif path.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
+            raise FileNotFoundError(f"no model folder {path} (a Hub id has the form owner/name)")
+        kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":
+        """Load weights (the mixin has read the config): safetensors or an error, never a pickle."""
+        from huggingface_hub import hf_hub_download
+        from safetensors import SafetensorError, safe_open
+
+        download = {k: kwargs.pop(k, None) for k in ("revision", "cache_dir", "token")}
+        download |= {k: bool(kwargs.pop(k, False)) for k in ("force_download", "local_files_only")}
+        folder = Path(model_id)
+        if "config" not in kwargs:  # the mixin hides why: ask again
+            if not folder.is_dir():
+                hf_hub_download(model_id, CONFIG, **download)
+            raise ValueError(f"{model_id} has no readable {CONFIG}")
+        file = folder / WEIGHTS if folder.is_dir() else Path(hf_hub_download(model_id, WEIGHTS, **download))
+        model = cls(**kwargs)
+        try:
+            with safe_open(file, framework="pt", device=map_location) as weights:
+                state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
+        if map_location != "cpu":
+            model.to(map_location)
+        model.load_state_dict(state, strict=True)
+        return model.eval()
+
+    def fingerprint(self) -> str:
+        """16 hex digits that name this model: config and weights as they are at the first call."""
+        if not self._fingerprint:
+            digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
+
+    # ---- encoders --------------------------------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """D, the joint width."""
+        return int(self.config.clip["embed_dim"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.concept_logit_scale.device
+
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences -> token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
+        context = int(self.config.clip["text_cfg"].get("context_length", 77))
+        return text.tokenize(self.tokenizer, sentences, context, self.shorten)
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Token ids (T, L) -> unit sentence features (T, D), float32."""
+        return F.normalize(text.encode_tokens(self.clip, tokens).float(), dim=-1)
+
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences -> unit features (T, D)."""
+        if isinstance(sentences, str):
+            raise ValueError("encode_text takes a list of sentences: wrap the one in [ ]")
+        return self.encode_tokens(self.tokenize(sentences).to(self.device))
+
+    def encode_frames(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W) -> frame features (N, D), not normalised; uint8 is normalised here, floats are taken
+        as they are."""
+        if pixels.dtype == torch.uint8:
+            mean, std = (
+                torch.tensor(self.config.image[k], device=pixels.device).view(3, 1, 1) for k in ("mean", "std")
+            )
+            pixels = (pixels.float() / 255 - mean) / std
+        weight = next(self.clip.visual.parameters())
+        return self.clip.encode_image(pixels.to(weight.dtype))
+
+    def pool(self, frames: Tensor, mask: Tensor) -> Tensor:
+        """Frame features (V, F, D), not normalised, mask (V, F) -> unit video features (V, D)."""
+        x = self.temporal(frames, mask) if self.temporal is not None else frames
+        weights = mask.unsqueeze(-1).to(torch.float32)
+        return F.normalize((x.float() * weights).sum(1) / weights.sum(1), dim=-1)
+
+    def encode_video(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D)."""
+        if pixels.ndim != 5:
+            raise ValueError(f"pixels must be (V, F, 3, H, W), got {tuple(pixels.shape)}")
+        if mask is None:
+            mask = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
+        if not bool(mask.any(1).all()):
+            raise ValueError("every video needs at least one valid frame")
+        frames = self.encode_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        return self.pool(frames, mask), F.normalize(frames.float(), dim=-1)
+
+    # ---- the concept space and the score ---------------------------------------------------------------------------
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        """Words -> token embeddings (W, E): the mean over their sub-word tokens."""
+        return text.word_embeddings(self.clip, self.tokenizer, words)
+
+    def anchors(self, sentences: Sequence[str]) -> Tensor:
+        """Sentences -> unit anchors (T, K): the concepts their words name."""
+        return self.space.anchors(sentences, self.embed_words)
+
+    def texts(self, sentences: Sequence[str]) -> Texts:
+        """Sentences -> features and anchors, ready for `score`."""
+        return Texts(self.encode_text(sentences), self.anchors(sentences))
+
+    def videos(self, features: Tensor, frames: Tensor, mask: Tensor) -> Videos:
+        """Unit video (V, D) and frame (V, F, D) features -> the same with their places in the concept space."""
+        with torch.autocast(features.device.type, enabled=False):  # similarities are float32, also in mixed precision
+            concepts = F.normalize(self.space.activations(features), dim=-1)
+            frame_concepts = F.normalize(self.space.activations(frames), dim=-1)
+        return Videos(features, frames, mask, concepts, frame_concepts)
+
+    def score(self, texts: Texts, videos: Videos) -> Tensor:
+        """The score (T, V) by which videos are ranked for texts and texts for videos."""
+        c = self.config
+        return score(texts, videos, c.concept_share, c.aggregation, c.aggregation_temperature)
+
+    def forward(self, tokens: Tensor, anchors: Tensor, pixels: Tensor, mask: Tensor) -> dict[str, Any]:
+        """Everything that the losses need, so that data-parallel wrappers see it.
+
+        Tokens (T, L), anchors (T, K), pixels (V, F, 3, H, W), mask (V, F) -> `texts`, `videos`, `logit_scale`,
+        `concept_logit_scale` (the temperatures' inverses, at most 100).
+        """
+        return {
+            "texts": Texts(self.encode_tokens(tokens), anchors),
+            "videos": self.videos(*self.encode_video(pixels, mask), mask),
+            "logit_scale": self.clip.logit_scale.float().exp().clamp(max=100),
+            "concept_logit_scale": self.concept_logit_scale.float().exp().clamp(max=100),
+        }
+
+
+def _check_config(file: Path) -> None:
+    """Raises ValueError naming a config that is damaged or another kind of model's (the mixin's own errors do not)."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if not isinstance(config, dict) or not {"clip", "image", "format_version"} <= set(config):
+        raise ValueError(f"{file} is not the config of a SUMA: it has no clip, image and format_version")
+
+
+def _load_clip(name: str | Path | dict[str, Any], pretrained: str | None) -> tuple[Any, dict, dict, str]:  # type: ignore[type-arg]
+    """An open_clip model, its config, its preprocessing and the name of its tokenizer."""
+    import open_clip
+
+    if not isinstance(name, dict) and Path(name).is_dir():
+        if pretrained:
+            raise ValueError(f"{name} holds trained towers: leave `pretrained` out")
+        saved = SUMA.from_pretrained(name)
+        return saved.clip, saved.config.clip, saved.config.image, saved.config.tokenizer
+    if not isinstance(name, dict) and str(name).endswith(".json"):
+        name = json.loads(Path(name).read_text())
+    if isinstance(name, dict):
+        cfg = dict(name)
+        preprocess = cfg.pop("preprocess_cfg", {})
+        custom = cfg.get("custom_text", False)
+        clip = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(
+            **{k: v for k, v in cfg.items() if k != "custom_text"}
+        )
+        if pretrained:
+            open_clip.load_checkpoint(clip, pretrained)
+        tokenizer = ""
+    else:
+        tokenizer = str(name)
+        loaded = open_clip.get_model_config(tokenizer)
+        if loaded is None:
+            raise ValueError(
+                f"{tokenizer!r} is no open_clip model (`open_clip.list_models()`), .json file or SUMA folder"
+            )
+        cfg = loaded
+        clip = open_clip.create_model(tokenizer, pretrained=pretrained, pretrained_text=False)
+        preprocess = open_clip.get_model_preprocess_cfg(clip)
+    size = preprocess.get("size", cfg["vision_cfg"].get("image_size", 224))
+    image = {
+        "size": int(size[0] if isinstance(size, (list, tuple)) else size),
+        "mean": list(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        "std": list(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        "interpolation": preprocess.get("interpolation", "bicubic"),
+        "resize_mode": preprocess.get("resize_mode", "shortest"),
+    }
+    return clip, cfg, image, tokenizer

@@ -1,0 +1,163 @@
+"""The four similarities and their sum: the one score of training, evaluation and search (section 3 of the paper).
+
+Shapes: T texts, V videos, F frames, D joint width, K concepts.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AGGREGATIONS = ("softmax", "mean", "max")
+
+
+class Texts(NamedTuple):
+    """Sentences, each row of length 1 (an anchor without words is a row of zeros)."""
+
+    features: Tensor  # (T, D)
+    anchors: Tensor  # (T, K)
+
+
+class Videos(NamedTuple):
+    """Videos, each row of length 1; `mask` is True where a frame is real."""
+
+    features: Tensor  # (V, D)
+    frames: Tensor  # (V, F, D)
+    mask: Tensor  # (V, F) bool
+    concepts: Tensor  # (V, K)
+    frame_concepts: Tensor  # (V, F, K)
+
+
+class Similarities(NamedTuple):
+    """Cosines in [-1, 1], each (T, V)."""
+
+    coarse: Tensor
+    fine: Tensor
+    concept_coarse: Tensor
+    concept_fine: Tensor
+
+    @property
+    def original(self) -> Tensor:
+        """The original space's score (T, V): coarse and fine in equal parts (our reading)."""
+        return (self.coarse + self.fine) / 2
+
+    @property
+    def aligned(self) -> Tensor:
+        """The aligned space's score (T, V): coarse and fine in equal parts (our reading)."""
+        return (self.concept_coarse + self.concept_fine) / 2
+
+
+def frame_weights(frame_scores: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
+    """How much each frame counts: (T, V, F) >= 0, summing to 1 over the valid frames of mask (V, F), 0 on the others.
+
+    `softmax` weighs each frame by softmax(score / temperature), `mean` equally, `max` takes the best (all our reading).
+    Raises ValueError for another name.
+    """
+    if how == "mean":
+        return (mask / mask.sum(-1, keepdim=True)).to(frame_scores.dtype).expand_as(frame_scores)
+    masked = frame_scores.masked_fill(~mask, float("-inf"))
+    if how == "softmax":
+        return torch.softmax(masked / temperature, dim=-1)
+    if how == "max":
+        return F.one_hot(masked.argmax(-1), masked.shape[-1]).to(frame_scores.dtype)
+    raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
+
+
+def aggregate(frame_scores: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
+    """Frame scores (T, V, F) -> (T, V), by `frame_weights`.
+
+    >>> s = torch.tensor([[[0.0, 1.0, 9.0]]]); m = torch.tensor([[True, True, False]])
+    >>> aggregate(s, m, "mean").item(), aggregate(s, m, "max").item()
+    (0.5, 1.0)
+    """
+    return (frame_scores * frame_weights(frame_scores, mask, how, temperature)).sum(-1)
+
+
+def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temperature: float = 0.05) -> Similarities:
+    """Every text against every video: coarse and fine, in the original and in the aligned space."""
+    frames = torch.einsum("td,vfd->tvf", texts.features, videos.frames)
+    frame_concepts = torch.einsum("tk,vfk->tvf", texts.anchors, videos.frame_concepts)
+    return Similarities(
+        coarse=texts.features @ videos.features.T,
+        fine=aggregate(frames, videos.mask, how, temperature),
+        concept_coarse=texts.anchors @ videos.concepts.T,
+        concept_fine=aggregate(frame_concepts, videos.mask, how, temperature),
+    )
+
+
+def combine(similarities: Similarities, concept_share: float) -> Tensor:
+    """The score (T, V) of each pair: (1 - share) * original + share * aligned."""
+    return (1 - concept_share) * similarities.original + concept_share * similarities.aligned
+
+
+def score(
+    texts: Texts,
+    videos: Videos,
+    concept_share: float,
+    how: str = "softmax",
+    temperature: float = 0.05,
+    chunk: int = 256,
+) -> Tensor:
+    """The score (T, V), `chunk` videos at a time, so that the frame scores never fill memory."""
+    parts = [
+        combine(four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), how, temperature), concept_share)
+        for i in range(0, len(videos.features), chunk)
+    ]
+    return torch.cat(parts, dim=1) if parts else texts.features.new_zeros(len(texts.features), 0)
+
+
+# ---- the parts of one score ----------------------------------------------------------------------------------------
+
+
+def score_parts(texts: Texts, video: Videos, concept_share: float, how: str, temperature: float) -> dict[str, float]:
+    """What each of the four similarities adds to the score of one text and one video; they sum up to it."""
+    sims = four_similarities(texts, video, how, temperature)
+    share = {name: concept_share if name.startswith("concept") else 1 - concept_share for name in sims._fields}
+    return {name: share[name] / 2 * float(getattr(sims, name)[0, 0]) for name in sims._fields}
+
+
+def concept_parts(texts: Texts, video: Videos, concept_share: float, how: str, temperature: float) -> Tensor:
+    """What each concept adds to the score of one text and one video, (K,); they sum up to the aligned space's part.
+
+    A cosine is a sum over concepts, and the frames' cosines are summed with the weights of the aggregation.
+    """
+    heat = torch.einsum("tk,vfk->tvf", texts.anchors, video.frame_concepts)
+    weights = frame_weights(heat, video.mask, how, temperature)[0, 0]  # (F,)
+    return concept_share / 2 * texts.anchors[0] * (video.concepts[0] + weights @ video.frame_concepts[0])
+
+
+def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Tensor:
+    """Each frame's own score for one text, (V, F), -inf where padded: the fine similarities of both spaces."""
+    fine = torch.einsum("d,vfd->vf", texts.features[0], videos.frames)
+    aligned = torch.einsum("k,vfk->vf", texts.anchors[0], videos.frame_concepts)
+    return ((1 - concept_share) * fine + concept_share * aligned).masked_fill(~videos.mask, float("-inf"))
+
+
+# ---- the folded form: with plain cosines the aligned space needs no K-wide vector at search time -------------------
+
+
+def fold_texts(features: Tensor, anchors: Tensor, concepts: Tensor) -> Tensor:
+    """Sentences (T, D) with anchors (T, K) -> (T, 2D): [s ; C^T a], each half of length 1, concepts C (K, D)."""
+    return torch.cat([features, anchors @ F.normalize(concepts, dim=-1)], dim=-1)
+
+
+def concept_scale(features: Tensor, concepts: Tensor) -> Tensor:
+    """1 / |C f| of features (..., D) -> (..., 1): what turns `f . (C^T a)` into the aligned space's cosine."""
+    unit = F.normalize(concepts, dim=-1)
+    gram = unit.T @ unit  # (D, D), so no K-wide activation is ever made
+    squared = ((features @ gram) * features).sum(-1, keepdim=True)
+    return squared.clamp_min(1e-12).rsqrt()
+
+
+def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor, concept_share: float) -> Tensor:
+    """Videos (V, D) with frames (V, F, D) -> (V, 2D), whose inner product with `fold_texts` is exactly `combine` of the
+    four similarities under `mean` aggregation, whatever K is. The second half carries the aligned space, so scaling the
+    query's halves changes the balance of the spaces at query time.
+    """
+    weights = (mask / mask.sum(-1, keepdim=True)).unsqueeze(-1).to(frames.dtype)  # (V, F, 1)
+    mean_frame = (frames * weights).sum(1)
+    mean_scaled = (frames * concept_scale(frames, concepts) * weights).sum(1)
+    original = (1 - concept_share) / 2 * (features + mean_frame)
+    aligned = concept_share / 2 * (features * concept_scale(features, concepts) + mean_scaled)
+    return torch.cat([original, aligned], dim=-1)

@@ -1,0 +1,102 @@
+"""Sentences -> tokens -> the text tower's features, padded to the longest caption of the batch only.
+
+Shapes: T texts, L tokens, E token-embedding width, D joint width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CLIP_VOCABULARY = 49408
+
+
+def load_tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
+    """The tokenizer of an open_clip model name, or ("" = a model of our own) CLIP's, cut to `text_cfg["vocab_size"]`.
+
+    CLIP's byte-pair merges stand in order of frequency, so the first n of them are a lossless tokenizer for any text:
+    a small vocabulary only makes captions a little longer.
+    """
+    import open_clip
+
+    if name:
+        return open_clip.get_tokenizer(name)
+    context, size = text_cfg.get("context_length", 77), text_cfg.get("vocab_size", CLIP_VOCABULARY)
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    if size == CLIP_VOCABULARY:
+        return tokenizer
+    if not 514 <= size < CLIP_VOCABULARY:
+        raise ValueError(f"text_cfg vocab_size must be 514 to {CLIP_VOCABULARY}, got {size}")
+    pieces = list(tokenizer.encoder)[: size - 2]  # 512 bytes, then the merges in order
+    specials = list(tokenizer.encoder)[-2:]
+    tokenizer.encoder = {piece: i for i, piece in enumerate(pieces + specials)}
+    tokenizer.decoder = {i: piece for piece, i in tokenizer.encoder.items()}
+    tokenizer.bpe_ranks = {pair: i for pair, i in tokenizer.bpe_ranks.items() if i < size - 514}
+    tokenizer.vocab_size = size
+    tokenizer.all_special_ids = [size - 2, size - 1]
+    tokenizer.sot_token_id, tokenizer.eot_token_id = size - 2, size - 1
+    return tokenizer
+
+
+def text_tower(clip: nn.Module) -> Any:
+    """The module that holds the text tower: `clip.text` of open_clip's newer models, the model itself of the others."""
+    return getattr(clip, "text", clip)
+
+
+def token_table(clip: nn.Module) -> nn.Embedding:
+    """The text tower's token embedding table (vocabulary, E)."""
+    tower = text_tower(clip)
+    if hasattr(tower, "token_embedding"):
+        return tower.token_embedding
+    return tower.transformer.get_input_embeddings()
+
+
+def can_shorten(clip: nn.Module) -> bool:
+    """Whether padding may be left out: a causal tower read at its end-of-text token never looks at what follows."""
+    tower = text_tower(clip)
+    pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    return getattr(tower, "attn_mask", None) is not None and pool in ("argmax", "eos")
+
+
+def tokenize(tokenizer: Any, sentences: Sequence[str], context_length: int, shorten: bool) -> Tensor:
+    """Sentences -> token ids (T, L); L is the longest sentence's length where `shorten`, else the context length."""
+    tokens = tokenizer(list(sentences), context_length=context_length)
+    if shorten and len(tokens):
+        used = (tokens != 0).any(0).nonzero()  # token 0 is padding, but also a real token between others
+        tokens = tokens[:, : int(used.max()) + 1]
+    return tokens
+
+
+def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
+    """Token ids (T, L) of any length up to the context -> sentence features (T, D), not normalised.
+
+    open_clip's own `encode_text` wants the full context; a causal tower gives the same features without the padding.
+    """
+    if not can_shorten(clip):
+        return clip.encode_text(tokens)  # type: ignore[operator]
+    from open_clip.transformer import text_global_pool
+
+    tower, length = text_tower(clip), tokens.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    eos = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+    x = text_global_pool(x, tokens, pool, eos_token_id=eos)
+    if tower.text_projection is None:
+        return x
+    return tower.text_projection(x) if isinstance(tower.text_projection, nn.Module) else x @ tower.text_projection
+
+
+def word_embeddings(clip: nn.Module, tokenizer: Any, words: Sequence[str]) -> Tensor:
+    """Words -> mean of their sub-word tokens' rows of the token embedding table (W, E) (section 3.2 of the paper)."""
+    table = token_table(clip).weight.detach()
+    if hasattr(tokenizer, "encode"):
+        pieces = [tokenizer.encode(word) for word in words]
+    else:  # open_clip's wrapper around a tokenizer of the Hub
+        pieces = tokenizer.tokenizer(list(words), add_special_tokens=False)["input_ids"]
+    empty = [word for word, ids in zip(words, pieces, strict=True) if not ids]
+    if empty:
+        raise ValueError(f"the tokenizer has no token for {empty[:3]}")
+    return torch.stack([table[torch.tensor(ids, device=table.device)].mean(0) for ids in pieces]).float()

@@ -1,0 +1,347 @@
+"""From a video file to pixels a tower can read: choose frames, decode them, resize, normalize.
+
+PyAV lists when each frame appears, without decoding; decord decodes the chosen ones where it numbers frames rightly;
+PyAV decodes the rest: AV1, GIF, stills, MPEG-TS, open groups of pictures, edit lists, damaged files. For h264 both give
+the same bytes.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+VIDEO_EXTENSIONS = frozenset(
+    (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov")
+    + (".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+)
+MAX_PIXELS = 64_000_000  # per frame; 8K is 33 million
+TOLERANCE = 1e-3  # seconds; times nearer than this are equal
+
+
+class Frames(NamedTuple):
+    """Frames of one video. h and w are the upright picture's, in pixels."""
+
+    frames: np.ndarray  # (F, h, w, 3) uint8, RGB
+    times: np.ndarray  # (F,) float64, seconds from the first frame of the file to the moment the frame appears
+    duration: float  # seconds, of the whole file
+
+
+class _Timeline(NamedTuple):
+    """When each of a file's N frames appears, in the order in which they are shown."""
+
+    ticks: np.ndarray  # (N,) int64, the file's own time of each frame, or its number where `counted`
+    times: np.ndarray  # (N,) float64, seconds from the first
+    duration: float  # seconds
+    keys: np.ndarray  # numbers of the key frames
+    counted: bool  # the file carries no usable times
+    decord_safe: bool  # decord returns the frames it is asked for
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    num_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+    keyframes: bool = False,
+) -> Frames:
+    """F = num_frames evenly spaced frames of a video (an image is a video of one frame).
+
+    The span [start, end] in seconds (default: all; cut at the file's end) is divided in F equal segments, and the frame
+    on screen at the middle of each is returned. Each frame comes once: a video with fewer frames, or few of them
+    readable, gives fewer. `keyframes=True` snaps to the nearest key frames of the span, often seconds away:
+    several times faster on long or HD video; exact again where they are fewer than F/2.
+
+    Raises FileNotFoundError; ValueError for a bad span or a file that neither decoder can read.
+    """
+    path = Path(path)
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+    if not 0 <= (start or 0) < (float("inf") if end is None else end):
+        raise ValueError(f"the span must satisfy 0 <= start < end, in seconds, not start={start}, end={end}")
+    if not path.exists():
+        raise FileNotFoundError(f"no such video: {path}")
+    if not path.is_file():
+        raise ValueError(f"not a file: {path}" + "; find_videos lists the videos in a folder" * path.is_dir())
+    if path.stat().st_size == 0:
+        raise ValueError(f"the file is empty (0 bytes): {path}")
+    file = os.path.abspath(path)  # a leading slash: ffmpeg takes no part of it for a protocol
+    try:
+        line = _timeline(file)
+    except Exception as error:  # PyAV raises whatever a damaged file leads to
+        raise ValueError(f"cannot read {path} as a video: {_first_line(error)}") from None
+    if (start or 0.0) >= max(line.duration, TOLERANCE):
+        raise ValueError(f"start={start} s is beyond the end of {path}, which lasts {line.duration:.3f} s")
+    begin, end = start or 0.0, line.duration if end is None else min(end, line.duration)
+    chosen, first, last = _choose(line, num_frames, begin, end, keyframes)
+
+    reason = "not used for this kind of file"
+    if line.decord_safe:
+        try:
+            return Frames(_decord_frames(file, line, chosen, keyframes), line.times[chosen], line.duration)
+        except Exception as error:  # decord's own error is a plain Exception; PyAV has the last word
+            reason = _first_line(error)
+    try:
+        pictures, numbers = _pyav_frames(file, line, chosen, first, last, keyframes)
+    except Exception as error:
+        raise ValueError(f"cannot decode {path} (decord: {reason}; PyAV: {_first_line(error)})") from None
+    return Frames(pictures, line.times[numbers], line.duration)
+
+
+def _first_line(error: Exception) -> str:
+    """The message without decord's "[time] file:line:" and stack trace."""
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", (str(error).strip() or repr(error)).splitlines()[0])
+
+
+def _choose(line: _Timeline, num_frames: int, start: float, end: float, keyframes: bool) -> tuple[np.ndarray, int, int]:
+    """Numbers of the frames to return, and those of the first and the last frame on screen in [start, end]."""
+    first, last = (np.searchsorted(line.times, (start + TOLERANCE, end - TOLERANCE)) - 1).tolist()
+    last = max(first, last)
+    if last - first < num_frames:
+        return np.arange(first, last + 1), first, last
+    middles = start + (end - start) * (np.arange(num_frames) + 0.5) / num_frames
+    keys = line.keys[(line.keys >= first) & (line.keys <= last)]
+    if keyframes and len(keys):
+        distances = np.abs(line.times[keys] - middles[:, None])
+        nearest = np.unique(keys[distances.argmin(1)])
+        if 2 * len(nearest) >= num_frames:
+            return nearest, first, last
+    return np.unique(np.searchsorted(line.times, middles + TOLERANCE) - 1), first, last
+
+
+def _timeline(path: str) -> _Timeline:
+    """Read the packets of a file, decoding none."""
+    with _open(path) as container:
+        stream = _video_stream(container)
+        _check_size(stream)
+        # The numbers only: a packet would keep its bytes. What an edit list hides is marked to be discarded.
+        packets = (p for p in _packets(container, stream) if p.size and not p.is_discard)
+        shown: list[Any] = [(p.pts, p.duration or 0, p.is_keyframe) for p in packets]
+        form, rate = container.format.name, float(stream.average_rate or stream.guessed_rate or 25)
+        unit = float(stream.time_base or 0)
+    if not shown:
+        raise ValueError("there is no readable frame in it")
+    # AVI and raw streams carry no usable times.
+    if form == "avi" or any(pts is None for pts, _, _ in shown):
+        times = np.arange(len(shown)) / rate
+        return _Timeline(np.arange(len(shown)), times, len(shown) / rate, np.arange(0), True, False)
+    ticks = np.unique([pts for pts, _, _ in shown])
+    times = (ticks - ticks[0]) * unit
+    step = next((duration * unit for pts, duration, _ in shown if pts == ticks[-1] and duration), 1 / rate)
+    keys = np.flatnonzero(np.isin(ticks, [pts for pts, _, is_key in shown if is_key]))
+    # decord returns other frames than asked, silently, from MPEG-TS (and perhaps others), and next to a key frame that
+    # precedes, in the file, frames shown before it (an open group of pictures).
+    key, in_order = ticks[0], True
+    for pts, _, is_key in shown:
+        key = pts if is_key else key
+        in_order = in_order and pts >= key
+    decord_safe = in_order and form.startswith(("mov", "matroska"))
+    return _Timeline(ticks, times, float(times[-1]) + step, keys, False, decord_safe)
+
+
+def _decord_frames(path: str, line: _Timeline, chosen: np.ndarray, keyframes: bool) -> np.ndarray:
+    """uint8 (F, h, w, 3)."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    # The tolerance makes it raise rather than repeat a frame in the place of each it cannot decode.
+    reader = decord.VideoReader(path, ctx=decord.cpu(), num_threads=1, fault_tol=1e-9)
+    if len(reader) != len(line.times):  # it counts frames that an edit list hides, and fills up with the last one
+        raise ValueError(f"{len(reader)} frames counted where there are {len(line.times)}")
+    if not (keyframes and np.isin(chosen, line.keys).all()):
+        return reader.get_batch(chosen).asnumpy()
+    pictures = []
+    for number in chosen.tolist():
+        reader.seek(number)
+        pictures.append(reader.next().asnumpy())
+    return np.stack(pictures)
+
+
+def _pyav_frames(
+    path: str, line: _Timeline, chosen: np.ndarray, first: int, last: int, keyframes: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (F, h, w, 3) and the frames' numbers: the chosen ones, or the nearest decodable ones in [first, last]."""
+    wanted = line.ticks[chosen].tolist()
+    only_wanted = keyframes and bool(np.isin(chosen, line.keys).all())
+    begin = next((line.ticks[key] for key in line.keys[::-1] if key <= chosen[0]), None)
+    kept = _decode(path, line, wanted, line.ticks[first], line.ticks[last], begin, only_wanted)
+    if len(kept) < len(wanted):  # damage, or a key frame that is none: decode all that comes before, too
+        kept = _decode(path, line, wanted, line.ticks[first], line.ticks[last], None, False)
+    if not kept:
+        raise ValueError("no frame of the span is decodable")
+    like = next(iter(kept.values()))
+    return np.stack([_upright(frame, like) for frame in kept.values()]), np.searchsorted(line.ticks, list(kept))
+
+
+def _open(path: str) -> "InputContainer":
+    import av
+
+    return av.open(path, metadata_errors="ignore")
+
+
+def _video_stream(container: "InputContainer") -> "VideoStream":
+    stream: Any = container.streams.best("video")
+    if stream is None:
+        raise ValueError("there is no video in it")
+    stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+    return stream
+
+
+def _check_size(picture: Any) -> None:
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"frames of {picture.width}x{picture.height} exceed {MAX_PIXELS // 10**6} megapixels")
+
+
+def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
+    """All packets, going on after damaged ones; the last is empty and makes the decoder give what it holds back."""
+    import av
+
+    for _ in range(100):  # a damaged file can report errors without end
+        try:
+            return (yield from container.demux(stream))
+        except av.FFmpegError:
+            continue
+
+
+def _decode(
+    path: str, line: _Timeline, wanted: Sequence[int], low: int, high: int, begin: int | None, only_wanted: bool
+) -> "dict[int, VideoFrame]":
+    """The frames on screen at the `wanted` ticks, by their own ticks, which lie in [low, high]. For a frame that cannot
+    be decoded: the one before it, or else the one after it; none comes twice."""
+    kept: dict[int, VideoFrame] = {}
+    waiting, previous = list(wanted), None
+    with _open(path) as container:
+        for tick, frame in _decodable(container, line.counted, begin, set(wanted), only_wanted):
+            if tick > high:
+                break
+            if tick < low:
+                continue
+            while waiting and waiting[0] <= tick:
+                shown = previous if previous and waiting[0] < tick else (tick, frame)
+                kept[shown[0]] = shown[1]
+                waiting.pop(0)
+            if not waiting:
+                break
+            previous = (tick, frame)
+    if waiting and previous:
+        kept[previous[0]] = previous[1]
+    return kept
+
+
+def _decodable(
+    container: "InputContainer", counted: bool, begin: int | None, wanted: set[int], only_wanted: bool
+) -> "Iterator[tuple[int, VideoFrame]]":
+    """Each decodable frame and its tick, from the packet with tick `begin` on, or from the `wanted` packets only."""
+    import av
+
+    stream = _video_stream(container)
+    count = 0
+    for packet in _packets(container, stream):
+        if packet.size and not counted:
+            if begin is not None and packet.pts != begin:
+                continue
+            begin = None
+            if only_wanted and packet.pts not in wanted:
+                continue
+            if stream.codec_context.name == "h264":  # leave out frames that neither we nor other frames need
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
+        try:
+            frames: list[Any] = packet.decode()
+        except av.FFmpegError:
+            continue
+        for frame in frames:
+            tick, count = (count if counted else frame.pts), count + 1
+            if tick is not None:
+                yield tick, frame
+
+
+def _upright(frame: "VideoFrame", like: "VideoFrame") -> np.ndarray:
+    """uint8 (h, w, 3) RGB, turned as the file says; a frame that changes size is scaled to that of `like`."""
+    _check_size(frame)
+    picture = frame.to_ndarray(format="rgb24", width=like.width, height=like.height)
+    return np.rot90(picture, round(like.rotation / 90))
+
+
+def resize_frames(
+    frames: np.ndarray, size: int, resize_mode: str = "shortest", interpolation: str = "bicubic"
+) -> torch.Tensor:
+    """uint8 (F, h, w, 3) -> uint8 (F, 3, size, size), as open_clip's evaluation transform does it.
+
+    resize_mode: "shortest" (that side becomes `size`, the centre is kept), "squash" (both sides become `size`) or
+    "longest" (that side becomes `size`, black fills the rest). interpolation: "bicubic" or "bilinear".
+    """
+    from torchvision.transforms.v2 import InterpolationMode, functional
+
+    if resize_mode not in ("shortest", "squash", "longest"):
+        raise ValueError(f'resize_mode must be "shortest", "squash" or "longest", not {resize_mode!r}')
+    if interpolation not in ("bicubic", "bilinear"):
+        raise ValueError(f'interpolation must be "bicubic" or "bilinear", not {interpolation!r}')
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"frames must be uint8 (F, h, w, 3), not {frames.dtype} {frames.shape}")
+    height, width = frames.shape[1:3]
+    to = [size]
+    if resize_mode == "squash":
+        to = [size, size]
+    elif resize_mode == "longest":
+        to = [max(1, round(side * size / max(height, width))) for side in (height, width)]
+    # A channels-last view: making it contiguous first would cost more than the resize itself.
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    pixels = functional.resize(pixels, to, InterpolationMode(interpolation), antialias=True)
+    return functional.center_crop(pixels, [size, size]).contiguous()
+
+
+def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 (..., 3, H, W) -> float32 of the same shape: (x / 255 - mean) / std, per channel."""
+    center, spread = (torch.tensor(values, dtype=torch.float32, device=pixels.device) for values in (mean, std))
+    return pixels.float().div_(255).sub_(center[:, None, None]).div_(spread[:, None, None])
+
+
+def find_videos(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The video files that files, folders (all the way down) and glob patterns name, each once, in the order given.
+
+    A file named outright is taken whatever its suffix; in a folder, those with one of VIDEO_EXTENSIONS, sorted, hidden
+    ones left out; of a pattern's matches also those with the pattern's own suffix. Raises FileNotFoundError where a
+    path or pattern matches nothing, ValueError where a folder holds no video.
+    """
+    found: dict[str, Path] = {}
+    for entry in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(entry)
+        if path.is_dir():
+            videos = _walk(path)
+            if not videos:
+                raise ValueError(f"no video in {path} (looked for {' '.join(sorted(VIDEO_EXTENSIONS))})")
+        elif path.exists():
+            videos = [path]
+        else:
+            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+            suffixes = VIDEO_EXTENSIONS | {path.suffix.lower()}
+            kept = [match for match in matches if match.is_dir() or match.suffix.lower() in suffixes]
+            videos = [video for match in kept for video in (_walk(match) if match.is_dir() else [match])]
+            if not videos:
+                raise FileNotFoundError(f"no such video, folder, or match of a pattern: {path}")
+        found.update((os.path.abspath(video), video) for video in videos if os.path.abspath(video) not in found)
+    return list(found.values())
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Video files below a folder, sorted; each real folder is entered once, so that links cannot go round."""
+    videos, entered = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(root) in entered:
+            folders.clear()
+            continue
+        entered.add(os.path.realpath(root))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = (name for name in files if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_EXTENSIONS)
+        videos += [Path(root, name) for name in names if Path(root, name).is_file()]
+    return sorted(videos)

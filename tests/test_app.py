@@ -1,0 +1,325 @@
+"""The app without a browser: what its handlers and its API answer, what they refuse, and what is never served."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+from clips import noise_picture, write_video
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+import app
+from suma import SUMA, VideoIndex
+from suma.explain import explain
+from ui import heat, media, tiles
+from ui.look import launch_options
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIL = "<img src=x onerror=\"window.pwned=1\"> `${window.pwned=2}` {{this}} 'a dog'"
+
+
+def make_gallery(folder: Path, model: SUMA) -> VideoIndex:
+    """Four clips with captions, one of which is HTML, beside files that nobody may fetch."""
+    videos = folder / "videos"
+    videos.mkdir(parents=True)
+    for n in range(4):
+        pictures = [noise_picture(100 * n + i // 4, 96, 64) for i in range(24)]
+        write_video(videos / f"clip {n}.mp4", frames=24, size=(96, 64), picture=lambda i, w, h, p=pictures: p[i])
+    captions = {"clip 0.mp4": "a dog runs on the grass", "clip 1.mp4": EVIL, "clip 2.mp4": ["a cat sits", "a red ball"]}
+    (folder / "captions.json").write_text(json.dumps(captions))
+    (videos / "secret.txt").write_text("nobody may read this")
+    model.save_pretrained(folder / "model")
+    index = VideoIndex(model)
+    index.add(videos)
+    index.save(folder / "index")
+    return index
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        yield tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def index(tiny_model: SUMA, folder: Path) -> VideoIndex:
+    return make_gallery(folder, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def handlers(index: VideoIndex) -> app.Handlers:
+    return app.Handlers(index)
+
+
+@pytest.fixture(scope="module")
+def url(index: VideoIndex) -> Iterator[str]:
+    demo = app.build_demo(index)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    yield url
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
+
+
+def clicked(**data: Any) -> gr.EventData:
+    return gr.EventData(None, data)
+
+
+# ---- handlers ------------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_app_loads_no_model_and_starts_no_server():
+    code = "import app, gc, torch; print(sum(isinstance(o, torch.nn.Parameter) for o in gc.get_objects()))"
+    code += "; import threading; print(threading.active_count(), __import__('os').environ['GRADIO_ANALYTICS_ENABLED'])"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GRADIO")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1", "False"]
+
+
+def test_a_search_shows_a_tile_for_each_video_and_explains_the_best(handlers: app.Handlers):
+    shown, used, video, player, title, why, shares = handlers.show_results(" a dog ", next(iter(app.MODES)))
+    best = handlers.index.search("a dog")[0]
+    assert used == "a dog" and handlers.gallery.names[video] == best.path
+    assert shown.count("suma-tile") - shown.count("suma-tiles") == 4
+    assert shown.index(f'data-video="{video}"') < shown.index('aria-pressed="false"')
+    assert f'data-start="{best.moment:.3f}"' in why and Path(player.value["path"]).read_bytes()
+    assert f"score {best.score:.3f}" in title and f"<td>{best.score:.3f}</td>" in shares
+    count = handlers.index.model.config.num_frames
+    assert why.count("<image") == count and why.count("suma-cell") % count == 0
+
+
+def test_the_heat_map_shows_the_models_numbers(handlers: app.Handlers):
+    path = handlers.index.rows[0].path
+    found = explain(handlers.index, path, "a dog")
+    svg = heat.why(found, [], 1.5, "#player")
+    values = [float(v) for v in re.findall(r"s: (-?\d+\.\d{3})</title></rect>", svg.split("suma-hit")[0])]
+    assert values == [pytest.approx(v, abs=6e-4) for c in found.concepts for v in c.heat]
+    extremes = min(v for c in found.concepts for v in c.heat), max(v for c in found.concepts for v in c.heat)
+    assert all(f"<span>{v:.3f}</span>" in svg for v in extremes)
+    assert heat.colour(0) == heat.SCALE[0] and heat.colour(1) == heat.SCALE[-1] and heat.colour(7) == heat.SCALE[-1]
+    assert heat.colour(0.5 / (len(heat.SCALE) - 1)) == "#092c5f"  # halfway from #00224e to #123570
+
+
+def test_words_stay_text_wherever_they_are_shown(handlers: app.Handlers):
+    name = "clip 1.mp4"
+    assert handlers.gallery.title(handlers.gallery.names[name]) == EVIL
+    mode = next(iter(app.MODES))
+    shown = [handlers.show_picker("", 24), *handlers.show_picked(clicked(video=name))[1:]]
+    shown += [part for part in handlers.show_results(EVIL, mode) if isinstance(part, str)][:1]
+    shown += [tiles.queries([EVIL], EVIL), tiles.captions([(EVIL, 0.5)]), tiles.heading(EVIL, EVIL)]
+    shown += [tiles.concept_list([(0, EVIL, EVIL, 0.1)], 1), handlers.show_concepts(EVIL)]
+    found = explain(handlers.index, handlers.gallery.names[name], EVIL)
+    shown += [heat.why(SimpleNamespace(**{**vars(found), "query": EVIL}), [], 1.0, EVIL)]  # type: ignore[arg-type]
+    for part in shown:
+        assert "<img src=x" not in part
+    assert sum("&lt;img src=x" in part for part in shown) >= 6
+
+
+def test_empty_searches_and_galleries_only_warn(handlers: app.Handlers, tiny_model: SUMA, monkeypatch: Any):
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
+    mode = next(iter(app.MODES))
+    assert handlers.show_results("  ", mode) == [gr.skip()] * 7
+    assert app.Handlers(VideoIndex(tiny_model)).show_results("a dog", mode) == [gr.skip()] * 7
+    assert handlers.show_results("long " * 2000, mode)[1] == ("long " * 2000)[: app.MAX_QUERY]
+    assert len(said) == 3 and "--videos" in said[1] and str(app.MAX_QUERY) in said[2]
+
+
+@pytest.mark.parametrize("query", ["?!.", "qwertz uiop", "\u4f60\u597d", "{{this}} ${1}", "<b>"])
+def test_nonsense_still_gets_an_answer(handlers: app.Handlers, query: str):
+    shown, *_, why, _ = handlers.show_results(query, next(iter(app.MODES)))
+    assert "suma-tile" in shown and "<svg" in why
+
+
+def test_an_unreadable_upload_warns_and_empties_the_page(handlers: app.Handlers, tmp_path: Path, monkeypatch: Any):
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
+    broken = tmp_path / "<b>broken.mp4"
+    broken.write_bytes(b"not a video")
+    assert handlers.show_upload(str(broken)) == [""] * 4
+    assert "&lt;b&gt;broken.mp4" in said[0]
+    assert handlers.show_upload(None) == [""] * 4
+
+
+def test_an_uploaded_video_gets_captions_similar_videos_and_concepts(handlers: app.Handlers, tmp_path: Path):
+    clip = write_video(tmp_path / "mine.mp4", picture=noise_picture)
+    about, captions, similar, why = handlers.show_upload(str(clip))
+    assert "Your video" in about and captions.count("<li>") == 4
+    assert similar.count("data-video") == 4 and 'data-player="#query-video"' in why
+
+
+def test_a_video_that_is_gone_keeps_its_tile_and_says_so_when_played(tiny_model: SUMA, tmp_path: Path):
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", picture=noise_picture)
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path)
+    (tmp_path / "a.mp4").unlink()
+    handlers = app.Handlers(index)
+    assert media.MISSING in handlers.show_picker("", 24)
+    with pytest.raises(gr.Error, match="no longer"):
+        handlers.play(clicked(video="a.mp4"))
+
+
+def test_the_picker_filters_and_pages(handlers: app.Handlers):
+    assert handlers.show_picker("dog GRASS", 24).count("data-video") == 1
+    assert 'data-kind="more">3 more<' in handlers.show_picker("", 1)
+    assert handlers.show_more("", 1)[0].count("data-video") == 4
+    assert "No video" in handlers.show_picker("zebra", 24)
+
+
+def test_concepts_are_found_by_word_with_their_best_moments(handlers: app.Handlers):
+    model = handlers.index.model
+    concept = model.space.concept_of(["dog"], model.embed_words)[0]
+    assert f'data-concept="{concept}"' in handlers.show_concepts("dog").split("</button>")[0]
+    use = handlers.gallery.concept_use()
+    assert len(use.share) == model.space.num_concepts and 0 < max(use.share) < 0.2
+    row, frame = use.best[concept][0]
+    frames = [handlers.index.videos([i]).frames[0] for i in range(4)]
+    naive = [model.space.activations(video).detach()[:, concept] for video in frames]
+    assert float(naive[row][frame]) == pytest.approx(max(float(video.max()) for video in naive), abs=1e-6)
+    title, shown, query = handlers.show_concept(clicked(concept=str(concept)))
+    assert "dog" in title and shown.count("data-video") == 4 and 'data-kind="query"' in query
+
+
+@pytest.mark.parametrize("data", [{}, {"video": "../index/manifest.json"}, {"video": "/etc/passwd"}, {"video": ["x"]}])
+def test_a_click_names_a_video_of_the_gallery_or_nothing(handlers: app.Handlers, data: dict[str, Any]):
+    for handler in (handlers.show_picked, handlers.play):
+        with pytest.raises(gr.Error, match="gallery"):
+            handler(clicked(**data))
+
+
+def test_names_tell_no_more_of_the_path_than_they_must():
+    names = media.names_of(["/home/me/films/a.mp4", "/home/me/films/new/a.mp4"])
+    assert names == {"a.mp4": "/home/me/films/a.mp4", "new/a.mp4": "/home/me/films/new/a.mp4"}
+    assert media.names_of([]) == {}
+
+
+# ---- the API and what is served ------------------------------------------------------------------------------------
+
+
+def test_search_answers_by_api(client: Client, index: VideoIndex, folder: Path):
+    found = client.predict("a dog", api_name="/search")
+    matches = index.search("a dog", 12)
+    assert [Path(m.path).name for m in matches] == [f["video"] for f in found]
+    assert [m.score for m in matches] == [f["score"] for f in found]
+    assert set(found[0]) == {"video", "caption", "score", "moment", "duration", "concepts"}
+    assert str(folder) not in json.dumps(found)
+    assert len(client.predict(query="a dog", top_k=2, api_name="/search")) == 2
+
+
+def test_captions_and_similar_answer_for_names_and_uploads(client: Client, index: VideoIndex, tmp_path: Path):
+    path = index.rows[0].path
+    found = client.predict("clip 0.mp4", None, 3, api_name="/captions")
+    assert [(f["caption"], f["score"]) for f in found] == index.captions(path, 3)
+    similar = client.predict("clip 0.mp4", None, 9, api_name="/similar")
+    assert [f["score"] for f in similar] == [m.score for m in index.similar(path, 9)]
+    assert "clip 0.mp4" not in [f["video"] for f in similar]
+    clip = write_video(tmp_path / "mine.mp4", picture=noise_picture)
+    by_upload = client.predict(file=handle_file(str(clip)), api_name="/captions")
+    assert [(f["caption"], f["score"]) for f in by_upload] == index.captions(clip, 5)
+
+
+def test_explain_answers_by_api(client: Client, index: VideoIndex, folder: Path):
+    found = client.predict("clip 0.mp4", "a dog", api_name="/explain")
+    assert sum(found["shares"].values()) == pytest.approx(found["score"])
+    assert len(found["times"]) == len(found["frame_scores"]) == len(found["concepts"][0]["heat"])
+    assert str(folder) not in json.dumps(found)
+    assert not client.predict("clip 0.mp4", by="video", api_name="/explain")["shares"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "endpoint", "message"),
+    [
+        (["  "], "/search", "empty"),
+        (["a dog", 0], "/search", "top_k"),
+        (["no.mp4", "a dog"], "/explain", "no video"),
+        (["/etc/passwd", ""], "/explain", "no video"),
+        (["clip 0.mp4", "a dog", "mood"], "/explain", "by must be"),
+        (["", None, 5], "/captions", "upload"),
+        (["../index/manifest.json", None, 5], "/similar", "no video"),
+    ],
+)  # fmt: skip
+def test_the_api_says_what_was_wrong(client: Client, arguments: list[Any], endpoint: str, message: str):
+    with pytest.raises(AppError, match=message):
+        client.predict(*arguments, api_name=endpoint)
+
+
+def test_only_these_four_are_public(client: Client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {
+        "/search", "/explain", "/captions", "/similar",
+    }  # fmt: skip
+
+
+def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, folder: Path):
+    played = media.playable(index.rows[0])
+    assert httpx.get(f"{url}gradio_api/file={played}").content == Path(index.rows[0].path).read_bytes()
+    tree = Path(played).parent
+    secrets = [
+        "/etc/passwd", *map(str, (folder / "index").iterdir()), *map(str, (folder / "model").iterdir()),
+        str(folder / "videos" / "secret.txt"), str(folder / "captions.json"), index.rows[0].path,
+        f"{tree}/../../../{folder.name}/index/manifest.json", f"{tree}/..%2f..%2f..%2fetc/passwd",
+        str(ROOT / "app.py"), str(ROOT / "pyproject.toml"), "app.py",
+    ]  # fmt: skip
+    for secret in secrets:
+        for prefix in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/"):
+            assert httpx.get(f"{url}{prefix}{secret}").status_code in (403, 404, 405), (prefix, secret)
+
+
+def test_an_upload_by_path_reads_no_file_of_the_server(url: str, index: VideoIndex):
+    fake = {"path": index.rows[0].path, "meta": {"_type": "gradio.FileData"}}
+    for file in (fake, {"path": index.rows[0].path}):
+        call = httpx.post(f"{url}gradio_api/call/captions", json={"data": ["", file, 3]})
+        answer = httpx.get(f"{url}gradio_api/call/captions/{call.json()['event_id']}", timeout=20).text
+        assert "event: error" in answer and "caption" not in answer.replace("captions", "")
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def test_help_and_bad_arguments(capsys: pytest.CaptureFixture[str], folder: Path, index: VideoIndex):
+    with pytest.raises(SystemExit, match="0"):
+        app.main(["--help"])
+    assert "SUMA_VIDEOS" in capsys.readouterr().out
+    assert app.main(["--model", str(folder / "nothing")]) == 2
+    assert app.main(["--model", str(folder / "model"), "--index", str(folder / "none")]) == 2
+    assert capsys.readouterr().err.count("error:") == 2
+
+
+def test_videos_are_indexed_once_into_the_index_folder(
+    tiny_model: SUMA, folder: Path, index: VideoIndex, tmp_path: Path
+):
+    made = app.open_index(tiny_model, str(tmp_path / "new"), str(folder / "videos"))
+    assert len(made) == 4 and (tmp_path / "new" / "manifest.json").is_file()
+    again = app.open_index(tiny_model, str(tmp_path / "new"), str(folder / "videos"))
+    assert [row.path for row in again.rows] == [row.path for row in made.rows]
+    assert len(app.open_index(tiny_model, "", str(folder / "videos"))) == 4
+    assert len(app.open_index(tiny_model, str(folder / "index"), "")) == 4
+
+
+def test_a_missing_bundled_index_is_made_of_the_bundled_videos(
+    tiny_model: SUMA, folder: Path, index: VideoIndex, monkeypatch: Any, tmp_path: Path, capsys: Any
+):
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "gallery" / "videos").symlink_to(folder / "videos")
+    monkeypatch.setattr(app, "ASSETS", tmp_path)
+    assert len(app.open_index(tiny_model, "", "")) == 4
+    assert "note:" in capsys.readouterr().err and not (tmp_path / "gallery" / "index").exists()
+
+
+def test_spaces_listen_on_all_addresses(monkeypatch: Any):
+    assert app.parser().parse_args([]).host == "127.0.0.1"
+    monkeypatch.setenv("SPACE_ID", "me/suma")
+    assert app.parser().parse_args([]).host == "0.0.0.0"

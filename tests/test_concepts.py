@@ -1,0 +1,238 @@
+"""Words, their clusters, and the anchors that sentences make of them."""
+
+import copy
+import doctest
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from suma import SUMA, concepts
+from suma.concepts import ConceptSpace, cluster_words, count_words, naming_order, split_words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A man IS driving a Car.", ["a", "man", "is", "driving", "a", "car"]),
+        ("the dog's bone, dogs' bones", ["the", "dog's", "bone", "dogs", "bones"]),
+        ("it\u2019s", ["it's"]),
+        ("rock 'n' roll", ["rock", "n", "roll"]),
+        ("3d 2 times, 10,000 men", ["3d", "2", "times", "10", "000", "men"]),
+        ("caf\u00e9 \u00fcber \u0441\u043e\u0431\u0430\u043a\u0430 \u72d7", ["caf\u00e9", "\u00fcber", "\u0441\u043e\u0431\u0430\u043a\u0430", "\u72d7"]),  # noqa: E501
+        ("a\U0001f436dog snake_case", ["a", "dog", "snake", "case"]),
+        ("well-known  --  (very)\tgood\n", ["well", "known", "very", "good"]),
+        ("?! ... \U0001f600", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_a_text_falls_into_these_words(text: str, words: list[str]):
+    assert split_words(text) == words
+
+
+def test_counts_are_the_number_of_captions_that_hold_a_word():
+    counts = count_words(["a dog and a dog", "A cat", "the cat, a cat"])
+    assert list(counts.items()) == [("a", 3), ("cat", 2), ("and", 1), ("dog", 1), ("the", 1)]
+    assert count_words(["a dog", "a cat"], min_count=2) == {"a": 2}
+
+
+def blobs(sizes: Sequence[int], width: int = 6, seed: int = 0) -> np.ndarray:
+    """Words around the axes of a space, `sizes` of them around each."""
+    rng = np.random.default_rng(seed)
+    middles = np.repeat(np.eye(width)[: len(sizes)], sizes, axis=0)
+    return (middles + 0.05 * rng.standard_normal(middles.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clusters_that_lie_apart_are_found(seed: int):
+    _, assignment = cluster_words(blobs([12, 5]), 2, seed)
+    groups = set(assignment[:12]), set(assignment[12:])
+    assert groups in [({0}, {1}), ({1}, {0})]
+
+
+def test_a_word_belongs_to_its_nearest_centre_whatever_its_length():
+    embeddings = np.random.default_rng(0).standard_normal((60, 8)).astype(np.float32)
+    centres, assignment = cluster_words(embeddings, 5)
+    assert np.linalg.norm(centres, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
+    for word, concept in zip(embeddings, assignment, strict=True):
+        cosines = [float(word @ centre / np.linalg.norm(word)) for centre in centres]
+        assert cosines[concept] == pytest.approx(max(cosines))
+    lengths = np.random.default_rng(1).uniform(0.1, 9, (60, 1)).astype(np.float32)
+    assert (cluster_words(embeddings * lengths, 5)[1] == assignment).all()
+
+
+def test_clustering_is_the_same_for_the_same_seed():
+    embeddings = np.random.default_rng(0).standard_normal((80, 8)).astype(np.float32)
+    first, second = cluster_words(embeddings, 9, seed=3), cluster_words(embeddings, 9, seed=3)
+    assert (first[0] == second[0]).all() and (first[1] == second[1]).all()
+
+
+@pytest.mark.parametrize("num_concepts", [1, 2, 5, 19, 20])
+@pytest.mark.parametrize("kind", ["random", "two points", "one point", "zeros"])
+def test_no_concept_is_ever_empty(kind: str, num_concepts: int):
+    embeddings = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    if kind == "two points":
+        embeddings = embeddings[[0, 1] * 10]
+    elif kind == "one point":
+        embeddings = embeddings[[0] * 20]
+    elif kind == "zeros":
+        embeddings[:] = 0
+    centres, assignment = cluster_words(embeddings, num_concepts)
+    assert centres.shape == (num_concepts, 4) and assignment.shape == (20,)
+    assert set(assignment.tolist()) == set(range(num_concepts))
+    assert np.isfinite(centres).all()
+
+
+def test_fewer_words_than_concepts_is_an_error_with_both_numbers():
+    with pytest.raises(ValueError, match=r"7 distinct words.*9 concepts"):
+        cluster_words(blobs([7]), 9)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        cluster_words(blobs([7]), 0)
+
+
+def test_a_central_frequent_word_names_its_concept():
+    centre = np.array([[1.0, 0.0]])
+    embeddings = np.array([[0.2, 1.0], [1.0, 0.0], [2.0, 0.0], [-1.0, 0.0]])  # far; central; central; opposite
+    order = naming_order(embeddings, centre, np.zeros(4, int), np.array([500, 1, 9, 999]))
+    # closeness x log(1 + count): .196 x 6.2 = 1.2; 1 x .69; 1 x 2.3; 0
+    assert order.tolist() == [2, 0, 1, 3]
+
+
+WORDS, COUNTS = ["a", "dog", "cat", "runs", "sleeps"], [3, 2, 1, 1, 1]
+AXES = {"wolf": (0.9, 0.1, 0.0), "lion": (0.1, 0.8, 0.0), "sprints": (0.0, 0.1, 0.7)}
+
+
+def embed(words: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([AXES[word] for word in words])
+
+
+def space(anchor: str = "idf") -> ConceptSpace:
+    """Of the corpus "a dog runs", "a dog sleeps", "a cat": concept 0 {a, dog}, 1 {cat}, 2 {runs, sleeps}."""
+    made = ConceptSpace(WORDS, COUNTS, 3, 3, width=3, dim=3, anchor=anchor)
+    made.start(np.eye(3, dtype=np.float32), np.array([0, 0, 1, 2, 2]))
+    return made
+
+
+IDF = {"a": math.log(4 / 4), "dog": math.log(4 / 3), "cat": math.log(4 / 2), "runs": math.log(4 / 2)}
+
+
+@pytest.mark.parametrize(
+    ("anchor", "sentence", "weights"),
+    [
+        ("binary", "a dog runs", (1, 0, 1)),
+        ("binary", "a dog, a dog, a cat", (1, 1, 0)),
+        ("count", "a dog, a dog, a cat", (5, 1, 0)),
+        ("idf", "a dog runs", (IDF["a"] + IDF["dog"], 0, IDF["runs"])),
+        ("idf", "dog dog dog cat", (IDF["dog"], IDF["cat"], 0)),
+        ("idf", "a", (0, 0, 0)),  # in every caption: it tells nothing
+        ("idf", "?!", (0, 0, 0)),
+        ("count", "", (0, 0, 0)),
+        ("count", "wolf", (1, 0, 0)),  # never seen: the nearest initial centre
+        ("count", "a lion sprints", (1, 1, 1)),
+        ("idf", "wolf lion", ((IDF["a"] + IDF["dog"]) / 2, IDF["cat"], 0)),  # the average of the concept's words
+    ],
+)
+def test_anchors_by_hand(anchor: str, sentence: str, weights: tuple[float, ...]):
+    length = math.sqrt(sum(w * w for w in weights)) or 1
+    got = space(anchor).anchors([sentence], embed)[0].tolist()
+    assert got == pytest.approx([w / length for w in weights], abs=1e-6)
+
+
+def test_anchors_of_a_batch_are_those_of_its_sentences():
+    sentences = ["a dog runs", "", "wolf", "cat"]
+    together = space().anchors(sentences, embed)
+    assert torch.equal(together, torch.cat([space().anchors([s], embed) for s in sentences]))
+    assert space().anchors([], embed).shape == (0, 3)
+
+
+def test_learning_moves_the_concepts_but_not_what_words_mean():
+    moved = space()
+    with torch.no_grad():
+        moved.centres.copy_(torch.eye(3)[[2, 0, 1]])
+    assert moved.concept_of(["wolf", "dog", "lion"], embed) == [0, 0, 1]
+    assert torch.equal(moved.anchors(["wolf cat"], embed), space().anchors(["wolf cat"], embed))
+    assert torch.equal(moved.concepts(), torch.eye(3)[[2, 0, 1]])
+
+
+def test_words_never_seen_are_embedded_once_together():
+    asked = []
+
+    def spy(words: Sequence[str]) -> torch.Tensor:
+        asked.append(list(words))
+        return embed(words)
+
+    space().anchors(["a wolf", "a lion, a wolf", "dog"], spy)
+    assert asked == [["lion", "wolf"]]
+
+
+def test_activations_are_cosines_with_the_concepts():
+    made = space()
+    with torch.no_grad():
+        made.centres.copy_(torch.tensor([[2.0, 0, 0], [0, 3, 0], [1, 1, 0]]))
+    got = made.activations(torch.tensor([[3.0, 4.0, 0.0]]))
+    assert got.tolist()[0] == pytest.approx([0.6, 0.8, 1.4 / math.sqrt(2)])
+
+
+def test_where_widths_differ_a_learned_map_brings_concepts_to_the_joint_space():
+    made = ConceptSpace(WORDS, COUNTS, 3, 3, width=3, dim=5)
+    assert made.concepts().shape == (3, 5)
+    made.concepts().sum().backward()
+    assert made.map.weight.grad.shape == (5, 3)
+    assert not list(space().map.parameters())
+
+
+def test_members_partition_the_vocabulary(tiny_model: SUMA):
+    members = [tiny_model.space.members(k) for k in range(12)]
+    assert all(members)
+    assert sorted(word for group in members for word in group) == sorted(tiny_model.config.words)
+    assert tiny_model.space.name(3) == ", ".join(members[3][:3])
+    for wrong in (-1, 12):
+        with pytest.raises(ValueError, match=str(wrong)):
+            tiny_model.space.members(wrong)
+
+
+def test_a_words_embedding_is_the_mean_of_its_sub_words_rows(tiny_model: SUMA):
+    table = tiny_model.clip.token_embedding.weight.detach()
+    pieces = tiny_model.tokenizer.encode("frisbee")
+    assert len(pieces) > 1
+    expected = [sum(float(table[piece, e]) for piece in pieces) / len(pieces) for e in range(64)]
+    got = tiny_model.embed_words(["dog", "frisbee"])
+    assert got.shape == (2, 64) and not got.requires_grad
+    assert got[1].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_concepts_start_at_the_clusters_of_the_token_embeddings(tiny_model: SUMA, captions: list[str]):
+    counts = count_words(captions)
+    centres, assignment = cluster_words(tiny_model.embed_words(list(counts)).numpy(), 12, seed=0)
+    assert torch.equal(tiny_model.space.centres.detach(), torch.from_numpy(centres))
+    assert torch.equal(tiny_model.space.initial_centres, torch.from_numpy(centres))
+    assert tiny_model.space.concept_of(list(counts), tiny_model.embed_words) == assignment.tolist()
+    config = tiny_model.config
+    assert dict(zip(config.words, config.word_counts, strict=True)) == counts
+
+
+def test_words_and_their_concepts_survive_saving_also_after_learning(tiny_model: SUMA, tmp_path: Path):
+    model = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        model.space.centres.normal_()
+        model.clip.token_embedding.weight.mul_(1.5)
+    model.save_pretrained(tmp_path)
+    loaded = SUMA.from_pretrained(tmp_path)
+    sentences = ["a dog runs", "an unseen xylophone", "", "the dog's frisbee"]
+    assert loaded.config.words == model.config.words
+    assert [loaded.space.members(k) for k in range(12)] == [tiny_model.space.members(k) for k in range(12)]
+    assert torch.equal(loaded.anchors(sentences), model.anchors(sentences))
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match=r"'tfidf'.*binary, count, idf"):
+        ConceptSpace(WORDS, COUNTS, 3, 3, 3, 3, anchor="tfidf")
+    with pytest.raises(ValueError, match="5 words but 2 counts"):
+        ConceptSpace(WORDS, COUNTS[:2], 3, 3, 3, 3)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(concepts).failed == 0

@@ -1,0 +1,41 @@
+"""The CPU switches never cost exactness."""
+
+import torch
+import torch.nn.functional as F
+
+from suma.cpu import use_fast_attention_backward, use_fast_matmul
+
+
+def test_fast_products_stay_float32():
+    before = torch.get_float32_matmul_precision()
+    try:
+        on = use_fast_matmul()
+        assert torch.get_float32_matmul_precision() == ("medium" if on else before)
+        a, b = torch.randn(100, 300), torch.randn(300, 50)
+        exact = a.double() @ b.double()
+        assert float((a @ b - exact).abs().max() / exact.abs().max()) < 1e-5
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_an_impossible_tolerance_leaves_the_setting_as_it_was():
+    before = torch.get_float32_matmul_precision()
+    assert use_fast_matmul(tolerance=-1) is False
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_attention_has_the_same_gradients_without_the_fused_kernel():
+    gradients = []
+    for switch in (False, True):
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(2, 3, 37, 16, requires_grad=True) for _ in range(3))
+        before = torch.backends.cuda.flash_sdp_enabled()
+        try:
+            if switch:
+                use_fast_attention_backward()
+                assert not torch.backends.cuda.flash_sdp_enabled()
+            F.scaled_dot_product_attention(q, k, v).square().sum().backward()
+        finally:
+            torch.backends.cuda.enable_flash_sdp(before)
+        gradients.append(torch.stack([q.grad, k.grad, v.grad]))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)

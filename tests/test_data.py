@@ -1,0 +1,304 @@
+"""Benchmarks: a small replica of the Hub's layout, its frames, and the batches made of it."""
+
+import collections
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import data
+import numpy as np
+import pytest
+from clips import gray, write_video
+from data import Clip, FrameCache, batches, hold_out, load_clips, pad_frames, pick_frames, unpack, video_folder
+
+IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor"
+
+
+def readme(configs: dict[str, str]) -> str:
+    """A dataset card whose head names each config's file."""
+    lines = ["---", "configs:"]
+    for name, file in configs.items():
+        split = "test" if name.startswith("test") else "train"
+        lines += [f"- config_name: {name}", "  data_files:", f"  - split: {split}", f"    path: {file}"]
+    return "\n".join([*lines, "---", "# A benchmark"])
+
+
+def row(n: int, caption: str | list[str], **values: Any) -> dict[str, Any]:
+    return {
+        "video_id": f"video{n}", "video": f"video{n}.mp4", "caption": caption, "source": "MSR-VTT", "category": n % 3,
+        "url": f"https://example.org/{n // 2}", "start time": 1.5 * n, "end time": 1.5 * n + 1, "id": n, **values,
+    }  # fmt: skip
+
+
+def write_layout(folder: Path, train: list[dict], test: list[dict]) -> None:
+    (folder / "train.json").write_text(json.dumps(train, indent=4))
+    (folder / "test.json").write_text(json.dumps(test))
+    (folder / "README.md").write_text(readme({"train_9k": "train.json", "test_1k": "test.json"}))
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four training videos of two captions and two test videos of one, in a zip; video n has 3 + 2 n frames."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    train = [row(n, [f"clip {n} moves", f"number {n}"]) for n in range(4)]
+    write_layout(folder, train, [row(n, f"clip {n}") for n in (4, 5)])
+    with zipfile.ZipFile(folder / "Videos.zip", "w") as archive:
+        archive.mkdir("video")
+        for n in range(6):
+            archive.write(write_video(folder / "one.mp4", frames=3 + 2 * n, size=(32, 32)), f"video/video{n}.mp4")
+    (folder / "one.mp4").unlink()
+    return folder
+
+
+def clip(n: int, source: str = "", category: int = 0, path: Path = Path("none.mp4")) -> Clip:
+    return Clip(f"video{n}", path, (f"caption {n}",), category, source or str(n), "made up")
+
+
+# ---- annotations and videos ----------------------------------------------------------------------------------------
+
+
+def test_rows_become_clips_with_one_or_many_captions(benchmark: Path):
+    train, test = load_clips(str(benchmark), "train_9k"), load_clips(str(benchmark), "test_1k")
+    assert [c.captions for c in train] == [(f"clip {n} moves", f"number {n}") for n in range(4)]
+    assert [c.captions for c in test] == [("clip 4",), ("clip 5",)]
+    assert [c.video_id for c in train + test] == [f"video{n}" for n in range(6)]
+    assert [c.source for c in train] == [f"https://example.org/{n}" for n in (0, 0, 1, 1)]
+    assert [c.category for c in train] == [0, 1, 2, 0] and {c.label for c in train} == {"MSR-VTT"}
+    assert all(c.path.is_file() and c.path.name == f"{c.video_id}.mp4" for c in train + test)
+
+
+def test_a_folder_of_videos_is_used_as_it_is(tmp_path: Path):
+    write_layout(tmp_path, [row(0, ["a"])], [row(1, "b")])
+    (tmp_path / "video").mkdir()
+    assert load_clips(str(tmp_path), "test_1k")[0].path == tmp_path / "video" / "video1.mp4"
+
+
+def test_what_is_missing_is_named(benchmark: Path, tmp_path: Path):
+    for name in ("no-such-folder", "./nowhere", "/nowhere/at/all"):
+        with pytest.raises(FileNotFoundError, match=name):
+            load_clips(name, "train_9k")
+    with pytest.raises(ValueError, match="train_8k"):
+        load_clips(str(benchmark), "train_8k")
+    write_layout(tmp_path, [row(0, ["a"])], [row(1, "b")])
+    with pytest.raises(ValueError, match="found 0 zip files"):
+        load_clips(str(tmp_path), "train_9k")
+    for name in ("a.zip", "b.zip"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="found 2 zip files"):
+        video_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["video/../../x", "/etc/x", "video/a/b", "video/..", "x.mp4", "../video/x", "other/x"])
+def test_a_zip_that_leaves_its_folder_is_refused(tmp_path: Path, name: str):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("video/good.mp4", b"good")
+        archive.writestr(name, b"evil")
+    with pytest.raises(ValueError, match="only video/NAME is unpacked"):
+        unpack(tmp_path / "evil.zip", tmp_path / "deep" / "target")
+    written = [p.name for p in tmp_path.rglob("*") if p.is_file()]
+    assert sorted(written) == ["evil.zip", "good.mp4"]
+
+
+def test_a_killed_unpacking_goes_on_where_it_stopped(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as archive:
+        for n in range(3):
+            archive.writestr(f"video/{n}.mp4", b"%d" % n * 10)
+    videos = tmp_path / "out" / "video"
+    videos.mkdir(parents=True)
+    (videos / "0.mp4").write_bytes(b"x" * 10)  # whole by its size: kept
+    (videos / "1.mp4").write_bytes(b"1" * 4)  # cut short: written anew
+    unpack(tmp_path / "v.zip", tmp_path / "out")
+    assert {p.name: p.read_bytes() for p in videos.iterdir()} == {
+        "0.mp4": b"x" * 10, "1.mp4": b"1" * 10, "2.mp4": b"2" * 10,
+    }  # fmt: skip
+    (videos / "2.mp4").unlink()
+    unpack(tmp_path / "v.zip", tmp_path / "out")  # complete: not looked at again
+    assert not (videos / "2.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "clips", "captions", "sources_shared_with_test"),
+    [("train_9k", 9000, 180_000, 372), ("train_7k", 7010, 140_200, 0), ("test_1k", 1000, 1000, 1000)],
+)
+def test_msrvtt_has_its_published_size(
+    tmp_path: Path, config, clips: int, captions: int, sources_shared_with_test: int
+):
+    if not MSRVTT.is_dir():
+        pytest.skip("the annotations of MSR-VTT are not here")
+    names = {name: f"msrvtt_{name}.json" for name in {config, "test_1k"}}
+    for file in names.values():
+        os.symlink(MSRVTT / file, tmp_path / file)
+    (tmp_path / "README.md").write_text(readme(names))
+    (tmp_path / "video").mkdir()
+    got, test = load_clips(str(tmp_path), config), load_clips(str(tmp_path), "test_1k")
+    assert (len(got), sum(len(c.captions) for c in got)) == (clips, captions)
+    sources = {c.source for c in got}
+    assert sum(c.source in sources for c in test) == sources_shared_with_test
+
+
+# ---- frames --------------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_decoded_once_and_kept(benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clips = load_clips(str(benchmark), "train_9k")
+    cache = FrameCache(clips, 4, IMAGE, tmp_path)
+    assert cache.build() == []
+    assert cache.counts.tolist() == [3, 4, 4, 4]
+    first = cache.get(0, np.array([0, 1, 2]))
+    assert first.shape == (3, 3, 32, 32) and first.dtype == np.uint8
+    assert first.mean((1, 2, 3)) == pytest.approx([gray(i) for i in range(3)], abs=3)
+    assert cache.get(0, np.array([2]))[0].mean() == pytest.approx(gray(2), abs=3)
+
+    def fail(*args: Any) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(data, "read_frames", fail)
+    again = FrameCache(clips, 4, IMAGE, tmp_path)
+    assert again.build() == []
+    assert again.counts.tolist() == [3, 4, 4, 4]
+    assert (again.get(0, np.arange(3)) == first).all()
+
+
+def test_a_killed_build_decodes_only_what_is_left(benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    clips, read, seen = load_clips(str(benchmark), "train_9k"), data.read_frames, []
+
+    def dies_at_the_third(path: Path, *args: Any) -> Any:
+        seen.append(path.name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return read(path, *args)
+
+    monkeypatch.setattr(data, "read_frames", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        FrameCache(clips, 4, IMAGE, tmp_path).build(workers=1)
+    del seen[:]
+    seen += ["-"] * 9
+    cache = FrameCache(clips, 4, IMAGE, tmp_path)
+    cache.build(workers=1)
+    assert cache.counts.tolist() == [3, 4, 4, 4]
+    assert "video0.mp4" not in seen and "video2.mp4" in seen
+
+
+def test_other_frames_or_pictures_have_a_cache_of_their_own(benchmark: Path, tmp_path: Path):
+    clips = load_clips(str(benchmark), "train_9k")
+    folders = {
+        FrameCache(*arguments, tmp_path).folder
+        for arguments in (
+            (clips, 4, IMAGE),
+            (clips, 5, IMAGE),
+            (clips[:3], 4, IMAGE),
+            (clips, 4, {**IMAGE, "size": 48}),
+        )
+    }
+    assert len(folders) == 4
+
+
+@pytest.fixture
+def broken(benchmark: Path, tmp_path: Path) -> list[Clip]:
+    """A readable video, a file that is none, and a file that is not there."""
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    good = load_clips(str(benchmark), "train_9k")[0]
+    return [good, clip(1, path=tmp_path / "broken.mp4"), clip(2, path=tmp_path / "gone.mp4")]
+
+
+def test_an_unreadable_video_stops_the_build_with_its_name(broken: list[Clip], tmp_path: Path):
+    with pytest.raises(ValueError, match=r"broken\.mp4"):
+        FrameCache(broken[:2], 4, IMAGE, tmp_path / "a").build()
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
+        FrameCache([broken[2]], 4, IMAGE, tmp_path / "b").build()
+
+
+def test_unreadable_videos_that_may_be_skipped_are_reported_and_count_no_frames(broken: list[Clip], tmp_path: Path):
+    cache = FrameCache(broken, 4, IMAGE, tmp_path / "cache")
+    reasons = cache.build(skip_unreadable=True)
+    assert [name in reason for name, reason in zip(("broken.mp4", "gone.mp4"), reasons, strict=True)] == [True, True]
+    assert cache.counts.tolist() == [3, 0, 0]
+
+
+def test_a_video_once_skipped_still_stops_a_build_that_skips_none(broken: list[Clip], tmp_path: Path):
+    FrameCache(broken[:2], 4, IMAGE, tmp_path / "cache").build(skip_unreadable=True)
+    with pytest.raises(ValueError, match=r"broken\.mp4"):
+        FrameCache(broken[:2], 4, IMAGE, tmp_path / "cache").build()
+
+
+def test_evaluation_picks_the_middle_of_each_segment():
+    assert pick_frames(12, 4).tolist() == [1, 4, 7, 10]
+    assert pick_frames(10, 3).tolist() == [1, 5, 8]  # segments of 3 1/3 around 1.67, 5 and 8.33
+    assert pick_frames(24, 12).tolist() == list(range(1, 24, 2))
+    assert pick_frames(7, 1).tolist() == [3]
+
+
+def test_training_picks_a_random_frame_of_each_segment():
+    rng = np.random.default_rng(0)
+    picks = np.stack([pick_frames(12, 4, rng) for _ in range(200)])
+    for segment in range(4):
+        assert set(picks[:, segment]) == {3 * segment, 3 * segment + 1, 3 * segment + 2}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+def test_short_videos_give_all_their_frames(count: int):
+    for rng in (None, np.random.default_rng(0)):
+        assert pick_frames(count, 4, rng).tolist() == list(range(count))
+
+
+def test_padding_is_zeros_under_a_false_mask():
+    videos = [np.full((2, 3, 4, 4), 7, np.uint8), np.full((3, 3, 4, 4), 9, np.uint8)]
+    pixels, mask = pad_frames(videos, 3)
+    assert mask.tolist() == [[True, True, False], [True, True, True]]
+    assert pixels[:, :, 0, 0, 0].tolist() == [[7, 7, 0], [9, 9, 9]]
+
+
+# ---- splits and batches --------------------------------------------------------------------------------------------
+
+
+def test_held_out_clips_have_no_sibling_in_training():
+    clips = [clip(i, source=f"film {i // 3}") for i in range(30)]
+    train, held = hold_out(clips, 7, seed=0)
+    assert sorted(train + held) == list(range(30)) and len(held) == 9  # whole films of three
+    assert not {clips[i].source for i in train} & {clips[i].source for i in held}
+    assert hold_out(clips, 7, seed=0) == (train, held) != hold_out(clips, 7, seed=1)
+    assert hold_out(clips, 0, seed=0) == (list(range(30)), [])
+
+
+@pytest.mark.parametrize("number", [-1, 3, 4])
+def test_training_always_keeps_a_clip(number: int):
+    with pytest.raises(ValueError, match=f"hold out {number} of 3"):
+        hold_out([clip(i) for i in range(3)], number, seed=0)
+
+
+def grouped(number: int = 60) -> list[Clip]:
+    """Pairs of clips cut from one source video; source videos of three categories in turn."""
+    return [clip(i, source=f"film {i // 2}", category=i // 2 % 3) for i in range(number)]
+
+
+@pytest.mark.parametrize("group_size", [0, 4])
+@pytest.mark.parametrize("number", [60, 61, 15])
+def test_an_epoch_is_full_batches_of_each_clip_at_most_once(number: int, group_size: int):
+    got = list(batches(grouped(number), 8, group_size, np.random.default_rng(0)))
+    assert len(got) == number // 8 and all(len(batch) == 8 for batch in got)
+    members = [i for batch in got for i in batch]
+    assert len(set(members)) == len(members) and set(members) <= set(range(number))
+
+
+def test_batches_are_shuffled_by_the_generator_alone():
+    def epoch(seed: int, group_size: int) -> list[list[int]]:
+        return list(batches(grouped(), 8, group_size, np.random.default_rng(seed)))
+
+    for group_size in (0, 4):
+        assert epoch(0, group_size) == epoch(0, group_size) != epoch(1, group_size)
+    assert [i for batch in epoch(0, 0) for i in batch] != sorted(i for batch in epoch(0, 0) for i in batch)
+
+
+def test_hard_batches_are_runs_of_one_category_with_siblings_side_by_side():
+    clips = grouped(72)  # 24 clips of each category: six runs of four
+    got = list(batches(clips, 8, 4, np.random.default_rng(0)))
+    assert len(got) == 9
+    for batch in got:
+        for run in (batch[:4], batch[4:]):
+            assert len({clips[i].category for i in run}) == 1
+            assert [clips[run[j]].source == clips[run[j + 1]].source for j in (0, 2)] == [True, True]
+    first = collections.Counter(clips[batch[0]].category for batch in got)
+    assert len(first) == 3  # the runs are shuffled, not sorted by category

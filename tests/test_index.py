@@ -1,0 +1,269 @@
+"""VideoIndex: what it finds equals the score of every pair; what it cannot read it says; what it keeps is whole."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import noise_picture, write_video
+
+from suma import SUMA, VideoIndex
+from suma import store as on_disk
+from suma.video import read_frames
+
+QUERIES = ["a dog runs", "a cat sits on the mat", "something never said before"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips of different noise, one text file that pretends, one empty file."""
+    folder = tmp_path_factory.mktemp("gallery") / "videos"
+    folder.mkdir()
+    for n in range(6):
+        pictures = [noise_picture(100 * n + i // 4, 64, 48) for i in range(16)]
+        write_video(folder / f"clip {n}.mp4", frames=16, size=(64, 48), picture=lambda i, w, h, p=pictures: p[i])
+    (folder / "liar.mp4").write_text("not a video")
+    (folder / "empty.mp4").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(tiny_model: SUMA, folder: Path) -> VideoIndex:
+    index = VideoIndex(tiny_model)
+    index.add(folder)
+    return index
+
+
+def brute_force(index: VideoIndex, query: str) -> torch.Tensor:
+    model = index.model
+    with torch.no_grad():
+        return model.score(model.texts([query]), index.videos(range(len(index))))[0]
+
+
+def test_unreadable_files_are_kept_with_reasons_and_never_found(tiny_model: SUMA, folder: Path):
+    index = VideoIndex(tiny_model)
+    report = index.add(folder)
+    assert len(report.added) == len(index) == 6
+    assert {Path(path).name for path in report.failed} == {"liar.mp4", "empty.mp4"}
+    assert all(reason for reason in report.failed.values())
+    assert {Path(row.path).name for row in index.failed} == {"liar.mp4", "empty.mp4"}
+    assert len(index.search("a dog", top_k=50)) == 6
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_search_ranks_by_the_score_of_every_pair(index: VideoIndex, query: str):
+    expected = brute_force(index, query)
+    order = expected.argsort(descending=True).tolist()
+    matches = index.search(query, top_k=6)
+    assert [match.path for match in matches] == [index.rows[i].path for i in order]
+    assert [match.score for match in matches] == pytest.approx(expected[order].tolist(), abs=1e-4)
+    assert [m.path for m in index.search(query, top_k=2)] == [m.path for m in matches[:2]]
+
+
+def test_candidates_of_the_folded_stage_are_rescored_with_their_frames(index: VideoIndex, monkeypatch):
+    monkeypatch.setattr("suma.index.CANDIDATES", 3)
+    expected = brute_force(index, QUERIES[0])
+    for match in index.search(QUERIES[0], top_k=2):
+        row = index.row_of(match.path)
+        assert match.score == pytest.approx(float(expected[row]), abs=1e-4)
+
+
+def test_the_moment_is_the_time_of_the_best_frame(index: VideoIndex):
+    match = index.search(QUERIES[0], top_k=1)[0]
+    row, video = index.read(match.path)
+    with torch.no_grad():
+        texts, share = index.model.texts([QUERIES[0]]), index.model.config.concept_share
+    best, best_score = -1, -9.0
+    for f, _ in enumerate(row.times):
+        fine = float(texts.features[0] @ video.frames[0, f])
+        aligned = float(texts.anchors[0] @ video.frame_concepts[0, f])
+        if (1 - share) * fine + share * aligned > best_score:
+            best, best_score = f, (1 - share) * fine + share * aligned
+    assert match.moment == row.times[best]
+
+
+def test_captions_rank_by_the_same_score(index: VideoIndex, monkeypatch):
+    captions = [*QUERIES, "a dog", "a bird sings", "the mat", "dogs and cats"]
+    index.set_captions([*captions, "", "  ", captions[0]])
+    assert index.caption_list == captions
+    model, (_, video) = index.model, index.read(index.rows[2].path)
+    with torch.no_grad():
+        expected = model.score(model.texts(captions), video)[:, 0]
+    found = index.captions(index.rows[2].path, top_k=7)
+    assert [caption for caption, _ in found] == [captions[i] for i in expected.argsort(descending=True)]
+    assert [score for _, score in found] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-4)
+
+
+def test_similar_is_the_cosine_of_both_spaces_and_leaves_the_video_out(index: VideoIndex):
+    path, share = index.rows[1].path, index.model.config.concept_share
+    videos = index.videos(range(len(index)))
+    naive = {}
+    for i, row in enumerate(index.rows):
+        original = float(videos.features[1] @ videos.features[i])
+        aligned = float(videos.concepts[1] @ videos.concepts[i])
+        naive[row.path] = (1 - share) * original + share * aligned
+    del naive[path]
+    found = index.similar(path, top_k=10)
+    assert {m.path: m.score for m in found} == pytest.approx(naive, abs=1e-3)
+    assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
+
+
+def test_a_video_outside_the_index_is_read_and_not_added(index: VideoIndex, folder: Path, tmp_path: Path):
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(folder / "clip 3.mp4", copy)
+    assert Path(index.similar(copy, top_k=1)[0].path).name == "clip 3.mp4"
+    assert len(index) == 6
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        index.similar(tmp_path / "nowhere.mp4")
+    with pytest.raises(ValueError, match=r"liar\.mp4"):
+        index.similar(folder / "liar.mp4")
+
+
+def test_an_image_finds_the_video_it_was_taken_from(index: VideoIndex, folder: Path, tmp_path: Path):
+    from PIL import Image
+
+    Image.fromarray(read_frames(folder / "clip 4.mp4", 12).frames[6]).save(tmp_path / "still.png")
+    assert Path(index.similar(tmp_path / "still.png", top_k=1)[0].path).name == "clip 4.mp4"
+
+
+def test_unchanged_files_are_not_decoded_again_and_changed_ones_are(tiny_model: SUMA, folder: Path, tmp_path: Path):
+    videos = tmp_path / "videos"
+    shutil.copytree(folder, videos)
+    index = VideoIndex(tiny_model)
+    index.add(videos)
+    before = dict(zip([r.path for r in index.rows], [f.copy() for f in index._frames], strict=True))
+    (videos / "clip 0.mp4").touch()  # a new time, the same content
+    shutil.copy(videos / "clip 1.mp4", videos / "clip 2.mp4")
+    report = index.add(videos)
+    assert [Path(p).name for p in report.added] == ["clip 2.mp4"]
+    assert len(report.skipped) == 5
+    after = dict(zip([r.path for r in index.rows], index._frames, strict=True))
+    changed = {Path(p).name for p in after if not np.array_equal(after[p], before[p])}
+    assert changed == {"clip 2.mp4"}
+    assert len(index) == 6
+
+
+def test_remove_forgets_a_video(tiny_model: SUMA, folder: Path):
+    index = VideoIndex(tiny_model)
+    index.add(folder)
+    assert index.remove([folder / "clip 5.mp4", folder / "liar.mp4", "never there.mp4"]) == 2
+    assert len(index) == 5
+    assert "clip 5.mp4" not in {Path(m.path).name for m in index.search("a dog", top_k=9)}
+
+
+def test_bad_questions_have_clear_errors_and_long_ones_an_answer(index: VideoIndex, tiny_model: SUMA):
+    for empty in ("", "  \n"):
+        with pytest.raises(ValueError, match="empty"):
+            index.search(empty)
+    with pytest.raises(ValueError, match="top_k"):
+        index.search("a dog", top_k=0)
+    assert len(index.search("dog " * 2500, top_k=3)) == 3
+    assert index.search("\U0001f415 \u72ac", top_k=1)
+    assert VideoIndex(tiny_model).search("a dog") == []
+    with pytest.raises(ValueError, match="no captions"):
+        VideoIndex(tiny_model).captions(index.rows[0].path)
+
+
+def test_a_saved_index_answers_the_same_also_when_moved(index: VideoIndex, folder: Path, tmp_path: Path):
+    index.set_captions(QUERIES)
+    home = tmp_path / "home"
+    shutil.copytree(folder, home / "videos")
+    fresh = VideoIndex(index.model)
+    fresh.add(home / "videos")
+    fresh.set_captions(QUERIES)
+    fresh.save(home / "index")
+    moved = tmp_path / "moved"
+    home.rename(moved)
+    loaded = VideoIndex.load(moved / "index", index.model)
+    assert loaded.caption_list == QUERIES
+    assert {Path(r.path).parent for r in loaded.rows + loaded.failed} == {moved / "videos"}
+    for a, b in zip(fresh.search(QUERIES[1]), loaded.search(QUERIES[1]), strict=True):
+        assert (Path(a.path).name, a.score, a.moment, a.concepts) == (Path(b.path).name, b.score, b.moment, b.concepts)
+    assert len(loaded.add(moved / "videos").skipped) == 6
+
+
+def test_loading_with_another_model_names_both(index: VideoIndex, tiny_model: SUMA, tmp_path: Path):
+    index.save(tmp_path / "index")
+    tiny_model.save_pretrained(tmp_path / "model")
+    other = SUMA.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        other.space.centres[0, 0] += 1
+    with pytest.raises(ValueError, match=f"{tiny_model.fingerprint()}.*{other.fingerprint()}"):
+        VideoIndex.load(tmp_path / "index", other)
+
+
+@pytest.mark.parametrize("damage", ["manifest", "not json", "short array", "flipped byte", "no array", "version"])
+def test_a_damaged_index_is_an_error_that_says_what(index: VideoIndex, tmp_path: Path, damage: str):
+    folder = tmp_path / "index"
+    index.save(folder)
+    manifest, array = folder / on_disk.MANIFEST, next(folder.glob("frames-*.npy"))
+    content = json.loads(manifest.read_text())
+    if damage == "manifest":
+        manifest.write_bytes(manifest.read_bytes()[:100])
+    elif damage == "not json":
+        manifest.write_text("[1, 2]")
+    elif damage == "short array":
+        array.write_bytes(array.read_bytes()[:-50])
+    elif damage == "flipped byte":
+        damaged = bytearray(array.read_bytes())
+        damaged[-7] ^= 255
+        array.write_bytes(damaged)
+    elif damage == "no array":
+        array.unlink()
+    else:
+        manifest.write_text(json.dumps({**content, "format_version": 99}))
+    with pytest.raises(ValueError, match=str(folder)):
+        VideoIndex.load(folder, index.model)
+
+
+def test_a_folder_without_an_index_or_with_other_things_is_refused(index: VideoIndex, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no index"):
+        VideoIndex.load(tmp_path, index.model)
+    (tmp_path / "letter.txt").write_text("dear reader")
+    with pytest.raises(ValueError, match="other things"):
+        index.save(tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear reader"
+
+
+def test_a_save_that_dies_leaves_the_state_before(tiny_model: SUMA, folder: Path, tmp_path: Path, monkeypatch):
+    index = VideoIndex(tiny_model)
+    index.add([folder / "clip 0.mp4"])
+    index.save(tmp_path / "index")
+    index.folder = None
+    index.add([folder / "clip 1.mp4"])
+    write = on_disk._write
+
+    def die(path: Path, content: bytes) -> None:
+        if path.name == on_disk.MANIFEST:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    monkeypatch.setattr(on_disk, "_write", die)
+    with pytest.raises(KeyboardInterrupt):
+        index.save(tmp_path / "index")
+    monkeypatch.undo()
+    assert len(VideoIndex.load(tmp_path / "index", tiny_model)) == 1
+    index.save(tmp_path / "index")
+    assert len(VideoIndex.load(tmp_path / "index", tiny_model)) == 2
+    assert len(list((tmp_path / "index").glob("*.npy"))) == 2  # the array that nothing names is gone
+
+
+def test_concept_statistics_are_those_of_all_frames(index: VideoIndex):
+    heat = []
+    for i in range(len(index)):
+        heat.append(index.model.space.activations(index.videos([i]).frames[0]))
+    every = torch.cat(heat).detach()
+    mean, deviation = index.concept_statistics()
+    torch.testing.assert_close(mean, every.mean(0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(deviation, every.std(0, correction=0).clamp_min(1e-3), atol=1e-4, rtol=0)
+
+
+def test_real_clips_are_indexed(tiny_model: SUMA):
+    clips = Path(__file__).resolve().parents[2] / "shared" / "realclips" / "videos"
+    if not clips.is_dir():
+        pytest.skip("no real clips beside the repository")
+    index = VideoIndex(tiny_model)
+    report = index.add(clips)
+    assert len(index) == len(list(clips.iterdir())) and not report.failed

@@ -1,0 +1,77 @@
+"""The command line: answers on stdout, one clear line and an exit code for what cannot be done."""
+
+import json
+from pathlib import Path
+
+import pytest
+from clips import write_video
+
+from suma import SUMA, __version__
+from suma.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def place(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("cli")
+    tiny_model.save_pretrained(place / "model")
+    (place / "videos").mkdir()
+    for n in range(3):
+        write_video(place / "videos" / f"{n}.mp4", frames=8 + n, size=(64, 48))
+    (place / "videos" / "broken.mp4").write_bytes(b"\0" * 100)
+    (place / "captions.txt").write_text("a dog runs\n\na cat sits\n")
+    return place
+
+
+def suma(place: Path, *args: str) -> int:
+    command, *rest = args
+    return main([command, "--model", str(place / "model"), *rest])
+
+
+def test_index_then_search_then_info(place: Path, capsys: pytest.CaptureFixture):
+    index, videos = str(place / "index"), str(place / "videos")
+    assert suma(place, "index", videos, "-o", index, "--captions", str(place / "captions.txt")) == 0
+    out = capsys.readouterr()
+    assert "3 added, 0 unchanged, 1 failed" in out.out
+    assert "broken.mp4" in out.err
+    assert suma(place, "index", videos, "-o", index) == 0
+    assert "0 added, 3 unchanged" in capsys.readouterr().out
+
+    assert suma(place, "search", index, "a dog", "--json", "-k", "2") == 0
+    matches = json.loads(capsys.readouterr().out)
+    assert len(matches) == 2 and matches[0]["score"] >= matches[1]["score"]
+    assert Path(matches[0]["path"]).parent == place / "videos"
+
+    assert suma(place, "captions", index, str(place / "videos" / "0.mp4"), "--json") == 0
+    assert {caption for caption, _ in json.loads(capsys.readouterr().out)} == {"a dog runs", "a cat sits"}
+    assert suma(place, "similar", index, str(place / "videos" / "0.mp4"), "--json") == 0
+    assert {Path(m["path"]).name for m in json.loads(capsys.readouterr().out)} == {"1.mp4", "2.mp4"}
+    assert suma(place, "info", index, "--json") == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["videos"], info["captions"], len(info["failed"])) == (3, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("search", "INDEX", " "), "empty"),
+        (("search", "nowhere", "a dog"), "nowhere"),
+        (("index", "nothing-here", "-o", "NEW"), "nothing-here"),
+        (("similar", "INDEX", "gone.mp4"), "gone.mp4"),
+        (("search", "INDEX", "a dog", "--model", "no/such/model"), "no/such/model"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(place: Path, capsys, args: tuple[str, ...], told: str):
+    if not (place / "index").exists():
+        suma(place, "index", str(place / "videos"), "-o", str(place / "index"))
+    capsys.readouterr()
+    names = {"INDEX": str(place / "index"), "NEW": str(place / "new")}
+    command, *rest = (names.get(a, a) for a in args)
+    assert suma(place, command, *rest) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__
+    assert main([]) == 2

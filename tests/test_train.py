@@ -1,0 +1,291 @@
+"""The training script: its flags, its schedule, its batches, and short runs from annotations to results."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from clips import noise_picture, write_video
+from data import FrameCache, load_clips
+from safetensors.torch import load_file
+from test_data import row, write_layout
+
+import train
+from suma import SUMA
+from train import Batches, TrainConfig, learning_rate, newest_checkpoint, parameter_groups, parse
+
+WORDS = ["dog", "cat", "bird", "horse", "man", "woman", "child", "car", "ball", "tree", "boat", "fish"]
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty training clips of two captions and four test clips of one, each a second of noise."""
+    folder = tmp_path_factory.mktemp("train")
+    (folder / "video").mkdir()
+    for n in range(24):
+        path = folder / "video" / f"video{n}.mp4"
+        write_video(path, 5, (32, 32), fps=5, picture=lambda i, w, h, n=n: noise_picture(9 * n + i, w, h))
+    captions = [f"a {WORDS[n % 12]} moves {'left' if n < 12 else 'right'}" for n in range(24)]
+    train_rows = [row(n, [captions[n], f"the {WORDS[n % 12]} number {n}"]) for n in range(20)]
+    write_layout(folder, train_rows, [row(n, captions[n]) for n in range(20, 24)])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def clean_slate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process-wide state of a run outlives its test."""
+    monkeypatch.setattr(train, "use_fast_matmul", lambda: True)
+    monkeypatch.setattr(train, "use_fast_attention_backward", lambda: None)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def flags(benchmark: Path, tower: dict, output: Path, **changes: object) -> list[str]:
+    file = output.parent / "tower.json"
+    file.write_text(json.dumps(tower))
+    given = {
+        "data": benchmark, "output": output, "clip": file, "pretrained": "", "num_concepts": 6, "temporal_layers": 1,
+        "num_frames": 3, "train_frames": 3, "cache_frames": 4, "steps": 4, "batch_size": 8, "held_out": 3,
+        "eval_every": 2, "save_every": 2, "log_every": 1, "clip_lr": 1e-4, "new_lr": 1e-3, "mixed_precision": "no",
+        **changes,
+    }  # fmt: skip
+    command = []
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        command += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return command
+
+
+# ---- flags ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_field_is_a_flag_with_the_fields_default():
+    assert parse([]) == TrainConfig()
+    assert TrainConfig.batch_size == 128 and TrainConfig.clip_lr == 1e-6
+    for f in fields(TrainConfig):
+        flag = "--" + f.name.replace("_", "-")
+        if f.type is bool:
+            assert getattr(parse([flag]), f.name) is True
+            assert getattr(parse(["--no-" + flag[2:]]), f.name) is False
+        elif f.name != "mixed_precision":
+            given = {int: "24", float: "0.5", str: "words"}[f.type]
+            assert getattr(parse([flag, given]), f.name) == f.type(given)
+        assert f.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch-size", "0"], "batch_size"),
+        (["--log-every", "0"], "log_every"),
+        (["--steps", "many"], "--steps"),
+        (["--cache-frames", "8"], "cache_frames=8"),
+        (["--train-frames", "32"], "cache_frames=24"),
+        (["--learning-rate", "1"], "--learning-rate"),
+    ],
+)
+def test_wrong_flags_are_errors_of_the_command_line(arguments: list[str], told: str, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(arguments)
+    assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in fp16")
+def test_fp16_is_refused_without_a_gpu(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--mixed-precision", "fp16"])
+    assert "choose bf16 or no" in capsys.readouterr().err
+
+
+# ---- optimiser -----------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_by_hand():
+    got = [learning_rate(step, 10, 0.2) for step in range(10)]
+    assert got[:3] == [0.5, 1.0, 1.0]
+    assert got[6] == pytest.approx(0.5)  # half way down
+    assert got[9] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 7 / 8))
+    assert got[2:] == sorted(got[2:], reverse=True)
+    assert learning_rate(10, 10, 0.2) == pytest.approx(0)
+    assert learning_rate(0, 10, 0.0) == learning_rate(0, 1, 0.1) == 1
+    assert learning_rate(0, 1000, 0.1) == 0.01
+
+
+def test_every_parameter_is_optimised_once_and_vectors_do_not_decay(tiny_model: SUMA):
+    groups = parameter_groups(tiny_model, TrainConfig(clip_lr=2e-6, new_lr=3e-4, weight_decay=0.2))
+    where = {id(p): group for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(where) == len(list(tiny_model.parameters()))
+    for name, p in tiny_model.named_parameters():
+        group = where[id(p)]
+        assert group["peak"] == group["lr"] == (2e-6 if name.startswith("clip.") else 3e-4)
+        no_decay = name.endswith(("bias", "logit_scale", "class_embedding")) or "norm" in name or "ln_" in name
+        assert group["weight_decay"] == (0.0 if no_decay else 0.2), name
+
+
+# ---- batches -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def loader(tiny_model: SUMA, benchmark: Path) -> Batches:
+    clips = load_clips(str(benchmark), "train_9k")
+    cache = FrameCache(clips, 5, tiny_model.config.image)
+    cache.build()
+    config = TrainConfig(batch_size=4, train_frames=3, num_frames=3, cache_frames=5)
+    return Batches(tiny_model, clips, cache, list(range(2, 20)), config)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_step_has_the_same_batch_wherever_the_run_starts(loader: Batches):
+    assert loader.per_epoch == 4
+    whole = list(loader(0, 10, 0, 1))
+    assert len(whole) == 10
+    for first in (1, 4, 7):
+        assert all(same(a, b) for a, b in zip(whole[first:], loader(first, 10, 0, 1), strict=True))
+    assert list(loader(10, 10, 0, 1)) == []
+
+
+def test_epochs_go_through_all_videos_in_other_orders_with_other_frames(loader: Batches):
+    whole = list(loader(0, 8, 0, 1))
+    epochs = [[i for batch in part for i in batch["video"].tolist()] for part in (whole[:4], whole[4:])]
+    assert all(len(set(epoch)) == 16 and set(epoch) <= set(range(18)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_batch_holds_a_caption_and_frames_of_each_of_its_videos(loader: Batches):
+    seen = set()
+    for batch in loader(0, 40, 0, 1):
+        assert batch["pixels"].shape == (4, 3, 3, 32, 32) and batch["mask"].all()
+        for n, member in enumerate(batch["video"].tolist()):
+            tokens = batch["tokens"][n][batch["tokens"][n] != 0]
+            own = [t for t, c in enumerate(loader.clips[member].captions)
+                   if torch.equal(loader.model.tokenize([c])[0], tokens)]  # fmt: skip
+            assert len(own) == 1
+            seen.add((member, own[0]))
+            frames = loader.cache.get(loader.picks[member], slice(None))
+            for pixels in batch["pixels"][n].numpy():
+                assert any((pixels == frame).all() for frame in frames)
+    assert len(seen) > 30  # nearly all of the 18 x 2 captions are drawn
+
+
+def test_the_parts_of_two_processes_are_the_batch_of_one(loader: Batches):
+    for whole, left, right in zip(loader(2, 6, 0, 1), loader(2, 6, 0, 2), loader(2, 6, 1, 2), strict=True):
+        for name in whole.keys() - {"tokens"}:
+            assert torch.equal(torch.cat([left[name], right[name]]), whole[name]), name
+        rows = [line[line != 0].tolist() for part in (left, right) for line in part["tokens"]]
+        assert rows == [line[line != 0].tolist() for line in whole["tokens"]]
+
+
+def test_too_few_clips_for_one_batch_is_an_error_with_both_numbers(loader: Batches, tiny_model: SUMA):
+    with pytest.raises(ValueError, match=r"3 training clips.*batch of 4"):
+        Batches(tiny_model, [*loader.clips], loader.cache, [0, 1, 2], loader.c)
+
+
+def test_only_whole_checkpoints_are_resumed(tmp_path: Path):
+    assert newest_checkpoint(tmp_path) is None
+    for step, whole in ((200, True), (1000, True), (1500, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "progress.json").touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1000"
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(benchmark: Path, tower: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of an uninterrupted run of four steps."""
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "use_fast_matmul", lambda: True)
+        patch.setattr(train, "use_fast_attention_backward", lambda: None)
+        train.main(flags(benchmark, tower, output))
+    AcceleratorState._reset_state(True)
+    return output
+
+
+def test_a_run_leaves_its_log_its_models_and_its_results(run: Path):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "total" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert all(math.isfinite(line[name]) for line in steps for name in ("total", "sim", "asim", "align"))
+    assert steps[0]["total"] == pytest.approx(steps[0]["sim"] + 0.1 * steps[0]["align"] + steps[0]["asim"], abs=1e-3)
+    assert steps[0]["clip_lr"] == 1e-4 and steps[0]["new_lr"] == 1e-3  # one step of warm-up
+    assert [line["step"] for line in lines if "held_out" in line] == [2, 4]
+    assert sorted(p.name for p in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    results = json.loads((run / "results.json").read_text())
+    assert (results["videos"], results["captions"], results["config"]) == (4, 4, "test_1k")
+    model = SUMA.from_pretrained(run / "model")
+    assert model.fingerprint() == SUMA.from_pretrained(run / "best").fingerprint()
+    assert results["concept_share"] == model.config.concept_share
+    assert json.loads((run / "train_config.json").read_text())["batch_size"] == 8
+
+
+def test_the_words_are_those_of_the_training_clips_alone(run: Path, benchmark: Path):
+    clips = load_clips(str(benchmark), "train_9k")
+    kept, held = train.hold_out(clips, 3, 0)
+    config = SUMA.from_pretrained(run / "model").config
+    assert config.num_captions == 2 * len(kept)
+    assert {f"{i}" for i in kept} == {word for word in config.words if word.isdigit()}
+    assert not {f"{i}" for i in held} & set(config.words)
+
+
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(run: Path, benchmark, tower, tmp_path, monkeypatch):
+    save = train.save_checkpoint
+
+    def killed_after_saving(accelerator, output, step, best):
+        save(accelerator, output, step, best)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save_checkpoint", killed_after_saving)
+    arguments = flags(benchmark, tower, tmp_path / "killed")
+    with pytest.raises(KeyboardInterrupt):
+        train.main(arguments)
+    AcceleratorState._reset_state(True)
+    assert not (tmp_path / "killed" / "model").exists()
+    monkeypatch.setattr(train, "save_checkpoint", save)
+    train.main(arguments)
+    for file in ("checkpoint-4/model.safetensors", "model/model.safetensors"):
+        whole, resumed = load_file(run / file), load_file(tmp_path / "killed" / file)
+        assert whole.keys() == resumed.keys()
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (run / "results.json").read_text() == (tmp_path / "killed" / "results.json").read_text()
+    log = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if "total" in line] == [1, 2, 3, 4]
+
+
+def test_training_moved_every_kind_of_weight(run: Path, benchmark: Path, tower: dict):
+    trained = load_file(run / "checkpoint-4" / "model.safetensors")
+    assert not torch.equal(trained["space.centres"], trained["space.initial_centres"])
+    assert float(trained["temporal.out.weight"].abs().max()) > 0
+
+
+@pytest.fixture
+def broken_benchmark(benchmark: Path, tmp_path: Path) -> Path:
+    """The benchmark with one training video that cannot be read."""
+    folder = tmp_path / "broken"
+    shutil.copytree(benchmark, folder)
+    (folder / "video" / "video7.mp4").write_bytes(b"no video")
+    return folder
+
+
+def test_an_unreadable_video_stops_the_run_with_its_name(broken_benchmark: Path, tower: dict, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"video7\.mp4"):
+        train.main(flags(broken_benchmark, tower, tmp_path / "run", steps=1))
+
+
+def test_unreadable_videos_are_left_out_on_request_and_weights_saved_in_half(broken_benchmark, tower, tmp_path, capsys):
+    changes = {"steps": 1, "held_out": 0, "test_config": "", "skip_unreadable": True, "half": True, "group_size": 2}
+    train.main(flags(broken_benchmark, tower, tmp_path / "run", **changes))
+    out = capsys.readouterr().out
+    assert "left out" in out and "video7.mp4" in out
+    assert load_file(tmp_path / "run" / "model" / "model.safetensors")["space.centres"].dtype == torch.float16
+    assert not (tmp_path / "run" / "results.json").exists()

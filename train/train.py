@@ -1,0 +1,350 @@
+"""Train SUMA: `accelerate launch train/train.py --data DIR-or-Hub-id --output runs/suma`. See `--help`."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import argparse
+import copy
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from data import MSRVTT, Clip, FrameCache, batches, hold_out, load_clips, pad_frames, pick_frames
+from evaluate import both_ways, choose_share, encode_captions, encode_videos, evaluate, similarities, table
+from gradcache import cached_step
+from losses import suma_loss
+from torch import Tensor
+from tqdm import tqdm
+
+from suma.cpu import use_fast_attention_backward, use_fast_matmul
+from suma.model import SUMA
+from suma.similarity import combine
+
+
+def option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainConfig:
+    """A training run; every field is a flag of the command line."""
+
+    data: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
+    train_config: str = option("train_9k", "its training split")
+    test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
+    output: str = option("runs/suma", "folder for checkpoints, log and the trained model; run again to resume")
+    clip: str = option("ViT-B-32-quickgelu", "open_clip model name, a .json of one, or a saved SUMA's folder")
+    pretrained: str = option("openai", "open_clip tag or checkpoint file of the backbone; empty: random weights")
+    num_concepts: int = option(1024, "K, clusters of caption words")
+    min_count: int = option(1, "words in fewer captions are left out of the concept space")
+    anchor: str = option("idf", "weights of the concepts a sentence names: binary, count or idf")
+    temporal_layers: int = option(4, "layers of the temporal encoder; 0: the mean of the frames")
+    aggregation: str = option("softmax", "over frames: softmax, mean or max")
+    num_frames: int = option(12, "frames per video in evaluation")
+    train_frames: int = option(12, "frames per video in training, one random one of each segment")
+    cache_frames: int = option(24, "frames kept per training video, uint8 on disk (24 of 224 px: 3.6 MB)")
+    epochs: int = option(5, "passes over the training videos")
+    steps: int = option(0, "optimiser steps instead of epochs")
+    batch_size: int = option(128, "pairs per step, over all processes")
+    chunk: int = option(0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch")
+    checkpoint_activations: bool = option(False, "less memory for about a third more time in the backbone")
+    group_size: int = option(0, "hard batches: runs of this many clips of one category; 0: random batches")
+    clip_lr: float = option(1e-6, "learning rate of the backbone")
+    new_lr: float = option(1e-4, "learning rate of the temporal encoder, the concepts and their temperature")
+    warmup: float = option(0.1, "share of the steps with rising learning rate; then cosine to 0")
+    weight_decay: float = option(0.2, "of matrices; none on biases, norms and temperatures")
+    alpha: float = option(0.1, "weight of the alignment loss")
+    beta: float = option(1.0, "weight of the aligned similarity loss")
+    grad_norm: float = option(1.0, "largest norm of the gradient")
+    held_out: int = option(500, "training videos kept for selection; the test split is never used for it")
+    eval_every: int = option(500, "steps between evaluations on the held-out videos")
+    save_every: int = option(500, "steps between checkpoints")
+    log_every: int = option(20, "steps between lines of metrics")
+    mixed_precision: str = option("bf16", "bf16, fp16 (GPU only) or no")
+    half: bool = option(False, "save the final weights in float16")
+    skip_unreadable: bool = option(False, "leave unreadable videos out and report them, instead of stopping")
+    push_to_hub: str = option("", "Hub id to push the trained model to")
+    seed: int = option(0, "of everything random")
+
+    def __post_init__(self) -> None:
+        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError("fp16 needs a GPU's gradient scaler: choose bf16 or no")
+        if min(self.batch_size, self.train_frames, self.log_every, self.eval_every, self.save_every) < 1:
+            raise ValueError("batch_size, train_frames, log_every, eval_every and save_every must be at least 1")
+        if self.steps < 0 or (self.steps == 0 and self.epochs < 1):
+            raise ValueError("give at least one epoch, or a positive number of steps")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is a share of the steps, 0 to 1, got {self.warmup}")
+        if self.cache_frames < max(self.train_frames, self.num_frames):
+            raise ValueError(f"cache_frames={self.cache_frames} is fewer than train_frames or num_frames")
+
+
+def parse(argv: Sequence[str] | None) -> TrainConfig:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for f in fields(TrainConfig):
+        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+        parser.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f.metadata["help"], **kind)
+    try:
+        return TrainConfig(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def parameter_groups(model: SUMA, c: TrainConfig) -> list[dict[str, Any]]:
+    """Backbone and new modules, each with and without weight decay (none on vectors and scalars)."""
+    groups = []
+    for of_clip, lr in ((True, c.clip_lr), (False, c.new_lr)):
+        named = [(n, p) for n, p in model.named_parameters() if n.startswith("clip.") == of_clip and p.requires_grad]
+        for decay, matrices in ((c.weight_decay, True), (0.0, False)):
+            params = [p for _, p in named if (p.ndim >= 2) == matrices]
+            groups.append({"params": params, "peak": lr, "lr": lr, "weight_decay": decay})
+    return groups
+
+
+def learning_rate(step: int, steps: int, warmup: float) -> float:
+    """Factor of the peak rate: linear warm-up, then cosine to 0."""
+    rising = max(1, int(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
+
+
+class Batches:
+    """Step -> this process's part of the global batch, the same however often a run is resumed: all randomness hangs
+    on (seed, step)."""
+
+    def __init__(self, model: SUMA, clips: list[Clip], cache: FrameCache, picks: list[int], c: TrainConfig):
+        self.model, self.cache, self.picks, self.c = model, cache, picks, c
+        self.clips = [clips[i] for i in picks]
+        self.per_epoch = len(self._epoch(0))
+        if not self.per_epoch:
+            raise ValueError(f"{len(self.clips)} training clips do not fill one batch of {c.batch_size}")
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((self.c.seed, 1, epoch))
+        return list(batches(self.clips, self.c.batch_size, self.c.group_size, rng))
+
+    def load(self, step: int, members: list[int], rank: int, world: int) -> dict[str, Tensor]:
+        """Tokens, anchors, pixels, mask, and the ids by which pairs that are no negatives are told."""
+        rng = np.random.default_rng((self.c.seed, 2, step))
+        captions = [self.clips[i].captions[rng.integers(len(self.clips[i].captions))] for i in members]
+        distinct = {caption: n for n, caption in enumerate(captions)}
+        videos = []
+        for i in members:
+            count = int(self.cache.counts[self.picks[i]])
+            videos.append(self.cache.get(self.picks[i], pick_frames(count, self.c.train_frames, rng)))
+        pixels, mask = pad_frames(videos, self.c.train_frames)
+        mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
+        return {
+            "tokens": self.model.tokenize(captions[mine]), "anchors": self.model.anchors(captions[mine]).cpu(),
+            "pixels": torch.from_numpy(pixels[mine]), "mask": torch.from_numpy(mask[mine]),
+            "video": torch.tensor(members[mine]), "caption": torch.tensor([distinct[x] for x in captions[mine]]),
+        }  # fmt: skip
+
+    def __call__(self, first: int, last: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of steps [first, last), each loaded while the one before is computed on."""
+
+        def members() -> Iterator[tuple[int, list[int]]]:
+            for epoch in range(first // self.per_epoch, -(-last // self.per_epoch)):
+                for i, batch in enumerate(self._epoch(epoch), start=epoch * self.per_epoch):
+                    if first <= i < last:
+                        yield i, batch
+
+        with ThreadPoolExecutor(1) as pool:
+            ahead = None
+            for step, batch in members():
+                following = pool.submit(self.load, step, batch, rank, world)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            if ahead is not None:
+                yield ahead.result()
+
+
+def check_same_run(c: TrainConfig, output: Path) -> None:
+    """Note the run's options in its folder. Raises ValueError where another run's options stand there."""
+    file = output / "train_config.json"
+    now = asdict(c)
+    if file.exists():
+        before = json.loads(file.read_text())
+        changed = [name for name in now if name != "output" and before.get(name) != now[name]]
+        if changed:
+            told = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in changed)
+            raise ValueError(f"{output} holds a run with other options ({told}): choose another --output")
+    file.write_text(json.dumps(now, indent=2) + "\n")
+
+
+def newest_checkpoint(output: Path) -> Path | None:
+    """The newest whole checkpoint: `progress.json` is written last."""
+    found = [p for p in output.glob("checkpoint-*") if (p / "progress.json").exists()]
+    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def save_checkpoint(accelerator: Accelerator, output: Path, step: int, best: float) -> None:
+    """Weights, optimiser and random states; the two newest are kept."""
+    folder = output / f"checkpoint-{step}"
+    accelerator.save_state(str(folder))
+    if accelerator.is_main_process:
+        (folder / "progress.json").write_text(json.dumps({"step": step, "best": best}))
+        for old in sorted(output.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))[:-2]:
+            shutil.rmtree(old)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    c = parse(argv)
+    accelerator = Accelerator(mixed_precision=c.mixed_precision)
+    rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    if accelerator.device.type == "cpu":
+        use_fast_matmul()
+        use_fast_attention_backward()
+    if c.batch_size % world:
+        raise ValueError(f"batch_size={c.batch_size} cannot be shared evenly by {world} processes")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    output = Path(c.output)
+    output.mkdir(parents=True, exist_ok=True)
+    if is_main:
+        check_same_run(c, output)
+
+    # data: clips, held-out training clips for selection, cached frames
+    clips = load_clips(c.data, c.train_config)
+    train, held = hold_out(clips, c.held_out, c.seed)
+    captions = [caption for i in train for caption in clips[i].captions]
+    clip_source = json.loads(Path(c.clip).read_text()) if c.clip.endswith(".json") else c.clip
+    model = SUMA.from_clip(
+        clip_source, captions, c.pretrained or None, c.seed, c.min_count, num_concepts=c.num_concepts, anchor=c.anchor,
+        temporal_layers=c.temporal_layers, aggregation=c.aggregation, num_frames=c.num_frames,
+    )  # fmt: skip
+    with accelerator.main_process_first():
+        cache = FrameCache(clips, c.cache_frames, model.config.image)
+        failures = cache.build(c.skip_unreadable)
+    for reason in failures:
+        accelerator.print(f"left out: {reason}")
+    train = [i for i in train if cache.counts[i]]
+    held = [i for i in held if cache.counts[i]]
+
+    model.clip.set_grad_checkpointing(c.checkpoint_activations)
+
+    # optimiser
+    loader = Batches(copy.deepcopy(model), clips, cache, train, c)  # its own copy makes anchors: the start's words
+    steps = c.steps or c.epochs * loader.per_epoch
+    optimizer = torch.optim.AdamW(parameter_groups(model, c), betas=(0.9, 0.98))
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    first, best = 0, -1.0
+    if checkpoint := newest_checkpoint(output):
+        accelerator.load_state(str(checkpoint))
+        progress = json.loads((checkpoint / "progress.json").read_text())
+        first, best = progress["step"], progress["best"]
+        accelerator.print(f"resumed from {checkpoint}")
+
+    def log(**values: Any) -> None:
+        if is_main:
+            with (output / "log.jsonl").open("a") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def select(step: int) -> float:
+        """Evaluate on the held-out training videos; the best model so far is saved with its best share."""
+        if not held:
+            model.save_pretrained(output / "best")
+            return best
+        held_clips = [clips[i] for i in held]
+        rng = np.random.default_rng((c.seed, 3))
+        queries = [clip.captions[rng.integers(len(clip.captions))] for clip in held_clips]
+        sims = similarities(model, encode_captions(model, queries), encode_videos(model, held_clips, cache, held))
+        correct = torch.eye(len(held), dtype=torch.bool)
+        share = choose_share(sims, correct)
+        result = both_ways(combine(sims, share), correct)
+        mean = (result["t2v"].r1 + result["v2t"].r1) / 2
+        log(step=step, held_out={way: asdict(r) for way, r in result.items()}, concept_share=share)
+        tqdm.write(f"step {step} held-out t2v {result['t2v'].row()} v2t {result['v2t'].row()} share {share}")
+        if mean > best:
+            model.config.concept_share = share
+            model.save_pretrained(output / "best")
+        model.train()
+        return max(best, mean)
+
+    # the loop
+    model.train()
+    began, seen = time.time(), 0
+    bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not is_main or None)
+    for step, batch in enumerate(loader(first, steps, rank, world), start=first):
+        factor = learning_rate(step, steps, c.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        batch = {name: x.to(accelerator.device) for name, x in batch.items()}
+        how, temperature = model.config.aggregation, model.config.aggregation_temperature
+        loss = partial(
+            suma_loss, video=batch["video"], caption=batch["caption"], how=how, temperature=temperature, alpha=c.alpha,
+            beta=c.beta,
+        )  # fmt: skip
+        inputs = tuple(batch[name] for name in ("tokens", "anchors", "pixels", "mask"))
+        if c.chunk:
+            losses = cached_step(wrapped, inputs, c.chunk, loss, accelerator.backward)
+        else:
+            losses = loss(wrapped(*inputs))
+            accelerator.backward(losses.total)
+        if not bool(losses.total.isfinite()):
+            names = [clips[train[i]].video_id for i in batch["video"].tolist()]
+            rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
+            raise RuntimeError(f"loss is {losses.total.item()} at step {step} with {rates}, videos {names}")
+        accelerator.clip_grad_norm_(model.parameters(), c.grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        seen += c.batch_size
+        bar.update()
+        done = step + 1
+        if done % c.log_every == 0:
+            values = {name: round(x.item(), 4) for name, x in losses._asdict().items()}
+            speed = seen / (time.time() - began)
+            rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
+            log(step=done, epoch=done / loader.per_epoch, **values, **rates, pairs_per_second=round(speed, 1))
+            if is_main:
+                metrics = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+                tqdm.write(f"step {done}/{steps} {metrics} {speed:.0f} pairs/s")
+        if done % c.eval_every == 0 or done == steps:
+            if is_main:
+                best = select(done)
+            accelerator.wait_for_everyone()
+        stopping = bool(accelerator.reduce(torch.tensor(float(stop.is_set()), device=accelerator.device)))
+        if done % c.save_every == 0 or done == steps or stopping:
+            save_checkpoint(accelerator, output, done, best)
+        if stopping:
+            accelerator.print(f"stopped after step {done}: the same command goes on from here")
+            return
+    bar.close()
+
+    if is_main:
+        finish(c, output)
+    accelerator.end_training()
+
+
+def finish(c: TrainConfig, output: Path) -> None:
+    """Save the selected model, evaluate it once on the test split, and push it."""
+    chosen = SUMA.from_pretrained(output / "best")
+    (chosen.half() if c.half else chosen).save_pretrained(output / "model")
+    if c.test_config:
+        results = evaluate(SUMA.from_pretrained(output / "model"), c.data, c.test_config)
+        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        print(table(results))
+    if c.push_to_hub:
+        SUMA.from_pretrained(output / "model").push_to_hub(c.push_to_hub)
+
+
+if __name__ == "__main__":
+    main()

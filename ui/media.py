@@ -1,0 +1,130 @@
+"""Videos as a page needs them: names, captions, posters, frame thumbnails, and a copy that may be played."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import quote
+
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+from suma import read_frames
+from suma.store import Row
+
+CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
+POSTER, THUMB = 240, 96  # pixels, the longer side
+MISSING = "data:image/svg+xml," + quote(
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 10"><rect width="16" height="10" fill="#8886"/>'
+    '<path d="M6.8 3.4v3.2L9.6 5z" fill="#fff9"/></svg>'
+)
+
+
+def names_of(paths: Iterable[str]) -> dict[str, str]:
+    """name -> path; a name is the path below the folder that all videos share, so it tells no more than it must."""
+    paths = list(paths)
+    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return {Path(os.path.relpath(path, root)).as_posix(): path for path in paths}
+
+
+def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
+    """path -> captions, out of a `captions.json` {file name: caption or captions} next to a folder of videos."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        listed = _captions_of(Path(path).parent.parent / "captions.json").get(Path(path).name)
+        if listed:
+            found[path] = [listed] if isinstance(listed, str) else [str(caption) for caption in listed]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _captions_of(file: Path) -> dict[str, str | list[str]]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {k: v for k, v in content.items() if isinstance(v, str | list)} if isinstance(content, dict) else {}
+
+
+@lru_cache(maxsize=4096)
+def _poster(path: str, digest: str) -> tuple[str, float]:
+    ready = Path(path).parent.parent / "posters" / f"{Path(path).stem}.jpg"
+    cached = CACHE / "posters" / f"{digest}.jpg"
+    for file in (ready, cached):
+        try:
+            data = file.read_bytes()
+            with Image.open(io.BytesIO(data)) as image:
+                return _uri(data), image.width / image.height
+        except OSError:
+            continue
+    try:
+        picture = Image.fromarray(read_frames(path, 1, keyframes=True).frames[0])
+    except (ValueError, OSError):
+        return MISSING, 1.6
+    data = _jpeg(picture, POSTER)
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        partial = cached.with_suffix(f".{os.getpid()}.partial")
+        partial.write_bytes(data)
+        partial.replace(cached)
+    except OSError:  # a read-only home: posters are made again next time
+        pass
+    return _uri(data), picture.width / picture.height
+
+
+def poster(row: Row) -> tuple[str, float]:
+    """A video's picture as a data URI, and its width / height: the gallery's poster, or its middle frame."""
+    return _poster(row.path, row.digest or hashlib.sha256(row.path.encode()).hexdigest())
+
+
+@lru_cache(maxsize=64)
+def _thumbnails(path: str, stamp: int, num_frames: int) -> tuple[list[str], float]:
+    try:
+        frames = read_frames(path, num_frames).frames
+    except (ValueError, OSError):
+        return [], 1.6
+    return [_uri(_jpeg(Image.fromarray(f), THUMB)) for f in frames], frames.shape[2] / frames.shape[1]
+
+
+def thumbnails(path: str, num_frames: int) -> tuple[list[str], float]:
+    """The frames the model saw, as data URIs, and their width / height; none where the file is gone."""
+    try:
+        stamp = os.stat(path).st_mtime_ns
+    except OSError:
+        return [], 1.6
+    return _thumbnails(path, stamp, num_frames)
+
+
+def playable(row: Row) -> str:
+    """The video's file as a hard link (or copy) in Gradio's cache: so the server gives out this file alone.
+
+    Raises FileNotFoundError where the video is gone.
+    """
+    source = Path(row.path)
+    if not source.is_file():
+        raise FileNotFoundError(f"{source.name} is no longer where it was indexed")
+    target = Path(get_upload_folder()) / "suma" / row.digest[:32] / source.name
+    if not target.is_file() or target.stat().st_size != source.stat().st_size:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            shutil.copyfile(source, target)
+    return str(target)
+
+
+def _jpeg(picture: Image.Image, side: int) -> bytes:
+    picture.thumbnail((side, side))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def _uri(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
