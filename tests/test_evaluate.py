@@ -14,6 +14,7 @@ from clips import noise_picture, write_video
 from data import Clip, FrameCache
 from evaluate import (
     SHARES,
+    bootstrap,
     both_ways,
     choose_share,
     encode_captions,
@@ -90,7 +91,7 @@ def test_metrics_by_hand():
     even = retrieval(*scores_with_ranks([1, 2, 7, 10]))
     assert (even.r1, even.r5, even.r10) == pytest.approx((25, 50, 100))
     assert (even.mdr, even.mnr) == (4.5, 5)
-    assert even.row() == "25.0 | 50.0 | 100.0 | 4.5 | 5.0"
+    assert even.row() == "25.0 (0.0 to 75.0) | 50.0 | 100.0 | 4.5 | 5.0"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -230,3 +231,10 @@ def test_the_command_writes_what_it_prints(tiny_model: SUMA, benchmark: Path, tm
 
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(evaluate).failed == 0
+
+
+def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_queries():
+    assert bootstrap(np.ones(50)) == (1.0, 1.0)
+    few, many = (bootstrap(np.tile([0.0, 1.0], n)) for n in (20, 2000))
+    assert few[0] < many[0] < 0.5 < many[1] < few[1]
+    assert many[1] - many[0] == pytest.approx(2 * 1.96 * 0.5 / 4000**0.5, rel=0.1)  # the normal approximation

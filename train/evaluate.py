@@ -31,16 +31,19 @@ SHARES = tuple(i / 20 for i in range(0, 21))  # candidates for the aligned space
 
 @dataclass(frozen=True)
 class Retrieval:
-    """R@K in percent, median and mean rank, of one direction."""
+    """R@K in percent, median and mean rank, of one direction; `low` and `high` bound R@1 with 95 % confidence."""
 
     r1: float
     r5: float
     r10: float
     mdr: float
     mnr: float
+    low: float
+    high: float
 
     def row(self) -> str:
-        return " | ".join(f"{x:.1f}" for x in (self.r1, self.r5, self.r10, self.mdr, self.mnr))
+        first = f"{self.r1:.1f} ({self.low:.1f} to {self.high:.1f})"
+        return " | ".join([first, *(f"{x:.1f}" for x in (self.r5, self.r10, self.mdr, self.mnr))])
 
 
 def ranks(scores: Tensor, correct: Tensor) -> Tensor:
@@ -55,8 +58,8 @@ def ranks(scores: Tensor, correct: Tensor) -> Tensor:
         raise ValueError("a score is NaN: it cannot be ranked")
     if not bool(correct.any(1).all()):
         raise ValueError("a query has no correct item")
-    best = scores.masked_fill(~correct, float("-inf")).amax(1, keepdim=True)
-    wrong = ~correct
+    wrong = ~correct.to(scores.device)
+    best = scores.masked_fill(wrong, float("-inf")).amax(1, keepdim=True)
     above, level = ((scores > best) & wrong).sum(1), ((scores == best) & wrong).sum(1)
     return 1 + above + level / 2
 
@@ -65,7 +68,15 @@ def retrieval(scores: Tensor, correct: Tensor) -> Retrieval:
     """Metrics of scores (Q, N) given which items are correct (Q, N)."""
     r = ranks(scores, correct)
     at = [100 * float((r <= k).double().mean()) for k in (1, 5, 10)]
-    return Retrieval(*at, float(r.median()) if len(r) % 2 else float(r.quantile(0.5)), float(r.double().mean()))
+    low, high = bootstrap((r <= 1).double().numpy())
+    return Retrieval(*at, float(r.quantile(0.5)), float(r.double().mean()), 100 * low, 100 * high)
+
+
+def bootstrap(values: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of the mean of values (Q,), by resampling the queries (percentiles, fixed seed)."""
+    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def both_ways(scores: Tensor, correct: Tensor) -> dict[str, Retrieval]:
@@ -240,7 +251,7 @@ def evaluate(model: SUMA, data: str, config: str = "test_1k") -> dict[str, objec
 def table(results: dict) -> str:  # type: ignore[type-arg]
     """The results as the README's Markdown tables."""
     lines = [f"{results['videos']} videos, {results['captions']} captions of `{results['config']}`", ""]
-    lines += ["| score | direction | R@1 | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
+    lines += ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
     ways = {"t2v": "text -> video", "v2t": "video -> text"}
     for space, both in results["retrieval"].items():
         lines += [f"| {space} | {ways[way]} | {Retrieval(**m).row()} |" for way, m in both.items()]
