@@ -61,13 +61,13 @@ class Handlers:
     @kind
     def captions(self, video: str, file: str | None, top_k: int) -> list[dict[str, Any]]:
         """The captions that describe a video best: one of the gallery by its name, or an uploaded file."""
-        found = self.index.captions(self._path(video, file), int(top_k))
+        found = self.index.captions(self._path(video, file), _count(top_k))
         return [{"caption": caption, "score": score} for caption, score in found]
 
     @kind
     def similar(self, video: str, file: str | None, top_k: int) -> list[dict[str, Any]]:
         """The videos most like a video: one of the gallery by its name, or an uploaded file."""
-        return [self._json(match) for match in self.index.similar(self._path(video, file), int(top_k))]
+        return [self._json(match) for match in self.index.similar(self._path(video, file), _count(top_k))]
 
     @kind
     def explain(
@@ -129,7 +129,10 @@ class Handlers:
         row = self.gallery.row(name)
         why, found = self._why(row.path, query, mode)
         note = f"score {found.score:.3f} · best moment at {moment:.1f} s · {row.duration:.1f} s long"
-        player = gr.Video(media.playable(row), autoplay=play, visible=True)
+        try:
+            player = gr.Video(media.playable(row), autoplay=play, visible=True)
+        except FileNotFoundError as error:
+            player, note = gr.Video(None, visible=False), f"{note} · {error}"
         return [name, player, tiles.heading(self.gallery.title(row.path), note), why, heat.shares(found)]
 
     def _why(
@@ -208,7 +211,7 @@ class Handlers:
 
 
 def _count(top_k: int) -> int:
-    return min(int(top_k), 1000)
+    return min(int(top_k or 0), 1000)
 
 
 def _asked(event: gr.EventData) -> tuple[str, Any]:
@@ -346,6 +349,7 @@ def open_index(model: SUMA, index: str, videos: str) -> VideoIndex:
     except OSError:
         if index:
             raise
+        made.folder = None
         print(f"note: {folder} cannot be written: this index lasts for this run", file=sys.stderr)
     for path, reason in made.add(videos).failed.items():
         print(f"skipped {path}: {reason}", file=sys.stderr)
@@ -375,10 +379,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_fast_matmul()
     try:
         demo = build_demo(open_index(SUMA.from_pretrained(args.model), args.index, args.videos))
+        demo.launch(server_name=args.host, server_port=args.port, share=args.share, **launch_options())
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    demo.launch(server_name=args.host, server_port=args.port, share=args.share, **launch_options())
     return 0
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from suma.cpu import use_fast_matmul
 from suma.index import Match, VideoIndex
 from suma.model import SUMA
+from suma.store import MANIFEST
+from suma.video import find_videos
 
 MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 
@@ -62,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     use_fast_matmul()
     model = SUMA.from_pretrained(args.model)
     if args.command == "index":
-        new = not Path(args.output).exists()
+        new = not (Path(args.output) / MANIFEST).is_file()
+        find_videos(args.videos)  # nothing to add is an error before anything is written
         index = VideoIndex(model) if new else VideoIndex.load(args.output, model)
         if args.captions:
             index.set_captions(args.captions.read_text(encoding="utf-8").splitlines())
@@ -107,10 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return run(args)
-    except (ValueError, FileNotFoundError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names that are no text
     sys.exit(main())

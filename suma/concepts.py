@@ -26,13 +26,12 @@ def split_words(text: str) -> list[str]:
     return [word.replace("\u2019", "'") for word in _WORD.findall(text.lower())]
 
 
-def count_words(captions: Iterable[str], min_count: int = 1) -> dict[str, int]:
+def count_words(captions: Iterable[str]) -> dict[str, int]:
     """word -> number of captions that hold it (its document frequency), most frequent first, ties by spelling."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(set(split_words(caption)))
-    kept = ((word, n) for word, n in counts.items() if n >= min_count)
-    return dict(sorted(kept, key=lambda item: (-item[1], item[0])))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +71,11 @@ def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> t
         assignment[word], sizes[empty], closeness[word] = empty, 1, 1.0
         centres[empty] = unit[word]
     return centres, assignment
+
+
+def nearest_centre(embeddings: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The concept (W,) whose unit centre (K, E) is nearest to each word embedding (W, E), by cosine."""
+    return (embeddings @ centres.T).argmax(1)
 
 
 def naming_order(embeddings: np.ndarray, centres: np.ndarray, assignment: np.ndarray, counts: np.ndarray) -> np.ndarray:

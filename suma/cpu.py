@@ -6,8 +6,9 @@ import torch
 def use_fast_matmul(tolerance: float = 1e-5) -> bool:
     """Let torch take its faster float32 kernels on the CPU, if one product shows that they really compute in float32.
 
-    On AMD processors this nearly doubles the speed at a difference of 3e-6; on others "medium" may round to bfloat16,
-    and is then switched off again. Returns whether it is on.
+    For runs on the CPU only: the setting is torch's own and would let a GPU compute in TF32. On AMD processors it
+    nearly doubles the speed at a difference of 3e-6; on others "medium" may round to bfloat16, and is then switched
+    off again. Returns whether it is on.
     """
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))

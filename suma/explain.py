@@ -61,6 +61,8 @@ def explain(
     if by not in ("query", "video"):
         raise ValueError(f'by must be "query" or "video", got {by!r}')
     model = index.model
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
     row, video = index.read(path)
     count = len(row.times)
     activations = model.space.activations(video.frames[0, :count])  # (F, K)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from suma import store
 from suma.model import SUMA
 from suma.similarity import Texts, Videos, concept_parts, concept_scale, fold_texts, fold_videos, frame_scores
-from suma.store import Contents, Row, describe, key
+from suma.store import Contents, Row, describe, digest_of, key
 from suma.video import find_videos, read_frames, resize_frames
 
 SAVE_SECONDS = 30.0
@@ -86,11 +86,12 @@ class VideoIndex:
             old = known.get(row.path)
             if old is not None and (old.size, old.mtime) == (row.size, row.mtime):
                 report.skipped.append(row.path)
-            elif old is not None and row.digest and old.digest == row.digest:
+                continue
+            if old is not None and old.size == row.size and old.digest == digest_of(row.path):
                 old.mtime = row.mtime
                 report.skipped.append(row.path)
-            else:
-                todo.append(row)
+                continue
+            todo.append(row)
         bar = tqdm(total=len(todo), desc="index", unit="video", disable=None)
         saved, pause = time.monotonic(), SAVE_SECONDS
         for row, pixels in self._decode(todo, workers):
@@ -118,6 +119,7 @@ class VideoIndex:
         def decode(row: Row) -> Tensor | None:
             try:
                 frames = read_frames(row.path, num_frames)
+                row.digest = row.digest or digest_of(row.path)
                 row.duration, row.times = float(frames.duration), [round(float(t), 3) for t in frames.times]
                 return resize_frames(frames.frames, image["size"], image["resize_mode"], image["interpolation"])
             except (ValueError, OSError) as error:
@@ -239,7 +241,7 @@ class VideoIndex:
 
     @torch.no_grad()
     def similar(self, path: str | Path, top_k: int = 10) -> list[Match]:
-        """The videos most like a video or an image (indexed or not; itself left out), best first.
+        """The videos most like a video or an image (indexed or not; the same path left out), best first.
 
         Score: the cosine of the video features in both spaces, in the shares of the text score.
         """
@@ -293,6 +295,7 @@ class VideoIndex:
             return self.rows[i], self.videos([i])
         except KeyError:
             row = describe(Path(path))
+            row.digest = digest_of(row.path)
         if row.digest not in self._recent:
             if not Path(path).exists():
                 raise FileNotFoundError(f"no video {path}")

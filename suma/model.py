@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from suma import text
-from suma.concepts import ANCHORS, ConceptSpace, cluster_words, count_words, naming_order
+from suma.concepts import ANCHORS, ConceptSpace, cluster_words, count_words, naming_order, nearest_centre
 from suma.similarity import AGGREGATIONS, Texts, Videos, score
 
 FORMAT_VERSION = 1
@@ -101,7 +102,7 @@ class SUMA(
     PyTorchModelHubMixin,
     library_name="suma",
     license="apache-2.0",
-    pipeline_tag="video-text-to-text",
+    pipeline_tag="feature-extraction",
     tags=["video-retrieval", "text-to-video-retrieval", "arxiv:2302.09473"],
 ):
     """Video-text retrieval by supervised, sparse, multi-grained learning (arXiv 2302.09473).
@@ -155,7 +156,7 @@ class SUMA(
             captions: the training captions (never those of the test split).
             pretrained: an open_clip tag ("openai"), a local checkpoint file, or None for random weights.
             seed: of the k-means and of the new weights.
-            min_count: words in fewer captions are left out.
+            min_count: words in fewer captions make no clusters; they go to the nearest one.
             options: fields of SUMAConfig (num_concepts, temporal_layers, ...).
 
         Raises ValueError for an unknown name or fewer words than concepts.
@@ -166,18 +167,20 @@ class SUMA(
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: no such option of SUMAConfig")
         captions = list(captions)
-        counts = count_words(captions, min_count)
-        tokenizer = text.load_tokenizer(tokenizer_name, cfg["text_cfg"])
+        counts = count_words(captions)
         if not counts:
             raise ValueError("the concept space is made of caption words: give `captions`")
-        embeddings = text.word_embeddings(clip, tokenizer, list(counts)).cpu().numpy()
+        words, frequencies = list(counts), np.array(list(counts.values()))
+        clustered = int((frequencies >= min_count).sum())  # the most frequent come first
+        tokenizer = text.load_tokenizer(tokenizer_name, cfg["text_cfg"])
+        embeddings = text.word_embeddings(clip, tokenizer, words).cpu().numpy()
         num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
-        centres, assignment = cluster_words(embeddings, num_concepts, seed)
-        order = naming_order(embeddings, centres, assignment, torch.tensor(list(counts.values())).numpy())
-        words, frequencies = list(counts), list(counts.values())
+        centres, assignment = cluster_words(embeddings[:clustered], num_concepts, seed)
+        assignment = np.concatenate([assignment, nearest_centre(embeddings[clustered:], centres)])
+        order = naming_order(embeddings, centres, assignment, frequencies)
         config = SUMAConfig(
             clip=cfg, image=image, tokenizer=tokenizer_name, num_concepts=num_concepts, num_captions=len(captions),
-            words=[words[i] for i in order], word_counts=[frequencies[i] for i in order], **options,
+            words=[words[i] for i in order], word_counts=frequencies[order].tolist(), **options,
         )  # fmt: skip
         model = cls(config)
         towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
@@ -189,8 +192,10 @@ class SUMA(
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
         """A trained model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed.
 
+        Options for the Hub: revision, token, cache_dir, force_download, local_files_only.
         Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
-        ValueError, a path that does not exist FileNotFoundError. Only safetensors are read.
+        ValueError, a path that does not exist FileNotFoundError (so does a model that is not cached while the Hub does
+        not answer; what the Hub refuses raises huggingface_hub's errors). Only safetensors are read.
         """
         path = Path(str(pretrained_model_name_or_path))
         if path.is_dir():
@@ -200,23 +205,23 @@ class SUMA(
             _check_config(path / CONFIG)
         elif path.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
             raise FileNotFoundError(f"no model folder {path} (a Hub id has the form owner/name)")
+        else:
+            options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
+            config = _download(str(path), CONFIG, **{k: kwargs[k] for k in options if k in kwargs})
+            _check_config(config)
+            kwargs["revision"] = config.parent.name  # the commit: the weights must be of the same one
         kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":
         """Load weights (the mixin has read the config): safetensors or an error, never a pickle."""
-        from huggingface_hub import hf_hub_download
         from safetensors import SafetensorError, safe_open
 
         download = {k: kwargs.pop(k, None) for k in ("revision", "cache_dir", "token")}
         download |= {k: bool(kwargs.pop(k, False)) for k in ("force_download", "local_files_only")}
         folder = Path(model_id)
-        if "config" not in kwargs:  # the mixin hides why: ask again
-            if not folder.is_dir():
-                hf_hub_download(model_id, CONFIG, **download)
-            raise ValueError(f"{model_id} has no readable {CONFIG}")
-        file = folder / WEIGHTS if folder.is_dir() else Path(hf_hub_download(model_id, WEIGHTS, **download))
+        file = folder / WEIGHTS if folder.is_dir() else _download(model_id, WEIGHTS, **download)
         model = cls(**kwargs)
         try:
             with safe_open(file, framework="pt", device=map_location) as weights:
@@ -323,14 +328,33 @@ class SUMA(
         """Everything that the losses need, so that data-parallel wrappers see it.
 
         Tokens (T, L), anchors (T, K), pixels (V, F, 3, H, W), mask (V, F) -> `texts`, `videos`, `logit_scale`,
-        `concept_logit_scale` (the temperatures' inverses, at most 100).
+        `concept_logit_scale` (the temperatures' inverses; `limit_scales` keeps them at most 100).
         """
         return {
             "texts": Texts(self.encode_tokens(tokens), anchors),
             "videos": self.videos(*self.encode_video(pixels, mask), mask),
-            "logit_scale": self.clip.logit_scale.float().exp().clamp(max=100),
-            "concept_logit_scale": self.concept_logit_scale.float().exp().clamp(max=100),
+            "logit_scale": self.clip.logit_scale.float().exp(),
+            "concept_logit_scale": self.concept_logit_scale.float().exp(),
         }
+
+    @torch.no_grad()
+    def limit_scales(self) -> None:
+        """Keep both scales at most 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
+        for scale in (self.clip.logit_scale, self.concept_logit_scale):
+            scale.clamp_(max=math.log(100))
+
+
+def _download(model_id: str, name: str, **options: Any) -> Path:
+    """A file of a model on the Hub, from the cache where that is enough; the Hub's errors name the model or its URL."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model_id, name, **options))
+    except LocalEntryNotFoundError as error:  # names neither
+        raise FileNotFoundError(
+            f"{name} of {model_id} is neither to be had from the Hub nor cached: {error}"
+        ) from error
 
 
 def _check_config(file: Path) -> None:
@@ -341,6 +365,8 @@ def _check_config(file: Path) -> None:
         raise ValueError(f"{file} is damaged: {error}") from error
     if not isinstance(config, dict) or not {"clip", "image", "format_version"} <= set(config):
         raise ValueError(f"{file} is not the config of a SUMA: it has no clip, image and format_version")
+    if not isinstance(config["clip"], dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["clip"]):
+        raise ValueError(f"{file} is damaged: its clip has no embed_dim, vision_cfg and text_cfg")
 
 
 def _load_clip(name: str | Path | dict[str, Any], pretrained: str | None) -> tuple[Any, dict, dict, str]:  # type: ignore[type-arg]

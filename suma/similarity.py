@@ -138,7 +138,7 @@ def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Tensor:
 
 
 def fold_texts(features: Tensor, anchors: Tensor, concepts: Tensor) -> Tensor:
-    """Sentences (T, D) with anchors (T, K) -> (T, 2D): [s ; C^T a], each half of length 1, concepts C (K, D)."""
+    """Sentences (T, D) with anchors (T, K) -> (T, 2D): [s ; C^T a], s and a of length 1, C the unit concepts."""
     return torch.cat([features, anchors @ F.normalize(concepts, dim=-1)], dim=-1)
 
 

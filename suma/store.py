@@ -5,7 +5,6 @@ Shapes: N videos, F frames, D joint width.
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,18 +50,21 @@ def _relative(path: str, folder: Path) -> str:
 
 
 def describe(path: Path) -> Row:
-    """Size, time and content hash of a file: the size and up to 16 blocks of 64 KiB, evenly spaced."""
+    """A file's size and time, without reading it; `digest_of` adds its content."""
     try:
         stat = path.stat()
-        digest = hashlib.sha256(str(stat.st_size).encode())
-        block, blocks = 1 << 16, min(16, math.ceil(stat.st_size / (1 << 16)))
-        with path.open("rb") as file:
-            for i in range(blocks):
-                file.seek(i * max(0, stat.st_size - block) // max(1, blocks - 1))
-                digest.update(file.read(block))
-        return Row(key(path), stat.st_size, stat.st_mtime, digest.hexdigest())
     except OSError as error:
         return Row(key(path), 0, 0.0, "", reason=str(error))
+    return Row(key(path), stat.st_size, stat.st_mtime, "")
+
+
+def digest_of(path: str) -> str:
+    """sha256 of a file's content; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def save(folder: Path, model: str, contents: Contents, dim: int) -> None:
@@ -89,7 +91,7 @@ def save(folder: Path, model: str, contents: Contents, dim: int) -> None:
         "captions": contents.captions,
         **rows,
     }
-    _write(folder / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     for stale in folder.glob("*.npy"):
         if stale.name not in {a["file"] for a in arrays.values()}:
             stale.unlink()

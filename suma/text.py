@@ -21,7 +21,10 @@ def load_tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
     import open_clip
 
     if name:
-        return open_clip.get_tokenizer(name)
+        try:
+            return open_clip.get_tokenizer(name)
+        except ImportError as error:
+            raise ValueError(f"{name} needs the Hub's tokenizers: pip install transformers ({error})") from error
     context, size = text_cfg.get("context_length", 77), text_cfg.get("vocab_size", CLIP_VOCABULARY)
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
     if size == CLIP_VOCABULARY:

@@ -171,6 +171,20 @@ def test_a_video_that_is_gone_keeps_its_tile_and_says_so_when_played(tiny_model:
     assert media.MISSING in handlers.show_picker("", 24)
     with pytest.raises(gr.Error, match="no longer"):
         handlers.play(clicked(video="a.mp4"))
+    (tmp_path / "b.mp4").unlink()
+    shown, _, _, player, heading, why, _ = handlers.show_results("a dog", next(iter(app.MODES)))
+    assert shown.count("data-video") == 2 and "no longer" in heading and "svg" in why  # the rest of the answer stands
+    assert player.visible is False
+
+
+def test_a_video_behind_a_symbolic_link_is_served_as_a_file(tiny_model: SUMA, tmp_path: Path):
+    write_video(tmp_path / "real.mp4", picture=noise_picture)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "link.mp4").symlink_to("../real.mp4")
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path / "videos")
+    served = Path(media.playable(index.rows[0]))
+    assert served.is_file() and not served.is_symlink()
 
 
 def test_the_picker_filters_and_pages(handlers: app.Handlers):
@@ -245,6 +259,7 @@ def test_explain_answers_by_api(client: Client, index: VideoIndex, folder: Path)
     [
         (["  "], "/search", "empty"),
         (["a dog", 0], "/search", "top_k"),
+        (["clip 0.mp4", "a dog", "video", -1], "/explain", "top_k"),
         (["no.mp4", "a dog"], "/explain", "no video"),
         (["/etc/passwd", ""], "/explain", "no video"),
         (["clip 0.mp4", "a dog", "mood"], "/explain", "by must be"),

@@ -1,20 +1,20 @@
-"""Benchmarks: a small replica of the Hub's layout, its frames, and the batches made of it."""
+"""Cached frames, the frames of a step, splits and batches, on a small replica of the Hub's layout."""
 
 import collections
 import json
-import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import data
 import numpy as np
 import pytest
+from benchmarks import Clip, load_clips
 from clips import gray, write_video
-from data import Clip, FrameCache, batches, hold_out, load_clips, pad_frames, pick_frames, unpack, video_folder
+from data import FrameCache, batches, hold_out, pad_frames, pick_frames
 
 IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor"
 
 
 def readme(configs: dict[str, str]) -> str:
@@ -55,88 +55,6 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clip(n: int, source: str = "", category: int = 0, path: Path = Path("none.mp4")) -> Clip:
     return Clip(f"video{n}", path, (f"caption {n}",), category, source or str(n), "made up")
-
-
-# ---- annotations and videos ----------------------------------------------------------------------------------------
-
-
-def test_rows_become_clips_with_one_or_many_captions(benchmark: Path):
-    train, test = load_clips(str(benchmark), "train_9k"), load_clips(str(benchmark), "test_1k")
-    assert [c.captions for c in train] == [(f"clip {n} moves", f"number {n}") for n in range(4)]
-    assert [c.captions for c in test] == [("clip 4",), ("clip 5",)]
-    assert [c.video_id for c in train + test] == [f"video{n}" for n in range(6)]
-    assert [c.source for c in train] == [f"https://example.org/{n}" for n in (0, 0, 1, 1)]
-    assert [c.category for c in train] == [0, 1, 2, 0] and {c.label for c in train} == {"MSR-VTT"}
-    assert all(c.path.is_file() and c.path.name == f"{c.video_id}.mp4" for c in train + test)
-
-
-def test_a_folder_of_videos_is_used_as_it_is(tmp_path: Path):
-    write_layout(tmp_path, [row(0, ["a"])], [row(1, "b")])
-    (tmp_path / "video").mkdir()
-    assert load_clips(str(tmp_path), "test_1k")[0].path == tmp_path / "video" / "video1.mp4"
-
-
-def test_what_is_missing_is_named(benchmark: Path, tmp_path: Path):
-    for name in ("no-such-folder", "./nowhere", "/nowhere/at/all"):
-        with pytest.raises(FileNotFoundError, match=name):
-            load_clips(name, "train_9k")
-    with pytest.raises(ValueError, match="train_8k"):
-        load_clips(str(benchmark), "train_8k")
-    write_layout(tmp_path, [row(0, ["a"])], [row(1, "b")])
-    with pytest.raises(ValueError, match="found 0 zip files"):
-        load_clips(str(tmp_path), "train_9k")
-    for name in ("a.zip", "b.zip"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="found 2 zip files"):
-        video_folder(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["video/../../x", "/etc/x", "video/a/b", "video/..", "x.mp4", "../video/x", "other/x"])
-def test_a_zip_that_leaves_its_folder_is_refused(tmp_path: Path, name: str):
-    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
-        archive.writestr("video/good.mp4", b"good")
-        archive.writestr(name, b"evil")
-    with pytest.raises(ValueError, match="only video/NAME is unpacked"):
-        unpack(tmp_path / "evil.zip", tmp_path / "deep" / "target")
-    written = [p.name for p in tmp_path.rglob("*") if p.is_file()]
-    assert sorted(written) == ["evil.zip", "good.mp4"]
-
-
-def test_a_killed_unpacking_goes_on_where_it_stopped(tmp_path: Path):
-    with zipfile.ZipFile(tmp_path / "v.zip", "w") as archive:
-        for n in range(3):
-            archive.writestr(f"video/{n}.mp4", b"%d" % n * 10)
-    videos = tmp_path / "out" / "video"
-    videos.mkdir(parents=True)
-    (videos / "0.mp4").write_bytes(b"x" * 10)  # whole by its size: kept
-    (videos / "1.mp4").write_bytes(b"1" * 4)  # cut short: written anew
-    unpack(tmp_path / "v.zip", tmp_path / "out")
-    assert {p.name: p.read_bytes() for p in videos.iterdir()} == {
-        "0.mp4": b"x" * 10, "1.mp4": b"1" * 10, "2.mp4": b"2" * 10,
-    }  # fmt: skip
-    (videos / "2.mp4").unlink()
-    unpack(tmp_path / "v.zip", tmp_path / "out")  # complete: not looked at again
-    assert not (videos / "2.mp4").exists()
-
-
-@pytest.mark.parametrize(
-    ("config", "clips", "captions", "sources_shared_with_test"),
-    [("train_9k", 9000, 180_000, 372), ("train_7k", 7010, 140_200, 0), ("test_1k", 1000, 1000, 1000)],
-)
-def test_msrvtt_has_its_published_size(
-    tmp_path: Path, config, clips: int, captions: int, sources_shared_with_test: int
-):
-    if not MSRVTT.is_dir():
-        pytest.skip("the annotations of MSR-VTT are not here")
-    names = {name: f"msrvtt_{name}.json" for name in {config, "test_1k"}}
-    for file in names.values():
-        os.symlink(MSRVTT / file, tmp_path / file)
-    (tmp_path / "README.md").write_text(readme(names))
-    (tmp_path / "video").mkdir()
-    got, test = load_clips(str(tmp_path), config), load_clips(str(tmp_path), "test_1k")
-    assert (len(got), sum(len(c.captions) for c in got)) == (clips, captions)
-    sources = {c.source for c in got}
-    assert sum(c.source in sources for c in test) == sources_shared_with_test
 
 
 # ---- frames --------------------------------------------------------------------------------------------------------
@@ -222,6 +140,14 @@ def test_a_video_once_skipped_still_stops_a_build_that_skips_none(broken: list[C
     FrameCache(broken[:2], 4, IMAGE, tmp_path / "cache").build(skip_unreadable=True)
     with pytest.raises(ValueError, match=r"broken\.mp4"):
         FrameCache(broken[:2], 4, IMAGE, tmp_path / "cache").build()
+
+
+def test_a_disk_too_small_is_an_error_with_both_sizes_before_anything_is_decoded(broken, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=r"need 0\.0 GB.*SUMA_CACHE"):
+        FrameCache(broken, 4, IMAGE, tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**12))
+    FrameCache(broken, 4, IMAGE, tmp_path)
 
 
 def test_evaluation_picks_the_middle_of_each_segment():

@@ -10,8 +10,9 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from benchmarks import Clip
 from clips import noise_picture, write_video
-from data import Clip, FrameCache
+from data import FrameCache
 from evaluate import (
     SHARES,
     bootstrap,

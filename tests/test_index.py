@@ -1,6 +1,7 @@
 """VideoIndex: what it finds equals the score of every pair; what it cannot read it says; what it keeps is whole."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -248,6 +249,28 @@ def test_a_save_that_dies_leaves_the_state_before(tiny_model: SUMA, folder: Path
     index.save(tmp_path / "index")
     assert len(VideoIndex.load(tmp_path / "index", tiny_model)) == 2
     assert len(list((tmp_path / "index").glob("*.npy"))) == 2  # the array that nothing names is gone
+
+
+def test_file_names_that_are_no_text_are_kept(tiny_model: SUMA, folder: Path, tmp_path: Path):
+    odd = tmp_path / "videos" / os.fsdecode(b"d\xff \n \xf0\x9f\x90\x95.mp4")
+    odd.parent.mkdir()
+    shutil.copy(folder / "clip 0.mp4", odd)
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path / "videos")
+    index.save(tmp_path / "index")
+    assert VideoIndex.load(tmp_path / "index", tiny_model).search("a dog")[0].path == str(odd)
+
+
+def test_a_change_in_a_few_bytes_of_the_same_size_is_seen(tiny_model: SUMA, folder: Path, tmp_path: Path):
+    video = tmp_path / "clip.mp4"
+    shutil.copy(folder / "clip 0.mp4", video)
+    index = VideoIndex(tiny_model)
+    index.add(video)
+    content = bytearray(video.read_bytes())
+    content[-1] ^= 255
+    video.write_bytes(content)
+    os.utime(video, (1, 1))
+    assert index.add(video).added == [str(video)]
 
 
 def test_concept_statistics_are_those_of_all_frames(index: VideoIndex):

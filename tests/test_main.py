@@ -1,10 +1,13 @@
 """The command line: answers on stdout, one clear line and an exit code for what cannot be done."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from clips import write_video
+from safetensors.torch import save_file
 
 from suma import SUMA, __version__
 from suma.__main__ import main
@@ -69,6 +72,29 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(place: Path, capsys, ar
     assert suma(place, command, *rest) == 2
     error = capsys.readouterr().err
     assert told in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_an_empty_folder_may_become_an_index_and_a_mistyped_video_leaves_none(place: Path, tmp_path: Path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert suma(place, "index", str(place / "nothing.mp4"), "-o", str(tmp_path / "empty")) == 2
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert suma(place, "index", str(place / "videos" / "0.mp4"), "-o", str(tmp_path / "empty")) == 0
+
+
+@pytest.mark.parametrize("damage", ["cut weights", "another model's weights", "a file where a folder should be"])
+def test_what_is_broken_outside_is_one_line_too(place: Path, tmp_path: Path, capsys, damage: str):
+    shutil.copytree(place / "model", tmp_path / "model")
+    weights, output = tmp_path / "model" / "model.safetensors", tmp_path / "out"
+    if damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "another model's weights":
+        save_file({"weight": torch.zeros(3)}, weights)
+    else:
+        (tmp_path / "file").touch()
+        output = tmp_path / "file" / "index"
+    assert main(["index", str(place / "videos"), "-o", str(output), "--model", str(tmp_path / "model")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture):

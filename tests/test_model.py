@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from suma import SUMA, SUMAConfig
@@ -131,8 +132,20 @@ def test_forward_gives_what_the_encoders_give(tiny_model: SUMA):
     assert float(out["logit_scale"]) == pytest.approx(1 / 0.07, rel=1e-4)
     hot = copy.deepcopy(tiny_model)
     hot.clip.logit_scale.fill_(9), hot.concept_logit_scale.fill_(9)
+    hot.limit_scales()
     out = hot(hot.tokenize(sentences), hot.anchors(sentences), video, mask)
-    assert out["logit_scale"] == out["concept_logit_scale"] == 100
+    assert float(out["logit_scale"]) == float(out["concept_logit_scale"]) == pytest.approx(100)
+
+
+def test_a_scale_at_its_limit_still_learns(tiny_model: SUMA):
+    hot = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        hot.clip.logit_scale.fill_(10)
+    hot.limit_scales()  # CLIP's own weights stand exactly there
+    hot(hot.tokenize(["a dog"]), hot.anchors(["a dog"]), pixels(1, 2), torch.ones(1, 2, dtype=torch.bool))[
+        "logit_scale"
+    ].backward()
+    assert float(hot.clip.logit_scale.grad) > 1
 
 
 # ---- saving and loading --------------------------------------------------------------------------------------------
@@ -349,9 +362,13 @@ def test_errors_of_a_start_name_what_was_wrong(tower, captions, tmp_path: Path):
         start(tmp_path / "nowhere.json", captions)
 
 
-def test_words_in_too_few_captions_are_left_out(tower):
+def test_words_in_too_few_captions_make_no_cluster_and_go_to_the_nearest(tower):
     model = start(tower, ["a dog", "a dog", "a cat"], min_count=2, num_concepts=2)
-    assert sorted(model.config.words) == ["a", "dog"] and model.config.num_captions == 3
+    assert sorted(model.config.words) == ["a", "cat", "dog"] and model.config.num_captions == 3
+    of = dict(zip(["a", "dog", "cat"], model.space.concept_of(["a", "dog", "cat"], model.embed_words), strict=True))
+    assert of["a"] != of["dog"]  # a cluster each
+    embedded = F.normalize(model.embed_words(["a", "dog", "cat"]), dim=-1)
+    assert of["cat"] == of["a" if embedded[2] @ embedded[0] > embedded[2] @ embedded[1] else "dog"]
 
 
 def test_every_field_of_the_config_is_read():

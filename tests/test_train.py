@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from benchmarks import load_clips
 from clips import noise_picture, write_video
-from data import FrameCache, load_clips
+from data import FrameCache
 from safetensors.torch import load_file
 from test_data import row, write_layout
 

@@ -1,104 +1,23 @@
-"""A benchmark -> clips with captions, their videos on disk, cached frames, and batches.
+"""Clips -> cached frames, the frames of a step, splits and batches.
 
 Shapes: N clips, F frames, S pixels per side.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks import CACHE, Clip
 from tqdm import tqdm
 
 from suma.video import read_frames, resize_frames
-
-MSRVTT = "friedrichor/MSR-VTT"
-CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma"))
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One video of a benchmark. Clips cut from one source video share `source`; `category` is the benchmark's."""
-
-    video_id: str
-    path: Path
-    captions: tuple[str, ...]
-    category: int
-    source: str
-    label: str  # the row's "source" column: the dataset's name, or the kind of a minimal pair
-
-
-def load_clips(data: str, config: str) -> list[Clip]:
-    """The clips of one config (`train_9k`, `test_1k`, ...) of MSR-VTT on the Hub, or of a local folder in its layout.
-
-    A layout is: JSON rows named by the README's YAML head, and one zip (or folder) that holds `video/*.mp4`.
-    """
-    from datasets import load_dataset
-
-    if not Path(data).is_dir() and (data.startswith((".", "/", "~")) or data.count("/") != 1):
-        raise FileNotFoundError(f"no benchmark folder {data} (a Hub id has the form owner/name)")
-    splits = load_dataset(data, config)
-    if len(splits) != 1:
-        raise ValueError(f"config {config} of {data} has the splits {', '.join(splits)}: expected one")
-    rows = next(iter(splits.values()))
-    folder = video_folder(data)
-    clips = []
-    for row in rows:
-        captions = row["caption"] if isinstance(row["caption"], list) else [row["caption"]]
-        clips.append(
-            Clip(row["video_id"], folder / row["video"], tuple(captions), row["category"], row["url"], row["source"])
-        )
-    return clips
-
-
-def video_folder(data: str) -> Path:
-    """The folder of the benchmark's videos; its zip is fetched and unpacked at the first call (into SUMA_CACHE)."""
-    if Path(data).is_dir():
-        root = Path(data)
-        if (root / "video").is_dir():
-            return root / "video"
-        archives = sorted(root.glob("*.zip"))
-    else:
-        from huggingface_hub import HfApi, hf_hub_download
-
-        names = [f for f in HfApi().list_repo_files(data, repo_type="dataset") if f.endswith(".zip")]
-        archives = [Path(hf_hub_download(data, name, repo_type="dataset")) for name in names]
-    if len(archives) != 1:
-        raise ValueError(f"{data} must hold a folder `video` or one zip of it, found {len(archives)} zip files")
-    archive = archives[0].resolve()
-    target = CACHE / "videos" / hashlib.sha256(f"{archive}{archive.stat().st_size}".encode()).hexdigest()[:12]
-    unpack(archive, target)
-    return target / "video"
-
-
-def unpack(archive: Path, target: Path) -> None:
-    """Unpack `video/*` of a zip; members already there in full size are kept, names that leave `video/` refused."""
-    done = target / "complete"
-    if done.exists():
-        return
-    (target / "video").mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(archive) as files:
-        for member in tqdm(files.infolist(), desc=f"unpack {archive.name}", disable=None):
-            if member.is_dir():
-                continue
-            parts = PurePosixPath(member.filename).parts
-            if len(parts) != 2 or parts[0] != "video" or parts[1] in ("", ".", ".."):
-                raise ValueError(f"{archive} holds {member.filename!r}: only video/NAME is unpacked")
-            path = target / "video" / parts[1]
-            if path.exists() and path.stat().st_size == member.file_size:
-                continue
-            partial = path.with_name(path.name + ".partial")
-            with files.open(member) as source, partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-            partial.rename(path)
-    done.touch()
 
 
 class FrameCache:
@@ -121,6 +40,12 @@ class FrameCache:
         path = self.folder / name
         if path.exists():
             return np.load(path, mmap_mode="r+")
+        needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(self.folder).free
+        if needed > free:  # a memory map that outgrows its disk ends the process without a word
+            raise OSError(
+                f"the cached frames need {needed / 1e9:.1f} GB, {self.folder} has {free / 1e9:.1f} GB left: "
+                "set SUMA_CACHE to another disk, or keep fewer frames"
+            )
         fresh = np.lib.format.open_memmap(path.with_suffix(".partial"), mode="w+", dtype=dtype, shape=shape)
         path.with_suffix(".partial").rename(path)
         return fresh
@@ -217,7 +142,7 @@ def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.ran
     """
     order: list[int] = []
     if group_size:
-        runs: dict[int, list[int]] = {}
+        runs: dict[int | str, list[int]] = {}
         sources: dict[str, list[int]] = {}
         for i, clip in enumerate(clips):
             sources.setdefault(clip.source, []).append(i)

@@ -14,10 +14,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from data import MSRVTT, Clip, FrameCache, load_clips, pad_frames, pick_frames
+from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
+from data import FrameCache, pad_frames, pick_frames
 from torch import Tensor
 from tqdm import tqdm
 
@@ -223,9 +225,12 @@ def visitors(model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[st
     return rows
 
 
-def evaluate(model: SUMA, data: str, config: str = "test_1k") -> dict[str, object]:
-    """Retrieval both ways; where the folder has them (Scenes), also the time probes and the pointing."""
-    clips = load_clips(data, config)
+def evaluate(model: SUMA, data: str, config: str = "test_1k", **options: Any) -> dict[str, object]:
+    """Retrieval both ways; where the folder has them (Scenes), also the time probes and the pointing.
+
+    options: those of `load_clips`.
+    """
+    clips = load_clips(data, config, **options)
     cache = FrameCache(clips, model.config.num_frames, model.config.image)
     cache.build()
     videos = encode_videos(model, clips, cache)
@@ -273,11 +278,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", required=True, help="a SUMA folder or Hub id")
     parser.add_argument("--data", default=MSRVTT, help="a benchmark on the Hub, or a local folder in its layout")
     parser.add_argument("--config", default="test_1k", help="the benchmark's split to evaluate")
+    parser.add_argument("--video-column", default="video", help="the column of the videos' file names")
+    parser.add_argument("--caption-column", default="caption", help="the column of the captions")
+    parser.add_argument("--limit", type=int, default=0, help="only the first so many videos; 0: all")
+    parser.add_argument("--paragraph", action="store_true", help="join each video's captions (ActivityNet)")
     parser.add_argument("--output", type=Path, help="also write the results as JSON to this file")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
     args = parser.parse_args(argv)
-    use_fast_matmul()
-    results = evaluate(SUMA.from_pretrained(args.model).to(args.device), args.data, args.config)
+    if args.device == "cpu":
+        use_fast_matmul()
+    options = {name: getattr(args, name) for name in OPTIONS}
+    results = evaluate(SUMA.from_pretrained(args.model).to(args.device), args.data, args.config, **options)
     print(table(results))
     if args.output:
         args.output.write_text(json.dumps(results, indent=2) + "\n")

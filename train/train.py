@@ -8,7 +8,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import copy
 import json
 import math
 import shutil
@@ -18,13 +17,16 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from data import MSRVTT, Clip, FrameCache, batches, hold_out, load_clips, pad_frames, pick_frames
+from accelerate import Accelerator, InitProcessGroupKwargs
+from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
+from card import model_card, push
+from data import FrameCache, batches, hold_out, pad_frames, pick_frames
 from evaluate import both_ways, choose_share, encode_captions, encode_videos, evaluate, similarities, table
 from gradcache import cached_step
 from losses import suma_loss
@@ -47,18 +49,22 @@ class TrainConfig:
     data: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
     train_config: str = option("train_9k", "its training split")
     test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
+    video_column: str = option("video", "the column of the videos' file names, in rows of your own")
+    caption_column: str = option("caption", "the column of the captions, in rows of your own")
+    limit: int = option(0, "only the first so many videos of each split, fetched one by one; 0: all")
+    paragraph: bool = option(False, "join each video's captions into one (ActivityNet)")
     output: str = option("runs/suma", "folder for checkpoints, log and the trained model; run again to resume")
     clip: str = option("ViT-B-32-quickgelu", "open_clip model name, a .json of one, or a saved SUMA's folder")
     pretrained: str = option("openai", "open_clip tag or checkpoint file of the backbone; empty: random weights")
     num_concepts: int = option(1024, "K, clusters of caption words")
-    min_count: int = option(1, "words in fewer captions are left out of the concept space")
+    min_count: int = option(1, "words in fewer captions make no clusters of their own")
     anchor: str = option("idf", "weights of the concepts a sentence names: binary, count or idf")
     temporal_layers: int = option(4, "layers of the temporal encoder; 0: the mean of the frames")
     aggregation: str = option("softmax", "over frames: softmax, mean or max")
     num_frames: int = option(12, "frames per video in evaluation")
     train_frames: int = option(12, "frames per video in training, one random one of each segment")
     cache_frames: int = option(24, "frames kept per training video, uint8 on disk (24 of 224 px: 3.6 MB)")
-    epochs: int = option(5, "passes over the training videos")
+    epochs: int = option(5, "passes over the training pairs; a step takes one caption of each of its videos")
     steps: int = option(0, "optimiser steps instead of epochs")
     batch_size: int = option(128, "pairs per step, over all processes")
     chunk: int = option(0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch")
@@ -144,15 +150,14 @@ class Batches:
         rng = np.random.default_rng((self.c.seed, 2, step))
         captions = [self.clips[i].captions[rng.integers(len(self.clips[i].captions))] for i in members]
         distinct = {caption: n for n, caption in enumerate(captions)}
-        videos = []
-        for i in members:
-            count = int(self.cache.counts[self.picks[i]])
-            videos.append(self.cache.get(self.picks[i], pick_frames(count, self.c.train_frames, rng)))
-        pixels, mask = pad_frames(videos, self.c.train_frames)
+        rows = [self.picks[i] for i in members]
+        frames = [pick_frames(int(self.cache.counts[row]), self.c.train_frames, rng) for row in rows]
         mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
+        videos = [self.cache.get(row, at) for row, at in zip(rows[mine], frames[mine], strict=True)]
+        pixels, mask = pad_frames(videos, self.c.train_frames)
         return {
             "tokens": self.model.tokenize(captions[mine]), "anchors": self.model.anchors(captions[mine]).cpu(),
-            "pixels": torch.from_numpy(pixels[mine]), "mask": torch.from_numpy(mask[mine]),
+            "pixels": torch.from_numpy(pixels), "mask": torch.from_numpy(mask),
             "video": torch.tensor(members[mine]), "caption": torch.tensor([distinct[x] for x in captions[mine]]),
         }  # fmt: skip
 
@@ -177,12 +182,13 @@ class Batches:
 
 
 def check_same_run(c: TrainConfig, output: Path) -> None:
-    """Note the run's options in its folder. Raises ValueError where another run's options stand there."""
+    """Note the run's options in its folder. Raises ValueError where a checkpoint of other options stands there."""
     file = output / "train_config.json"
     now = asdict(c)
-    if file.exists():
+    if file.exists() and newest_checkpoint(output):
         before = json.loads(file.read_text())
-        changed = [name for name in now if name != "output" and before.get(name) != now[name]]
+        free = ("output", "push_to_hub", "log_every", "save_every")  # what does not touch the weights
+        changed = [name for name in now if name not in free and before.get(name) != now[name]]
         if changed:
             told = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in changed)
             raise ValueError(f"{output} holds a run with other options ({told}): choose another --output")
@@ -207,7 +213,8 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, best: flo
 
 def main(argv: Sequence[str] | None = None) -> None:
     c = parse(argv)
-    accelerator = Accelerator(mixed_precision=c.mixed_precision)
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one process unpacks and decodes
+    accelerator = Accelerator(mixed_precision=c.mixed_precision, kwargs_handlers=[patience])
     rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if accelerator.device.type == "cpu":
         use_fast_matmul()
@@ -222,7 +229,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_same_run(c, output)
 
     # data: clips, held-out training clips for selection, cached frames
-    clips = load_clips(c.data, c.train_config)
+    with accelerator.main_process_first():
+        clips = load_clips(c.data, c.train_config, **{name: getattr(c, name) for name in OPTIONS})
     train, held = hold_out(clips, c.held_out, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
     clip_source = json.loads(Path(c.clip).read_text()) if c.clip.endswith(".json") else c.clip
@@ -241,8 +249,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model.clip.set_grad_checkpointing(c.checkpoint_activations)
 
     # optimiser
-    loader = Batches(copy.deepcopy(model), clips, cache, train, c)  # its own copy makes anchors: the start's words
-    steps = c.steps or c.epochs * loader.per_epoch
+    loader = Batches(model, clips, cache, train, c)
+    steps = c.steps or max(1, c.epochs * len(captions) // c.batch_size)
     optimizer = torch.optim.AdamW(parameter_groups(model, c), betas=(0.9, 0.98))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     first, best = 0, -1.0
@@ -305,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         accelerator.clip_grad_norm_(model.parameters(), c.grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        model.limit_scales()
 
         seen += c.batch_size
         bar.update()
@@ -313,7 +322,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             values = {name: round(x.item(), 4) for name, x in losses._asdict().items()}
             speed = seen / (time.time() - began)
             rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
-            log(step=done, epoch=done / loader.per_epoch, **values, **rates, pairs_per_second=round(speed, 1))
+            log(
+                step=done,
+                epoch=round(done * c.batch_size / len(captions), 4),
+                **values,
+                **rates,
+                pairs_per_second=round(speed, 1),
+            )
             if is_main:
                 metrics = " ".join(f"{name} {value:.3f}" for name, value in values.items())
                 tqdm.write(f"step {done}/{steps} {metrics} {speed:.0f} pairs/s")
@@ -335,15 +350,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def finish(c: TrainConfig, output: Path) -> None:
-    """Save the selected model, evaluate it once on the test split, and push it."""
-    chosen = SUMA.from_pretrained(output / "best")
-    (chosen.half() if c.half else chosen).save_pretrained(output / "model")
-    if c.test_config:
-        results = evaluate(SUMA.from_pretrained(output / "model"), c.data, c.test_config)
-        (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        print(table(results))
+    """Save the selected model, evaluate it once on the test split, write its card, and push it.
+
+    results.json is written last: where it stands, all is done but the push. A failed push is the end of the process,
+    not of the model: SystemExit says what went wrong, and the same command tries again.
+    """
+    folder, file = output / "model", output / "results.json"
+    if not file.exists():
+        chosen = SUMA.from_pretrained(output / "best")
+        (chosen.half() if c.half else chosen).save_pretrained(folder)
+        saved = SUMA.from_pretrained(folder)
+        saved.to("cuda" if torch.cuda.is_available() else "cpu")
+        options = {name: getattr(c, name) for name in OPTIONS}
+        results = evaluate(saved, c.data, c.test_config, **options) if c.test_config else {}
+        (folder / "README.md").write_text(model_card(saved, asdict(c), results), encoding="utf-8")
+        if results:
+            print(table(results))
+            partial_file = file.with_suffix(".partial")
+            partial_file.write_text(json.dumps(results, indent=2) + "\n")
+            partial_file.rename(file)
     if c.push_to_hub:
-        SUMA.from_pretrained(output / "model").push_to_hub(c.push_to_hub)
+        try:
+            push(folder, c.push_to_hub)
+        except Exception as error:  # whatever it is, the trained model is safe and the user must know
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            safe = f"The trained model is in {folder}; the same command tries again"
+            raise SystemExit(f"not pushed to {c.push_to_hub} ({told}). {safe}") from error
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def playable(row: Row) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:
-            os.link(source, target)
+            os.link(source.resolve(), target)
         except OSError:  # another file system
             shutil.copyfile(source, target)
     return str(target)
