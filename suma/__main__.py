@@ -34,7 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     index = command("index", "add videos to an index, or make one")
     index.add_argument("videos", nargs="+", help="video files, folders or globs")
     index.add_argument("-o", "--output", required=True, help="the index's folder")
-    index.add_argument("--captions", type=Path, help="a text file of captions, one per line, for video -> captions")
+    index.add_argument(
+        "--captions",
+        type=Path,
+        help="captions to search: a text file, one per line, or JSON {video: captions}",
+    )
     search = command("search", "text -> videos")
     search.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
@@ -48,6 +52,17 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", "what an index holds, and the files it could not read")
     info.add_argument("index", help="the index's folder")
     return parser
+
+
+def _read_captions(file: Path) -> list[str]:
+    """Captions of a text file, one per line, or of a JSON object whose values are captions or lists of them."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".json":
+        return text.splitlines()
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must be an object of captions by video")
+    return [str(caption) for value in values.values() for caption in (value if isinstance(value, list) else [value])]
 
 
 def _show(matches: Sequence[Match], as_json: bool) -> None:
@@ -68,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         find_videos(args.videos)  # nothing to add is an error before anything is written
         index = VideoIndex(model) if new else VideoIndex.load(args.output, model)
         if args.captions:
-            index.set_captions(args.captions.read_text(encoding="utf-8").splitlines())
+            index.set_captions(_read_captions(args.captions))
         index.save(args.output)
         report = index.add(args.videos)
         if args.json:

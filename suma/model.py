@@ -18,6 +18,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from suma import text
+from suma.backbone import load_backbone
 from suma.concepts import ANCHORS, ConceptSpace, cluster_words, count_words, naming_order, nearest_centre
 from suma.similarity import AGGREGATIONS, Texts, Videos, score
 
@@ -162,7 +163,13 @@ class SUMA(
         Raises ValueError for an unknown name or fewer words than concepts.
         """
         torch.manual_seed(seed)
-        clip, cfg, image, tokenizer_name = _load_clip(name, pretrained)
+        if not isinstance(name, dict) and Path(name).is_dir():
+            if pretrained:
+                raise ValueError(f"{name} holds trained towers: leave `pretrained` out")
+            saved = cls.from_pretrained(name)
+            clip, cfg, image, tokenizer_name = saved.clip, saved.config.clip, saved.config.image, saved.config.tokenizer
+        else:
+            clip, cfg, image, tokenizer_name = load_backbone(name, pretrained)
         unknown = set(options) - {f.name for f in fields(SUMAConfig)}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: no such option of SUMAConfig")
@@ -367,45 +374,3 @@ def _check_config(file: Path) -> None:
         raise ValueError(f"{file} is not the config of a SUMA: it has no clip, image and format_version")
     if not isinstance(config["clip"], dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["clip"]):
         raise ValueError(f"{file} is damaged: its clip has no embed_dim, vision_cfg and text_cfg")
-
-
-def _load_clip(name: str | Path | dict[str, Any], pretrained: str | None) -> tuple[Any, dict, dict, str]:  # type: ignore[type-arg]
-    """An open_clip model, its config, its preprocessing and the name of its tokenizer."""
-    import open_clip
-
-    if not isinstance(name, dict) and Path(name).is_dir():
-        if pretrained:
-            raise ValueError(f"{name} holds trained towers: leave `pretrained` out")
-        saved = SUMA.from_pretrained(name)
-        return saved.clip, saved.config.clip, saved.config.image, saved.config.tokenizer
-    if not isinstance(name, dict) and str(name).endswith(".json"):
-        name = json.loads(Path(name).read_text())
-    if isinstance(name, dict):
-        cfg = dict(name)
-        preprocess = cfg.pop("preprocess_cfg", {})
-        custom = cfg.get("custom_text", False)
-        clip = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(
-            **{k: v for k, v in cfg.items() if k != "custom_text"}
-        )
-        if pretrained:
-            open_clip.load_checkpoint(clip, pretrained)
-        tokenizer = ""
-    else:
-        tokenizer = str(name)
-        loaded = open_clip.get_model_config(tokenizer)
-        if loaded is None:
-            raise ValueError(
-                f"{tokenizer!r} is no open_clip model (`open_clip.list_models()`), .json file or SUMA folder"
-            )
-        cfg = loaded
-        clip = open_clip.create_model(tokenizer, pretrained=pretrained, pretrained_text=False)
-        preprocess = open_clip.get_model_preprocess_cfg(clip)
-    size = preprocess.get("size", cfg["vision_cfg"].get("image_size", 224))
-    image = {
-        "size": int(size[0] if isinstance(size, (list, tuple)) else size),
-        "mean": list(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        "std": list(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
-        "interpolation": preprocess.get("interpolation", "bicubic"),
-        "resize_mode": preprocess.get("resize_mode", "shortest"),
-    }
-    return clip, cfg, image, tokenizer

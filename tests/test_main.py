@@ -74,6 +74,16 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(place: Path, capsys, ar
     assert told in error and error.startswith("error: ") and error.count("\n") == 1
 
 
+def test_captions_may_be_json_by_video(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "captions.json").write_text(json.dumps({"0.mp4": "a dog", "1.mp4": ["a cat", "a bird"]}))
+    options = ("-o", str(tmp_path / "index"), "--captions", str(tmp_path / "captions.json"))
+    assert suma(place, "index", str(place / "videos"), *options) == 0
+    assert suma(place, "info", str(tmp_path / "index"), "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["captions"] == 3
+    (tmp_path / "captions.json").write_text("[1]")
+    assert suma(place, "index", str(place / "videos"), *options) == 2
+
+
 def test_an_empty_folder_may_become_an_index_and_a_mistyped_video_leaves_none(place: Path, tmp_path: Path, capsys):
     (tmp_path / "empty").mkdir()
     assert suma(place, "index", str(place / "nothing.mp4"), "-o", str(tmp_path / "empty")) == 2
