@@ -1,0 +1,83 @@
+"""The options of a training run: one dataclass, from whose fields the command line is made."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from benchmarks import MSRVTT
+
+
+def option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainConfig:
+    """A training run; every field is a flag of the command line."""
+
+    data: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
+    train_config: str = option("train_9k", "its training split")
+    test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
+    video_column: str = option("video", "the column of the videos' file names, in rows of your own")
+    caption_column: str = option("caption", "the column of the captions, in rows of your own")
+    limit: int = option(0, "only the first so many videos of each split, fetched one by one; 0: all")
+    paragraph: bool = option(False, "join each video's captions into one (ActivityNet)")
+    output: str = option("runs/suma", "folder for checkpoints, log and the trained model; run again to resume")
+    clip: str = option("ViT-B-32-quickgelu", "open_clip model name, a .json of one, or a saved SUMA's folder")
+    pretrained: str = option("openai", "open_clip tag or checkpoint file of the backbone; empty: random weights")
+    num_concepts: int = option(1024, "K, clusters of caption words")
+    min_count: int = option(1, "words in fewer captions make no clusters of their own")
+    anchor: str = option("idf", "weights of the concepts a sentence names: binary, count or idf")
+    temporal_layers: int = option(4, "layers of the temporal encoder; 0: the mean of the frames")
+    aggregation: str = option("softmax", "over frames: softmax, mean or max")
+    num_frames: int = option(12, "frames per video in evaluation")
+    train_frames: int = option(12, "frames per video in training, one random one of each segment")
+    cache_frames: int = option(24, "frames kept per training video, uint8 on disk (24 of 224 px: 3.6 MB)")
+    epochs: int = option(5, "passes over the training pairs; a step takes one caption of each of its videos")
+    steps: int = option(0, "optimiser steps instead of epochs")
+    batch_size: int = option(128, "pairs per step, over all processes")
+    chunk: int = option(0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch")
+    checkpoint_activations: bool = option(False, "less memory for about a third more time in the backbone")
+    group_size: int = option(0, "hard batches: runs of this many clips of one category; 0: random batches")
+    clip_lr: float = option(1e-6, "learning rate of the backbone")
+    new_lr: float = option(1e-4, "learning rate of the temporal encoder, the concepts and their temperature")
+    warmup: float = option(0.1, "share of the steps with rising learning rate; then cosine to 0")
+    weight_decay: float = option(0.2, "of matrices; none on biases, norms and temperatures")
+    alpha: float = option(0.1, "weight of the alignment loss")
+    beta: float = option(1.0, "weight of the aligned similarity loss")
+    grad_norm: float = option(1.0, "largest norm of the gradient")
+    held_out: int = option(500, "training videos kept for selection; the test split is never used for it")
+    eval_every: int = option(500, "steps between evaluations on the held-out videos")
+    save_every: int = option(500, "steps between checkpoints")
+    log_every: int = option(20, "steps between lines of metrics")
+    mixed_precision: str = option("bf16", "bf16, fp16 (GPU only) or no")
+    half: bool = option(False, "save the final weights in float16")
+    skip_unreadable: bool = option(False, "leave unreadable videos out and report them, instead of stopping")
+    push_to_hub: str = option("", "Hub id to push the trained model to")
+    seed: int = option(0, "of everything random")
+
+    def __post_init__(self) -> None:
+        if self.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise ValueError("fp16 needs a GPU's gradient scaler: choose bf16 or no")
+        if min(self.batch_size, self.train_frames, self.log_every, self.eval_every, self.save_every) < 1:
+            raise ValueError("batch_size, train_frames, log_every, eval_every and save_every must be at least 1")
+        if self.steps < 0 or (self.steps == 0 and self.epochs < 1):
+            raise ValueError("give at least one epoch, or a positive number of steps")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is a share of the steps, 0 to 1, got {self.warmup}")
+        if self.cache_frames < max(self.train_frames, self.num_frames):
+            raise ValueError(f"cache_frames={self.cache_frames} is fewer than train_frames or num_frames")
+
+
+def parse(argv: Sequence[str] | None) -> TrainConfig:
+    about = "Train SUMA: `accelerate launch train/train.py --data DIR-or-Hub-id --output runs/suma`."
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for f in fields(TrainConfig):
+        kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}
+        parser.add_argument("--" + f.name.replace("_", "-"), default=f.default, help=f.metadata["help"], **kind)
+    try:
+        return TrainConfig(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))
