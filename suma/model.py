@@ -21,6 +21,7 @@ from suma import text
 from suma.backbone import load_backbone
 from suma.concepts import ANCHORS, ConceptSpace, cluster_words, count_words, naming_order, nearest_centre
 from suma.similarity import AGGREGATIONS, Texts, Videos, score
+from suma.video import normalize
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -281,10 +282,7 @@ class SUMA(
         """Pixels (N, 3, H, W) -> frame features (N, D), not normalised; uint8 is normalised here, floats are taken
         as they are."""
         if pixels.dtype == torch.uint8:
-            mean, std = (
-                torch.tensor(self.config.image[k], device=pixels.device).view(3, 1, 1) for k in ("mean", "std")
-            )
-            pixels = (pixels.float() / 255 - mean) / std
+            pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         weight = next(self.clip.visual.parameters())
         return self.clip.encode_image(pixels.to(weight.dtype))
 

@@ -160,9 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         clips = load_clips(c.data, c.train_config, **{name: getattr(c, name) for name in OPTIONS})
     train, held = hold_out(clips, c.held_out, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
-    clip_source = json.loads(Path(c.clip).read_text()) if c.clip.endswith(".json") else c.clip
     model = SUMA.from_clip(
-        clip_source, captions, c.pretrained or None, c.seed, c.min_count, num_concepts=c.num_concepts, anchor=c.anchor,
+        c.clip, captions, c.pretrained or None, c.seed, c.min_count, num_concepts=c.num_concepts, anchor=c.anchor,
         temporal_layers=c.temporal_layers, aggregation=c.aggregation, num_frames=c.num_frames,
     )  # fmt: skip
     with accelerator.main_process_first():
