@@ -1,7 +1,7 @@
 """Steering: the query's concepts made stronger, banned, or joined by others, while the score stays the same function.
 
 A sentence is a unit feature s (D) and a unit anchor a (K), which says how much it names each concept. Steering sets
-some of the anchor's weights to values in [-1, 1] and brings the anchor to length 1 again; s is left as it is. So 0 takes
+some of the anchor's weights to values in [-1, 1] and brings the anchor to length 1 again; s stays as it is. So 0 takes
 a concept out of the concept space's half of the score, and a negative weight (-1: banned) takes score from videos that
 show it. A query without a sentence has s = 0: its score is the concept space's half alone. (The paper does not steer.)
 

@@ -1,7 +1,5 @@
 """Steering changes the anchor and nothing else: the same function scores what comes of it."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from clips import noise_picture, write_video

@@ -50,11 +50,11 @@ def theme() -> gr.themes.Base:
     )
 
 
-def launch_options() -> dict[str, Any]:
+def launch_options(max_megabytes: int = 200) -> dict[str, Any]:
     """What `demo.launch` gets, in the app and in the tests."""
     return {
         "theme": theme(),
         "css": (Path(__file__).parent / "style.css").read_text(encoding="utf-8"),
         "footer_links": ["api", "settings"],
-        "max_file_size": "500mb",
+        "max_file_size": f"{max_megabytes}mb",
     }
