@@ -31,7 +31,7 @@ def name_for(path: str, taken: Container[str]) -> str:
     """What a video is called on the page: the shortest end of its path that is not taken, so it tells no more of the
     path than it must."""
     parts = Path(path).parts
-    for n in range(1, len(parts) + 1):
+    for n in range(1, len(parts)):
         name = "/".join(parts[-n:])
         if name not in taken:
             return name
