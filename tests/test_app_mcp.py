@@ -90,7 +90,7 @@ def test_the_tools_answer_what_the_index_answers(server: str):
         ("concepts", {"words": "elephant", "top_k": 1}),
         ("captions", {"video": name, "top_k": 2, "lines": "an elephant\na boat"}),
         ("similar", {"video": name, "top_k": 2}),
-        ("add", {"file": None}),
+        ("add", {}),
         ("search", {"query": ""}),
     )
     found, banned, why, concepts, captions, similar = map(answer, results[:6])

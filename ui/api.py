@@ -79,7 +79,7 @@ class Api:
         return [self._json(match) for match in self.find(_text(query), _weights(weights), top_k)]
 
     @kind
-    def captions(self, video: str, file: str | None, top_k: int, lines: str) -> list[dict[str, Any]]:
+    def captions(self, video: str = "", file: str | None = None, top_k: int = 5, lines: str = "") -> list[dict[str, Any]]:
         """Rank captions by how well they describe a video: those of the gallery's list, or lines of your own.
 
         Args:
@@ -95,7 +95,7 @@ class Api:
             return [{"caption": text, "score": score} for text, score in self.rank(path, _count(top_k), lines)]
 
     @kind
-    def similar(self, video: str, file: str | None, top_k: int) -> list[dict[str, Any]]:
+    def similar(self, video: str = "", file: str | None = None, top_k: int = 5) -> list[dict[str, Any]]:
         """Find the videos of the gallery that are most like a video.
 
         Args:
@@ -158,7 +158,7 @@ class Api:
         ]  # fmt: skip
 
     @kind
-    def add(self, file: str | None) -> dict[str, Any]:
+    def add(self, file: str | None = None) -> dict[str, Any]:
         """Add a video file to the gallery. Refused where the operator made the gallery read-only.
 
         Args:
