@@ -19,6 +19,7 @@ from suma import SUMA, VideoIndex
 from suma.cpu import use_fast_matmul
 from suma.explain import Explanation, heat_map
 from suma.steer import parse
+from suma.video import VIDEO_EXTENSIONS, find_videos
 from ui import heat, media, steering, tiles
 from ui.adding import Progress, add_paths
 from ui.api import MAX_QUERY, TOP, Api, Options, kind
@@ -267,8 +268,6 @@ class Handlers(Api):
         return [gr.Video(None, visible=False), "", "", gr.Button(visible=False)]
 
     def _folder(self, folder: str | None) -> Iterator[Progress]:
-        from suma.video import find_videos
-
         allowed = {str(path): path for path in self.options.folders}
         if self.options.read_only or folder not in allowed:
             raise ValueError("choose one of the folders that the operator allowed")
@@ -373,8 +372,8 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
                         gr.HTML(tiles.note("This gallery is read-only. Run the app yourself to add your own videos: "
                                            "python app.py --videos FOLDER"), apply_default_css=False)  # fmt: skip
                     else:
-                        files = gr.File(file_count="multiple", label="Add videos to the gallery", elem_id="add-files",
-                                        file_types=["video", ".gif", ".mkv", ".avi", ".ts"], height=140)  # fmt: skip
+                        files = gr.UploadButton("Add videos", file_count="multiple", elem_id="add-files",
+                                                file_types=["video", *sorted(VIDEO_EXTENSIONS)], size="md")  # fmt: skip
                         folders = [str(path) for path in h.options.folders]
                         with gr.Row(visible=bool(folders)):
                             folder = gr.Dropdown(folders, value=folders[0] if folders else None, elem_id="folder",
@@ -431,7 +430,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         if not h.options.read_only:
             writing: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "writing", "concurrency_limit": 1}
             gone = [member_player, member_title, member, removal]
-            gr.on([files.upload], h.add_uploads, files, adding, **writing).then(
+            files.upload(h.add_uploads, files, adding, **writing).then(
                 h.show_gallery, [members_filter, limit], stocked, **page)  # fmt: skip
             add_folder.click(h.add_folder, folder, adding, **writing).then(
                 h.show_gallery, [members_filter, limit], stocked, **page)  # fmt: skip

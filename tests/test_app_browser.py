@@ -298,12 +298,11 @@ def test_own_captions_are_ranked(page: Any):
 def test_a_recording_of_the_webcam_is_described(page: Any):
     page.context.grant_permissions(["camera", "microphone"])
     page.get_by_role("tab", name="From a video").click()
-    page.locator("#query-video button[aria-label*='webcam' i], #query-video [data-testid*='webcam' i]").first.click()
-    page.locator("#query-video button:has-text('access'), #query-video button[title*='access' i]").first.click()
-    record = page.locator("#query-video button[aria-label*='record' i], #query-video button:has-text('Record')").first
-    record.click()
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_role("button", name="Record").click()
     page.wait_for_timeout(1500)
-    page.locator("#query-video button[aria-label*='stop' i], #query-video button:has-text('Stop')").first.click()
+    page.get_by_role("button", name="Stop").click()
     page.wait_for_selector("#captions li", timeout=20_000)
     assert "Your video" in page.locator("#about").text_content()
 
@@ -324,7 +323,9 @@ def test_videos_are_added_and_removed_in_the_gallery(page: Any, tmp_path: Path, 
     page.get_by_role("tab", name="Gallery").click()
     page.wait_for_selector("#members .suma-tile")
     clip = write_video(tmp_path / "mine.avi", frames=30, size=(96, 64), picture=noise_picture)
-    page.locator("#add-files input[type=file]").set_input_files(str(clip))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Add videos").click()
+    chooser.value.set_files(str(clip))
     page.get_by_text("1 of 1").wait_for()
     page.wait_for_selector("#members .suma-tile[data-video='mine.avi']")
     page.locator("#add-folder").click()

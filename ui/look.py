@@ -44,8 +44,8 @@ def theme() -> gr.themes.Base:
         checkbox_label_padding="4px 10px",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_primary_text_color="white",
     )
 
@@ -55,6 +55,8 @@ def launch_options(max_megabytes: int = 200) -> dict[str, Any]:
     return {
         "theme": theme(),
         "css": (Path(__file__).parent / "style.css").read_text(encoding="utf-8"),
+        "head": f"<script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>",
+        "state_session_capacity": 300,  # Gradio keeps some 200 kB for each visitor, and for each call without a session
         "footer_links": ["api", "settings"],
         "max_file_size": f"{max_megabytes}mb",
     }

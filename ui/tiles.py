@@ -6,12 +6,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from statistics import median
 
 from ui.colours import SCALE, colour
 
-ON_LOAD = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")  # of every gr.HTML of the app
+ON_LOAD = "window.sumaListen(element, trigger, watch)"  # page.js, of every gr.HTML of the app
 _run = count()
 
 
