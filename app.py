@@ -117,7 +117,7 @@ class Handlers(Api):
             player = gr.Video(media.playable(row), autoplay=play, visible=True)
         except (FileNotFoundError, ValueError) as error:
             player, note = gr.Video(None, visible=False), f"{note} · {error}"
-        title = tiles.heading(self.gallery.title(row.path), note)
+        title = tiles.heading(self.gallery.title(row.path), note, (text or "").strip()[:MAX_QUERY])
         return [name, player, title, self._map(found), heat.shares(found) + heat.carried(found)]
 
     def _why(self, path: str, text: str, mode: str) -> Explanation:

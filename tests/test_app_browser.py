@@ -97,6 +97,8 @@ def search(page: Any, query: str) -> None:
     page.locator("#query textarea, #query input").fill(query)
     page.keyboard.press("Enter")
     page.wait_for_selector(f"#results .suma-tiles:not([data-run='{before}'])")
+    answered = "q => document.querySelector('#title .suma-heading')?.dataset.for == q"
+    page.wait_for_function(answered, arg=query.strip()[: app.MAX_QUERY])
 
 
 def wait_until_at(page: Any, player: str, seconds: float, within: float = 0.4) -> None:
@@ -300,9 +302,9 @@ def test_a_recording_of_the_webcam_is_described(page: Any):
     page.get_by_role("tab", name="From a video").click()
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
-    page.get_by_role("button", name="Record").click()
+    page.locator("#query-video button", has_text="Record").click()
     page.wait_for_timeout(1500)
-    page.get_by_role("button", name="Stop").click()
+    page.locator("#query-video button", has_text="Stop").click()
     page.wait_for_selector("#captions li", timeout=20_000)
     assert "Your video" in page.locator("#about").text_content()
 

@@ -181,6 +181,6 @@ def playing(player: str, path: str, title: str, start: float) -> str:
     return f'<p class="suma-playing" {mark(player, path, start)}><b>{esc(title)}</b> at {start:.1f} s</p>'
 
 
-def heading(title: str, note: str = "") -> str:
-    """A result's title and what is said about it."""
-    return f'<div class="suma-heading"><h3>{esc(title)}</h3><p>{esc(note)}</p></div>'
+def heading(title: str, note: str = "", query: str = "") -> str:
+    """A result's title, what is said about it, and the query that it answers."""
+    return f'<div class="suma-heading" data-for="{esc(query)}"><h3>{esc(title)}</h3><p>{esc(note)}</p></div>'
