@@ -29,9 +29,7 @@ def settle(page: Any, milliseconds: int = 900) -> None:
 def still(page: Any, name: str) -> None:
     """A screenshot in a palette, which is a third of the size and looks the same."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(256, kmeans=4, dither=Image.Dither.NONE).save(
-        ROOT / "assets" / name, optimize=True
-    )
+    picture.quantize(256, kmeans=4, dither=Image.Dither.NONE).save(ROOT / "assets" / name, optimize=True)
 
 
 def film(page: Any) -> None:

@@ -103,7 +103,7 @@ def test_a_search_shows_a_tile_for_each_video_and_explains_the_best(handlers: ap
     assert f"score {best.score:.3f}" in title and f"<td>{best.score:.3f}</td>" in shares
     count = handlers.index.model.config.num_frames
     assert why.count("<image") == count and why.count("suma-cell") % count == 0
-    assert "weight in query" in shares and shares.count("<td>+") + shares.count("<td>-") >= 5
+    assert "weight in the query" in shares and shares.count("<td>+") + shares.count("<td>-") >= 5
 
 
 def test_the_heat_map_shows_the_models_numbers(handlers: app.Handlers):
@@ -114,7 +114,11 @@ def test_the_heat_map_shows_the_models_numbers(handlers: app.Handlers):
     assert values == [pytest.approx(v, abs=6e-4) for c in found.concepts for v in c.heat]
     extremes = min(v for c in found.concepts for v in c.heat), max(v for c in found.concepts for v in c.heat)
     assert all(f"<span>{v:.3f}</span>" in svg for v in extremes)
-    assert colours.colour(0) == colours.SCALE[0] and colours.colour(1) == colours.SCALE[-1] and colours.colour(7) == colours.SCALE[-1]
+    assert (
+        colours.colour(0) == colours.SCALE[0]
+        and colours.colour(1) == colours.SCALE[-1]
+        and colours.colour(7) == colours.SCALE[-1]
+    )
     assert colours.colour(0.5 / (len(colours.SCALE) - 1)) == "#092c5f"  # halfway from #00224e to #123570
 
 
@@ -122,8 +126,16 @@ def test_words_stay_text_wherever_they_are_shown(handlers: app.Handlers):
     name = "clip 1.mp4"
     assert handlers.gallery.title(handlers.gallery.names[name]) == EVIL
     shown = [handlers.show_picker("", 24), *handlers.show_picked("", clicked(video=name))[2:]]
-    shown += [*handlers.show_results(EVIL), *handlers.show_gallery("", 24), handlers.show_member(clicked(video=name))[1]]
-    shown += [handlers.show_captions({"video": name}, EVIL), tiles.failures({EVIL: EVIL}), tiles.download(EVIL, "x", b"")]
+    shown += [
+        *handlers.show_results(EVIL),
+        *handlers.show_gallery("", 24),
+        handlers.show_member(clicked(video=name))[1],
+    ]
+    shown += [
+        handlers.show_captions({"video": name}, EVIL),
+        tiles.failures({EVIL: EVIL}),
+        tiles.download(EVIL, "x", b""),
+    ]
     shown += [tiles.concept_map([[0.5, 0.5]], [EVIL], [0.1]), tiles.playing(EVIL, EVIL, EVIL, 0.0)]
     shown += [steering.bar(handlers.index.model, f"{EVIL} [dog 0.5]")]
     shown += [tiles.queries([EVIL], EVIL), tiles.captions([(EVIL, 0.5)]), tiles.heading(EVIL, EVIL)]

@@ -140,7 +140,9 @@ def test_a_click_on_a_cell_the_timeline_or_a_frame_plays_that_moment(page: Any):
 def test_the_switch_shows_the_strongest_concepts(page: Any):
     before = page.locator("#why .suma-name").all_text_contents()
     words = page.locator("#why .suma-name").first.get_attribute("title")
-    assert set(page.locator("#why .suma-name span").first.text_content().split(", ")) <= set(words.replace(":", ",").split(", "))
+    assert set(page.locator("#why .suma-name span").first.text_content().split(", ")) <= set(
+        words.replace(":", ",").split(", ")
+    )
     page.get_by_label("strongest in the video").check()
     page.wait_for_function("n => document.querySelectorAll('#why .suma-name').length != n", arg=len(before))
     assert page.locator("#why .suma-name").count() == 8
@@ -227,7 +229,7 @@ def test_typing_searches_when_it_pauses_and_the_keyboard_reaches_every_result(pa
 
 
 def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str, Path, VideoIndex], browser: Any):
-    url, _, index = made
+    _, _, index = made
     search(page, "a dog runs")
     quiet(page)
     knob = page.locator("#steer .suma-knob").first
@@ -247,8 +249,8 @@ def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str
     weights = {word: -1.0, "snow": 0.85}
     expected = [Path(m.path).name for m in index.search(steered(index.model, "a dog runs", weights), 4)]
     shown = "all => all.map(t => t.dataset.video)"
-    page.wait_for_function("e => JSON.stringify([...document.querySelectorAll('#results .suma-tile')]"
-                           ".map(t => t.dataset.video)) == e", arg=json.dumps(expected, separators=(",", ":")))  # fmt: skip
+    now = "JSON.stringify([...document.querySelectorAll('#results .suma-tile')].map(t => t.dataset.video))"
+    page.wait_for_function(f"e => {now} == e", arg=json.dumps(expected, separators=(",", ":")))
     page.wait_for_function("new URL(location.href).searchParams.get('q').includes('snow 0.85')")
     other = browser.new_page()
     other.goto(page.url)
@@ -318,7 +320,9 @@ def test_the_map_of_concepts_opens_a_concepts_frames(page: Any, made: tuple[str,
     page.wait_for_function("n => document.querySelector('#concept h3')?.textContent == n", arg=space.name(3))
     assert page.locator("#concept-videos .suma-tile").count() >= 4
     page.locator("#concept-query .suma-chip").click()
-    page.wait_for_function("w => document.querySelector('#query textarea, #query input').value == w", arg=space.members(3)[0])
+    page.wait_for_function(
+        "w => document.querySelector('#query textarea, #query input').value == w", arg=space.members(3)[0]
+    )
 
 
 def test_videos_are_added_and_removed_in_the_gallery(page: Any, tmp_path: Path, made: tuple[str, Path, VideoIndex]):
@@ -349,8 +353,10 @@ def test_videos_are_added_and_removed_in_the_gallery(page: Any, tmp_path: Path, 
 
 def test_nothing_jumps_while_the_page_fills(browser: Any, url: str):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.add_init_script("window.shift = 0; new PerformanceObserver(list => { for (const e of list.getEntries()) "
-                         "if (!e.hadRecentInput) window.shift += e.value; }).observe({type: 'layout-shift', buffered: true})")  # fmt: skip
+    page.add_init_script("""window.shift = 0;
+        new PerformanceObserver(list => {
+          for (const e of list.getEntries()) if (!e.hadRecentInput) window.shift += e.value;
+        }).observe({type: 'layout-shift', buffered: true})""")
     page.goto(url)
     page.wait_for_selector("#why .suma-cell", timeout=30_000)
     quiet(page)

@@ -106,7 +106,9 @@ def test_a_videos_name_stays_when_another_of_the_same_name_comes(made: app.Handl
     assert before.items() <= made.gallery.names.items() and len(made.gallery.names) == 5
 
 
-@pytest.mark.parametrize("name", ["../../evil.mp4", "..mp4", "/etc/passwd", ".hidden.mp4", "a" * 300 + ".mp4", "x;$(y).mp4"])
+@pytest.mark.parametrize(
+    "name", ["../../evil.mp4", "..mp4", "/etc/passwd", ".hidden.mp4", "a" * 300 + ".mp4", "x;$(y).mp4"]
+)
 def test_an_upload_keeps_within_the_library_and_overwrites_nothing(tmp_path: Path, name: str):
     (tmp_path / "up").mkdir()
     first, second = tmp_path / "up" / "1", tmp_path / "up" / "2"
@@ -250,7 +252,7 @@ def test_no_upload_of_a_call_is_left(client: Client, tmp_path: Path):
 
 def test_an_upload_over_the_limit_is_refused_by_the_server(client: Client, tmp_path: Path):
     (tmp_path / "large.mp4").write_bytes(os.urandom(1_500_000))
-    with pytest.raises(Exception, match="413|exceed|large"):
+    with pytest.raises(Exception, match=r"413|exceed|large"):
         client.predict(file=handle_file(str(tmp_path / "large.mp4")), api_name="/captions")
     assert client.predict("a dog", api_name="/search")
 
@@ -291,7 +293,9 @@ def test_the_operators_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             options_of(parser().parse_args(wrong))
 
 
-def test_the_bundled_index_is_carried_on_elsewhere(made: app.Handlers, tiny_model: SUMA, tmp_path: Path, monkeypatch: Any):
+def test_the_bundled_index_is_carried_on_elsewhere(
+    made: app.Handlers, tiny_model: SUMA, tmp_path: Path, monkeypatch: Any
+):
     (tmp_path / "gallery").mkdir()
     shutil.copytree(tmp_path / "videos", tmp_path / "gallery" / "videos")
     bundled = VideoIndex(tiny_model)

@@ -94,7 +94,9 @@ def test_the_tools_answer_what_the_index_answers(server: str):
         ("search", {"query": ""}),
     )
     found, banned, why, concepts, captions, similar = map(answer, results[:6])
-    assert [(f["video"], f["score"]) for f in found] == [(Path(m.path).name, pytest.approx(m.score, abs=2e-4)) for m in best]
+    assert [(f["video"], f["score"]) for f in found] == [
+        (Path(m.path).name, pytest.approx(m.score, abs=2e-4)) for m in best
+    ]
     assert banned[0]["score"] < found[0]["score"]
     assert sum(why["shares"].values()) == pytest.approx(best[0].score, abs=1e-3)
     assert "elephant" in concepts[0]["words"] and captions[0]["caption"] == "an elephant"

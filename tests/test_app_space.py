@@ -1,4 +1,4 @@
-"""From the repository to a Space: the README's head, what is pushed to a stand-in for the Hub, and a GPU that is lent."""
+"""From the repository to a Space: the README's head, what is pushed to a stand-in for the Hub, a GPU that is lent."""
 
 import os
 import subprocess
@@ -48,12 +48,14 @@ def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: 
     for folder in ("suma", "ui", "assets/model", "assets/gallery"):
         there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {path for path in there if "__pycache__" not in path} <= set(files)
-    assert not [path for path in files if "__pycache__" in path or path.startswith(("tests/", "train/", ".")) or ".git" in path]
+    assert not [
+        path for path in files if "__pycache__" in path or path.startswith(("tests/", "train/", ".")) or ".git" in path
+    ]
 
 
 def test_every_option_is_explained():
     for action in parser()._actions:
-        assert action.help and len(action.help) > 20 or action.dest == "help", action.dest
+        assert (action.help and len(action.help) > 20) or action.dest == "help", action.dest
 
 
 def test_a_lent_gpu_is_borrowed_for_the_models_calls_only(monkeypatch: pytest.MonkeyPatch):

@@ -79,7 +79,9 @@ class Api:
         return [self._json(match) for match in self.find(_text(query), _weights(weights), top_k)]
 
     @kind
-    def captions(self, video: str = "", file: str | None = None, top_k: int = 5, lines: str = "") -> list[dict[str, Any]]:
+    def captions(
+        self, video: str = "", file: str | None = None, top_k: int = 5, lines: str = ""
+    ) -> list[dict[str, Any]]:
         """Rank captions by how well they describe a video: those of the gallery's list, or lines of your own.
 
         Args:

@@ -1,4 +1,4 @@
-"""ZeroGPU: where Hugging Face's `spaces` package is installed, the model's calls borrow a GPU; elsewhere nothing changes."""
+"""ZeroGPU: where Hugging Face's `spaces` is installed, the model's calls borrow a GPU; elsewhere nothing changes."""
 
 import os
 from collections.abc import Callable

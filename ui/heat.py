@@ -78,7 +78,8 @@ def why(found: Explanation, thumbs: Sequence[str], aspect: float, player: str, s
         f'<div class="suma-why"><div class="suma-heat">'
         f'<div class="suma-names" style="padding-top:0">{"".join(names)}</div>'
         f'<svg class="suma-svg" style="min-width:{count * MIN_COLUMN}px" height="{height}" '
-        f'role="slider" tabindex="0" aria-valuemin="0" aria-valuemax="{found.duration:.1f}" aria-valuenow="{start:.1f}" '
+        f'role="slider" tabindex="0" aria-valuemin="0" aria-valuemax="{found.duration:.1f}" '
+        f'aria-valuenow="{start:.1f}" '
         f'aria-valuetext="{start:.1f} seconds" aria-label="Moment of the video; below, the activation of '
         f'{len(found.concepts)} concepts in {count} frames" '
         f'{mark(player, found.path, start)} data-times="{esc(json.dumps(found.times))}">{"".join(svg)}</svg></div>'
@@ -113,8 +114,9 @@ def carried(found: Explanation) -> str:
         for concept in named[:5]
     )
     return (
-        '<table class="suma-shares suma-carried"><caption>Concepts that carried it</caption>'
-        "<tr><th scope=col>words</th><th scope=col>weight in query</th><th scope=col>activation</th>"
+        '<table class="suma-shares suma-carried"><caption>Concepts that carried it: weight in the query, activation '
+        "in the video</caption>"
+        "<tr><th scope=col>words</th><th scope=col>weight</th><th scope=col>activation</th>"
         f"<th scope=col>score</th></tr>{rows}</table>"
         if rows
         else ""

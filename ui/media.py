@@ -122,8 +122,8 @@ def thumbnails(path: str, num_frames: int) -> tuple[list[str], float]:
 
 
 def playable(row: Row) -> str:
-    """The video's file, or a copy that browsers can play, as a hard link (or copy) in Gradio's cache: so the server gives
-    out this file alone.
+    """The video's file, or a copy that browsers can play, as a hard link (or copy) in Gradio's cache: so the server
+    gives out this file alone.
 
     Raises FileNotFoundError where the video is gone, ValueError where no copy can be made.
     """

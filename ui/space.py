@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NEEDED = ["app.py", "README.md", "LICENSE", "requirements.txt", "suma/**", "ui/**", "assets/model/**", "assets/gallery/**",
-          "assets/*.png", "assets/*.gif"]  # fmt: skip
+NEEDED = [
+    "app.py", "README.md", "LICENSE", "requirements.txt", "suma/**", "ui/**", "assets/model/**", "assets/gallery/**",
+    "assets/*.png", "assets/*.gif",
+]  # fmt: skip
 NEVER = ["**/__pycache__/**", "**/.*", "**/*.partial"]
 
 
 def push(name: str, private: bool = False, model: str = "") -> str:
-    """Create the Space where it is not there yet, and push; returns its address. The Hub's errors say what it refused."""
+    """Create the Space where it is not there yet, and push; returns its address."""
     from huggingface_hub import HfApi
 
     api = HfApi()

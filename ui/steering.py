@@ -42,7 +42,8 @@ def bar(model: Any, text: str) -> str:
         chips.append(_chip(model, concept, word, value, concept in set_by))
     reset = '<button class="suma-link" data-kind="reset" data-event="input">Reset</button>' if weights else ""
     copy = (
-        f'<button class="suma-link" data-kind="copy" data-text="{esc(unparse(sentence, weights))}">Copy as text</button>'
+        f'<button class="suma-link" data-kind="copy" data-text="{esc(unparse(sentence, weights))}">'
+        "Copy as text</button>"
         '<button class="suma-link" data-kind="copy">Copy link</button>'
         if text.strip()
         else ""

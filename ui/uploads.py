@@ -1,4 +1,4 @@
-"""Files that visitors bring: checked, made playable, kept under a safe name where the gallery takes them, else deleted."""
+"""Files that visitors bring: checked, made playable, kept under a safe name for the gallery, or deleted."""
 
 import os
 import re
@@ -113,7 +113,7 @@ def browser_plays(path: str) -> bool:
 
 
 def to_mp4(source: str | Path, target: Path) -> None:
-    """Write a copy as H.264 in MP4, without sound, at most LONGEST_SIDE pixels. Raises ValueError where none can be made.
+    """Write a copy as H.264 in MP4, without sound, at most LONGEST_SIDE pixels. Raises ValueError where none can be.
 
     PyAV brings the encoder, so nobody has to install ffmpeg.
     """

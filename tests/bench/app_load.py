@@ -26,7 +26,16 @@ import httpx
 
 ROOT = Path(__file__).resolve().parents[2]
 THINGS = ["crab", "elephant", "dragon", "owl", "rooster", "clock", "ghost", "pizza", "guitar", "penguin", "bee", "car"]
-PLACES = ["on the beach", "in the forest", "at night", "on the road", "under water", "in a room", "in the snow", "in town"]
+PLACES = [
+    "on the beach",
+    "in the forest",
+    "at night",
+    "on the road",
+    "under water",
+    "in a room",
+    "in the snow",
+    "in town",
+]
 
 
 @contextmanager

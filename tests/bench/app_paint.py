@@ -2,8 +2,8 @@
 
     python tests/bench/app_paint.py
 
-Needs playwright and Chromium. "Painted" is the second animation frame after the page shows it. Also prints the time that
-the server takes to rank anew when a concept is steered.
+Needs playwright and Chromium. "Painted" is the second animation frame after the page shows it. Also prints the
+time that the server takes to rank anew when a concept is steered.
 """
 
 import statistics
