@@ -21,6 +21,7 @@ import pyarrow.parquet
 import pytest
 from accelerate.state import AcceleratorState
 from benchmarks import OPTIONS, Clip, clips_of_rows, load_clips, match, unpack
+from config import parse
 from hub import Hub, running_hub
 from test_data import benchmark, readme, row, write_layout  # noqa: F401  (a fixture)
 
@@ -564,7 +565,7 @@ def test_every_option_of_the_loader_reaches_it_from_both_command_lines(tmp_path:
         for step in (
             lambda: evaluate.main(["--model", "m", *FLAGS]),
             lambda: train.main(command),
-            lambda: train.finish(train.parse(command), tmp_path / "run"),
+            lambda: train.finish(parse(command), tmp_path / "run"),
         ):
             with pytest.raises(Reached) as told:
                 step()

@@ -12,7 +12,6 @@ import pytest
 import torch
 from benchmarks import Clip
 from clips import noise_picture, write_video
-from data import FrameCache
 from evaluate import (
     SHARES,
     bootstrap,
@@ -27,6 +26,7 @@ from evaluate import (
     table,
     time_probe,
 )
+from frame_cache import FrameCache
 from test_data import row, write_layout
 
 from suma import SUMA

@@ -17,13 +17,13 @@ import pytest
 import safetensors.torch
 import torch
 from card import downloaded_revision, model_card
+from config import TrainConfig
 from hub import TOKEN, Files, Hub, running_hub
 from huggingface_hub import ModelCard
 from test_model import scores
 from test_train import benchmark, flags  # noqa: F401  (a fixture)
 
 from suma import SUMA
-from train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "models/me/suma"
@@ -266,7 +266,7 @@ def test_what_was_evaluated_is_pushed_as_it_is(hub, client, output):
     shutil.copytree(output / "model.new", output / "model", dirs_exist_ok=True)
     (output / "model" / "README.md").write_text("# As it was")
     (output / "results.json").write_text(json.dumps(RESULTS))
-    client(finished, output, data="no-such-folder", push_to_hub="me/tiny")
+    client(finished, output, dataset="no-such-folder", push_to_hub="me/tiny")
     assert hub.files("models/me/tiny")["README.md"] == b"# As it was"
 
 
@@ -304,22 +304,22 @@ def test_the_card_tells_the_run(tiny_model: SUMA):
 def test_the_cards_command_makes_the_same_run(tiny_model: SUMA):
     import shlex
 
-    from train import parse
+    from config import parse
 
-    text = card(tiny_model, clip_lr=3e-7, steps=7, data="me/my-data", checkpoint_activations=True).text
+    text = card(tiny_model, clip_lr=3e-7, steps=7, dataset="me/my-data", checkpoint_activations=True).text
     command = text.split("```bash\n")[1].split("\n```")[0].replace("\\\n", " ")
     arguments = shlex.split(command)[3:]
-    assert parse(arguments) == TrainConfig(clip_lr=3e-7, steps=7, data="me/my-data", checkpoint_activations=True)
+    assert parse(arguments) == TrainConfig(clip_lr=3e-7, steps=7, dataset="me/my-data", checkpoint_activations=True)
 
 
 def test_the_card_says_nothing_that_the_run_does_not_know(tiny_model: SUMA, tmp_path: Path):
-    changes = {"data": str(tmp_path / "clips"), "output": str(tmp_path / "out"), "held_out": 0, "test_config": ""}
+    changes = {"dataset": str(tmp_path / "clips"), "output": str(tmp_path / "out"), "held_out": 0, "test_config": ""}
     made = ModelCard(model_card(tiny_model, asdict(TrainConfig(**changes)), {}))
     assert made.data.eval_results is None and made.data.datasets is None and made.data.model_name == "out"
     assert "Not evaluated" in made.text and "No videos were held out" in made.text and "372" not in made.text
     assert str(tmp_path.parent) not in made.content and "`clips`" in made.text  # no folder of the user's machine
     assert "372" not in card(tiny_model, train_config="train_7k").text
-    assert "372" not in card(tiny_model, data="me/scenes").text
+    assert "372" not in card(tiny_model, dataset="me/scenes").text
 
 
 def test_the_datas_revision_is_the_one_that_was_downloaded(tiny_model: SUMA, tmp_path: Path, monkeypatch):
@@ -329,7 +329,7 @@ def test_the_datas_revision_is_the_one_that_was_downloaded(tiny_model: SUMA, tmp
     refs.mkdir(parents=True)
     (refs / "main").write_text("abc123")
     assert downloaded_revision("me/scenes") == "abc123"
-    made = card(tiny_model, data="me/scenes")
+    made = card(tiny_model, dataset="me/scenes")
     assert "revision `abc123`" in made.text and made.data.eval_results[0].dataset_revision == "abc123"
 
 

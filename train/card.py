@@ -151,7 +151,7 @@ def eval_results(results: dict[str, Any], data: str, revision: str) -> list[Eval
 
 def describe_data(config: dict[str, Any], model: SUMA, revision: str) -> str:
     """Which data the model saw, how it was selected, and what is known to be wrong with that."""
-    data = config["data"]
+    data = config["dataset"]
     where = (
         f"[{data}](https://huggingface.co/datasets/{data})" if is_hub_id(data) else f"the local folder `{shown(data)}`"
     )
@@ -183,13 +183,13 @@ def model_card(model: SUMA, config: dict[str, Any], results: dict[str, Any]) -> 
     config: the run's options. results: of `evaluate`, empty where there was no evaluation.
     """
     name = config["push_to_hub"] or Path(config["output"]).name
-    revision = downloaded_revision(config["data"])
+    revision = downloaded_revision(config["dataset"])
     head = model.generate_model_card().data  # licence, library, task and tags, as SUMA declares them
     head.model_name = name
-    if is_hub_id(config["data"]):
-        head.datasets = [config["data"]]
+    if is_hub_id(config["dataset"]):
+        head.datasets = [config["dataset"]]
     if results:
-        head.eval_results = eval_results(results, config["data"], revision)
+        head.eval_results = eval_results(results, config["dataset"], revision)
     c = model.config
     versions = [f"SUMA {__version__}", f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
     body = CARD.format(

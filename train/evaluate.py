@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
-from data import FrameCache, pad_frames, pick_frames
+from data import pad_frames, pick_frames
+from frame_cache import FrameCache
 from torch import Tensor
 from tqdm import tqdm
 
