@@ -84,12 +84,15 @@ def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.ran
 
 class Batches:
     """Step -> this process's part of the global batch, the same however often a run is resumed: all randomness hangs
-    on (seed, step)."""
+    on (seed, step). Two buffers of pixels take turns, since new memory costs more than reading the cache: a batch is
+    overwritten when the one after the next is asked for.
+    """
 
     def __init__(self, model: SUMA, clips: list[Clip], cache: FrameCache, picks: list[int], c: TrainConfig):
         self.model, self.cache, self.picks, self.c = model, cache, picks, c
         self.clips, self.counts = [clips[i] for i in picks], cache.counts.tolist()
         self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # JPEGs take more than one core to feed a GPU
+        self.buffers: list[np.ndarray] = []
         self.per_epoch = len(self._epoch(0))
         if not self.per_epoch:
             raise ValueError(f"{len(self.clips)} training clips do not fill one batch of {c.batch_size}")
@@ -106,8 +109,14 @@ class Batches:
         rows = [self.picks[i] for i in members]
         frames = [pick_frames(self.counts[row], self.c.train_frames, rng) for row in rows]
         mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
-        videos = list(self.readers.map(self.cache.get, rows[mine], frames[mine]))
-        pixels, mask = pad_frames(videos, self.c.train_frames)
+        pixels = self.buffers[step % 2]
+        mask = np.zeros(pixels.shape[:2], bool)
+
+        def read(n: int, row: int, picks: np.ndarray) -> None:
+            self.cache.get(row, picks, pixels[n, : len(picks)])
+            pixels[n, len(picks) :], mask[n, : len(picks)] = 0, True
+
+        list(self.readers.map(read, range(len(mask)), rows[mine], frames[mine]))
         return {
             "tokens": self.model.tokenize(captions[mine]), "anchors": self.model.anchors(captions[mine]).cpu(),
             "pixels": torch.from_numpy(pixels), "mask": torch.from_numpy(mask),
@@ -123,6 +132,9 @@ class Batches:
                     if first <= i < last:
                         yield i, batch
 
+        size = self.cache.image["size"]
+        shape = (self.c.batch_size // world, self.c.train_frames, 3, size, size)
+        self.buffers = [np.zeros(shape, np.uint8) for _ in range(2)]
         with ThreadPoolExecutor(1) as pool:
             ahead = None
             for step, batch in members():

@@ -64,4 +64,5 @@ def cached_step(
             for scale, gradient in zip(out[-2:], scales, strict=True):  # one scalar for the whole batch: counted once
                 surrogate = surrogate + scale * (gradient if last else 0.0)
             surrogate.backward()
+            del out, surrogate
     return losses
