@@ -516,6 +516,19 @@ def test_a_damaged_range_is_no_video(server, client, home: Path):
     assert [c.path.read_bytes()[:1] for c in client("me/cut", "train_9k", limit=2)] == [b"0", b"1"]
 
 
+def test_a_zip_of_another_content_than_the_hubs_is_refused_and_downloaded_again(server, client, home: Path):
+    """One wrong bit after the zip's last checksum: only the Hub's sha256 tells."""
+    files = hosted_msrvtt()
+    server.commit("datasets/me/flipped", {**files, "Videos.zip": files["Videos.zip"] + b"\0"})
+    server.faults["Videos.zip"] = "flipped"
+    try:
+        with pytest.raises(ValueError, match=r"Videos\.zip is damaged: its sha256 is .* run again"):
+            client("me/flipped", "train_9k")
+    finally:
+        server.faults.clear()
+    assert [c.path.read_bytes()[:1] for c in client("me/flipped", "train_9k")] == [b"0", b"1", b"2", b"3"]
+
+
 def test_hosted_msvd_and_single_video_files_on_the_hub(server, client):
     server.commit("datasets/me/msvd", as_bytes({**HOSTED_MSVD, "MSVD_Videos.zip": zipped({"V/x_2_9.avi": b"zip"})}))
     server.commit(

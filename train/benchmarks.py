@@ -329,7 +329,8 @@ def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
 def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
     """Each name's file, from a dataset on the Hub: files of the repository, or members of its zip.
 
-    The zip is downloaded once; by_range: never, and only the bytes of the members are read.
+    The zip is downloaded once and its sha256 compared with the Hub's; by_range: it is never downloaded, only the bytes
+    of the members are read (each has a checksum in the zip).
     """
     from huggingface_hub import HfApi, HfFileSystem
 
@@ -347,9 +348,27 @@ def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
         (info,) = HfApi().get_paths_info(data, archive, repo_type="dataset")
         target = video_cache(f"{data}/{archive}@{info.blob_id}")
         remote = f"datasets/{data}/{archive}"
-        with HfFileSystem().open(remote, block_size=2**18) if by_range else fetch(data, archive).open("rb") as file:
+        whole = None if by_range else checked(fetch(data, archive), info.lfs and info.lfs.sha256, target)
+        with HfFileSystem().open(remote, block_size=2**18) if whole is None else whole.open("rb") as file:
             found |= unpack(file, archive, rest, target)
     return [found.get(name, Path(data) / name) for name in names]
+
+
+def checked(file: Path, sha256: str | None, target: Path) -> Path:
+    """A downloaded file whose content is what the Hub says it is (where it says so); noted in the folder `target`.
+
+    Raises ValueError for another, which is removed, so that the next call downloads it again.
+    """
+    noted = target / "sha256"
+    if sha256 and not (noted.is_file() and noted.read_text() == sha256):
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != sha256:
+            file.resolve().unlink()
+            raise ValueError(f"{file.name} is damaged: its sha256 is {found}, not {sha256}; run again to download it")
+        target.mkdir(parents=True, exist_ok=True)
+        noted.write_text(sha256)
+    return file
 
 
 def only_zip(data: str, archives: Sequence[str], some_found: bool) -> str:
