@@ -52,7 +52,8 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(tokenizer)) if tokenizer else ""
         raise ValueError(
-            f"pretrained={str(pretrained)!r} is no file" + (f" and no tag of {tokenizer} (those are {tags})" * bool(tags))
+            f"pretrained={str(pretrained)!r} is no file"
+            + (f" and no tag of {tokenizer} (those are {tags})" * bool(tags))
         )
     size = preprocess.get("size", cfg["vision_cfg"].get("image_size", 224))
     image = {
@@ -65,7 +66,7 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     return Backbone(clip, cfg, image, tokenizer)
 
 
-def build_clip(cfg: dict[str, Any]) -> nn.Module:
+def build_clip(cfg: dict[str, Any]) -> Any:
     """An open_clip model of random weights from its config; nothing is downloaded, `cfg` is left as it is."""
     import open_clip
 
@@ -94,8 +95,8 @@ def family_preprocessing(name: str) -> dict[str, Any]:
 def load_weights(clip: nn.Module, file: Path) -> None:
     """Fill an open_clip model from a checkpoint file: safetensors, or a PyTorch file that holds tensors alone.
 
-    open_clip 3.3 reads PyTorch files by `torch.load(weights_only=True)`, which runs no code from them. What that refuses
-    (other objects, TorchScript archives such as OpenAI's own ViT-B-32.pt) raises ValueError here.
+    open_clip 3.3 reads PyTorch files by `torch.load(weights_only=True)`, which runs no code from them. What that
+    refuses (other objects, TorchScript archives such as OpenAI's own ViT-B-32.pt) raises ValueError here.
     """
     import open_clip
     from safetensors import SafetensorError

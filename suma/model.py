@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from suma import text
 from suma.backbone import build_clip, load_backbone
 from suma.concepts import ANCHORS, ConceptSpace, cluster_words, common_words, count_words, naming_order, nearest_centre
+from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
 from suma.similarity import AGGREGATIONS, Texts, Videos, score
 from suma.video import normalize
 
 FORMAT_VERSION = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
 
 @dataclass
@@ -146,8 +145,9 @@ class SUMA(
         """The start of a training, or a zero-shot model: an open_clip backbone and a concept space made from words.
 
         Without captions the words are those of `common_words`, and the concept space has no share of the score: before
-        any training its concepts lie where words do, not where what they name is seen, so they rank at random (on
-        Scenes R@1 0.1 %, the chance level). Set `concept_share` to give it one.
+        any training its concepts lie where words lie, not where what they name is seen. (Scenes, the bundled model's
+        towers: R@1 2.6 % by the concepts alone, 63 % without them, and no better with any share of them.) Set
+        `concept_share` to give it one.
 
         Args:
             name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip model config of your own (a dict, or a
@@ -169,7 +169,7 @@ class SUMA(
                 raise ValueError(f"{name} holds trained towers: leave `pretrained` out")
             saved = cls.from_pretrained(name)
             clip, cfg, image, tokenizer_name = saved.clip, saved.config.clip, saved.config.image, saved.config.tokenizer
-            tokenizer_folder = tokenizer_folder or _saved_tokenizer(Path(name))
+            tokenizer_folder = tokenizer_folder or saved_tokenizer(Path(name))
         else:
             clip, cfg, image, tokenizer_name = load_backbone(name, pretrained)
         unknown = set(options) - {f.name for f in fields(SUMAConfig)}
@@ -215,13 +215,13 @@ class SUMA(
             for needed in (CONFIG, WEIGHTS):
                 if not (path / needed).is_file():
                     raise FileNotFoundError(f"{path} is not a SUMA model: it has no {needed}")
-            _check_config(path / CONFIG)
+            check_config(path / CONFIG)
         elif path.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
             raise FileNotFoundError(f"no model folder {path} (a Hub id has the form owner/name)")
         else:
             options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
-            config = _download(str(path), CONFIG, **{k: kwargs[k] for k in options if k in kwargs})
-            _check_config(config)
+            config = download(str(path), CONFIG, **{k: kwargs[k] for k in options if k in kwargs})
+            check_config(config)
             kwargs["revision"] = config.parent.name  # the commit: the weights must be of the same one
         kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
@@ -231,15 +231,16 @@ class SUMA(
         """Load weights (the mixin has read the config): safetensors or an error, never a pickle."""
         from safetensors import SafetensorError, safe_open
 
-        download = {k: kwargs.pop(k, None) for k in ("revision", "cache_dir", "token")}
-        download |= {k: bool(kwargs.pop(k, False)) for k in ("force_download", "local_files_only")}
+        options = {k: kwargs.pop(k, None) for k in ("revision", "cache_dir", "token")}
+        options |= {k: bool(kwargs.pop(k, False)) for k in ("force_download", "local_files_only")}
         folder = Path(model_id)
         if folder.is_dir():
-            file, tokenizer = folder / WEIGHTS, _saved_tokenizer(folder)
+            file, tokenizer = folder / WEIGHTS, saved_tokenizer(folder)
         else:
-            file, tokenizer = _download(model_id, WEIGHTS, **download), None
+            file, tokenizer = download(model_id, WEIGHTS, **options), None
             if kwargs["config"].clip["text_cfg"].get("hf_tokenizer_name"):
-                tokenizer = [_download(model_id, f"{TOKENIZER}/{name}", **download) for name in TOKENIZER_FILES][0].parent
+                for name in TOKENIZER_FILES:
+                    tokenizer = download(model_id, f"{TOKENIZER}/{name}", **options).parent
         model = cls(**{**kwargs, "tokenizer_folder": tokenizer})
         try:
             with safe_open(file, framework="pt", device=map_location) as weights:
@@ -363,33 +364,3 @@ class SUMA(
         """Keep both scales at most 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
         for scale in (self.clip.logit_scale, self.concept_logit_scale):
             scale.clamp_(max=math.log(100))
-
-
-def _download(model_id: str, name: str, **options: Any) -> Path:
-    """A file of a model on the Hub, from the cache where that is enough; the Hub's errors name the model or its URL."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(model_id, name, **options))
-    except LocalEntryNotFoundError as error:  # names neither
-        raise FileNotFoundError(
-            f"{name} of {model_id} is neither to be had from the Hub nor cached: {error}"
-        ) from error
-
-
-def _saved_tokenizer(folder: Path) -> Path | None:
-    """The folder of the tokenizer saved with a model, None where open_clip brings it."""
-    return folder / TOKENIZER if (folder / TOKENIZER).is_dir() else None
-
-
-def _check_config(file: Path) -> None:
-    """Raises ValueError naming a config that is damaged or another kind of model's (the mixin's own errors do not)."""
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    if not isinstance(config, dict) or not {"clip", "image", "format_version"} <= set(config):
-        raise ValueError(f"{file} is not the config of a SUMA: it has no clip, image and format_version")
-    if not isinstance(config["clip"], dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["clip"]):
-        raise ValueError(f"{file} is damaged: its clip has no embed_dim, vision_cfg and text_cfg")

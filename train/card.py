@@ -13,7 +13,8 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
 
 from suma import __version__
-from suma.model import CONFIG, SUMA, TOKENIZER, WEIGHTS
+from suma.model import SUMA
+from suma.saved import CONFIG, TOKENIZER, WEIGHTS
 
 FILES = [CONFIG, WEIGHTS, f"{TOKENIZER}/*", "README.md"]  # what is pushed, and nothing else
 WAYS = {"t2v": "text-to-video", "v2t": "video-to-text"}
