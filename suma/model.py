@@ -146,7 +146,7 @@ class SUMA(
 
         Without captions the words are those of `common_words`, and the concept space has no share of the score: before
         any training its concepts lie where words lie, not where what they name is seen. (Scenes, the bundled model's
-        towers: R@1 2.6 % by the concepts alone, 63 % without them, and no better with any share of them.) Set
+        towers: R@1 2.6 % by the concepts alone, 63 % without them, not measurably more with any share of them.) Set
         `concept_share` to give it one.
 
         Args:
