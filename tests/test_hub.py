@@ -20,6 +20,7 @@ from card import downloaded_revision, model_card
 from config import TrainConfig
 from hub import TOKEN, Files, Hub, running_hub
 from huggingface_hub import ModelCard
+from test_backbones import siglip, tokenizer_folder  # noqa: F401  (a fixture)
 from test_model import scores
 from test_train import benchmark, flags  # noqa: F401  (a fixture)
 
@@ -120,6 +121,25 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 def test_a_model_from_the_hub_scores_with_the_same_bits(hub, client, options, tiny_model):
     assert client(loaded, "me/suma", **options) == scores(tiny_model).tolist()
+
+
+def test_a_tokenizer_that_open_clip_has_not_comes_with_the_model(
+    hub,
+    client,
+    options,
+    tower,
+    captions,
+    tokenizer_folder: Path,  # noqa: F811
+    tmp_path: Path,
+):
+    model = SUMA.from_clip(siglip(tower), captions, num_concepts=4, tokenizer_folder=tokenizer_folder)
+    model.save_pretrained(tmp_path / "model")
+    names = ("config.json", "model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
+    held = {name: (tmp_path / "model" / name).read_bytes() for name in names}
+    hub.commit(REPO, held)
+    assert client(loaded, "me/suma", **options) == scores(model).tolist()
+    hub.commit(REPO, {name: held[name] for name in names[:3]})
+    assert "tokenizer/tokenizer_config.json" in client(refused, "me/suma", **options)[1]
 
 
 def test_a_second_load_downloads_nothing_and_a_new_commit_is_seen(hub, client, options, files, tiny_model):

@@ -13,9 +13,10 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
 
 from suma import __version__
-from suma.model import CONFIG, SUMA, WEIGHTS
+from suma.model import SUMA
+from suma.saved import CONFIG, TOKENIZER, WEIGHTS
 
-FILES = [CONFIG, WEIGHTS, "README.md"]  # what is pushed, and nothing else
+FILES = [CONFIG, WEIGHTS, f"{TOKENIZER}/*", "README.md"]  # what is pushed, and nothing else
 WAYS = {"t2v": "text-to-video", "v2t": "video-to-text"}
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mdr": "MdR", "mnr": "MnR"}
 PACKAGES = ("torch", "open_clip_torch", "accelerate", "huggingface_hub", "numpy")
