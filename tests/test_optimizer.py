@@ -3,11 +3,14 @@
 import copy
 import math
 
+import open_clip
 import pytest
+import torch
 from config import TrainConfig
-from optimizer import freeze, learning_rate, parameter_groups
+from optimizer import freeze, learn, learning_rate, parameter_groups
 
 from suma import SUMA
+from suma.backbone import build_clip
 
 
 def test_the_learning_rate_by_hand():
@@ -63,3 +66,34 @@ def test_the_first_blocks_are_frozen_with_all_that_comes_before_them(tiny_model:
 def test_more_blocks_than_there_are_is_an_error(tiny_model: SUMA):
     with pytest.raises(ValueError, match=r"freeze_layers=3: the image tower has 2 blocks"):
         frozen(tiny_model, freeze_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("PE-Core-B-16", "visual.trunk.patch_embed.proj.weight", "visual.trunk.attn_pool.latent"),
+        ("ViT-B-16-SigLIP2", "visual.trunk.pos_embed", "text.text_projection.weight"),
+        ("MobileCLIP2-S0", "visual.trunk.stem.0.conv_kxk.0.conv.weight", "visual.trunk.final_conv.se.fc1.weight"),
+    ],
+)
+def test_the_first_blocks_of_todays_backbones(tiny_model: SUMA, name: str, first: str, last: str):
+    model = copy.copy(tiny_model)
+    model._modules = dict(tiny_model._modules)
+    with torch.device("meta"):
+        model.clip = build_clip(open_clip.get_model_config(name))
+    freeze(model, TrainConfig(freeze_layers=2))
+    learns = {name: p.requires_grad for name, p in model.clip.named_parameters()}
+    assert not learns[first] and not learns["text.token_embedding.weight"]
+    assert learns[last] and learns["logit_scale"] and learns["text.ln_final.weight"]
+    blocks = [learns[f"text.transformer.resblocks.{i}.mlp.c_fc.weight"] for i in range(4)]
+    assert blocks == [False, False, True, True]
+
+
+def test_frozen_batch_norms_keep_their_statistics(tiny_model: SUMA):
+    model = copy.deepcopy(tiny_model)
+    model.clip.visual = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
+    for p in model.clip.visual[0].parameters():
+        p.requires_grad_(False)
+    learn(model)
+    model.clip.visual(torch.randn(4, 3, 5, 5) + 3)
+    assert model.training and not model.clip.visual[0].running_mean.any() and model.clip.visual[2].running_mean.any()

@@ -5,11 +5,14 @@ import re
 from typing import Any
 
 from config import TrainConfig
+from torch import nn
 
 from suma.model import SUMA
 
 BLOCK = re.compile(r"\.(?:resblocks|blocks|layers|layer|stages)\.(\d+)\.")  # of open_clip's, timm's and Hub towers
-OUTPUT = re.compile(r"(ln_post|ln_final|projection|\.proj$|\.head|attn_pool|fc_norm|trunk\.norm\.)")  # after the blocks
+OUTPUT = re.compile(
+    r"(ln_post|ln_final|projection|\.proj$|\.head|attn_pool|final_conv|fc_norm|trunk\.norm\.)"
+)  # after the blocks
 
 
 def freeze(model: SUMA, c: TrainConfig) -> None:
@@ -32,6 +35,16 @@ def freeze(model: SUMA, c: TrainConfig) -> None:
         for name, p in tower:
             early = numbers[name] < c.freeze_layers if name in numbers else not OUTPUT.search(name)
             p.requires_grad_(not (whole or (c.freeze_layers and early)))
+
+
+def learn(model: SUMA) -> None:
+    """Training mode, but for the running statistics of frozen batch norms (MobileCLIP's), which stay as they are."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
+            p.requires_grad for p in module.parameters()
+        ):
+            module.eval()
 
 
 def parameter_groups(model: SUMA, c: TrainConfig) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from frame_cache import FrameCache
 from gradcache import cached_step
 from losses import suma_loss
 from monitor import Monitor
-from optimizer import freeze, learning_rate, parameter_groups
+from optimizer import freeze, learn, learning_rate, parameter_groups
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
@@ -93,7 +93,7 @@ def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor) -
     if mean > best:
         model.config.concept_share = share
         model.save_pretrained(folder)
-    model.train()
+    learn(model)
     return max(best, mean)
 
 
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         accelerator.init_trackers("suma", asdict(c))
     monitor = Monitor(accelerator, c, steps, first, run.pairs)
 
-    model.train()
+    learn(model)
     for step, batch in enumerate(loader(first, steps, rank, world), start=first):
         factor = learning_rate(step, steps, c.warmup)
         for group in optimizer.param_groups:
