@@ -63,7 +63,7 @@ def clip4clip(model: SUMA, texts: Tensor, frames: Tensor, mask: Tensor) -> Tenso
 
 
 def xclip(model: SUMA, texts: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
-    """Scores (T, N) of two of X-CLIP's terms, video-sentence and frame-sentence (softmax over frames), in equal parts."""
+    """Scores (T, N) of X-CLIP's video-sentence and frame-sentence terms (softmax over frames), in equal parts."""
     rows = []
     for t in range(0, len(texts), BATCH):
         cells = []
