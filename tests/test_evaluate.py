@@ -165,7 +165,10 @@ def test_a_nan_in_the_weights_is_an_error_and_never_a_rank(tiny_model: SUMA, ben
 
 
 @torch.no_grad()
-def test_inverted_softmax_takes_its_bank_from_training_clips(tiny_model: SUMA, benchmark: Path, tmp_path: Path):
+def test_inverted_softmax_takes_its_bank_from_training_clips(tiny_model, benchmark, tmp_path, monkeypatch):
+    constants = []
+    correct = evaluate.inverted_softmax
+    monkeypatch.setattr(evaluate, "inverted_softmax", lambda s, bank: constants.append(bank) or correct(s, bank))
     how = Rerank("inverted-softmax", inverse_temperature=40.0)
     done = evaluate.evaluate(tiny_model, str(benchmark), how=how)["rerank"]
     assert (done["bank_videos"], done["bank_captions"], done["transductive"]) == (4, 8, False)
@@ -180,6 +183,8 @@ def test_inverted_softmax_takes_its_bank_from_training_clips(tiny_model: SUMA, b
 
     t2v = [np.log(np.mean([np.exp(40 * score(b, v)) for b in bank_texts])) / 40 for v in videos]
     v2t = [np.log(np.mean([np.exp(40 * score(t, b)) for b in bank_videos])) / 40 for t in texts]
+    for got, expected in zip(constants, (t2v, v2t), strict=True):
+        assert got.tolist() == pytest.approx(expected, abs=1e-5)
     by_video = [[score(t, v) - z for v, z in zip(videos, t2v, strict=True)] for t in texts]
     by_text = [[score(t, v) - z for t, z in zip(texts, v2t, strict=True)] for v in videos]
     for way, lines in (("t2v", by_video), ("v2t", by_text)):
