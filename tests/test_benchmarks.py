@@ -94,6 +94,15 @@ def test_msrvtt_has_its_published_size(tmp_path: Path, config, clips, captions, 
     assert sum(c.source in sources for c in load_clips(str(tmp_path), "test_1k")) == sources_shared_with_test
 
 
+def test_another_folder_of_the_same_name_and_an_edited_one_are_read_anew(tmp_path: Path):
+    for text in ("one", "two"):
+        folder = made(tmp_path / text / "data", {"video3.mp4": b"3"})
+        write_layout(folder, [row(1, ["a"])], [row(3, text)])
+        assert load_clips(str(folder), "test_1k")[0].captions == (text,)
+    write_layout(folder, [row(1, ["a"])], [row(3, "three")])
+    assert load_clips(str(folder), "test_1k")[0].captions == ("three",)
+
+
 # ---- MSR-VTT in CLIP4Clip's files ---------------------------------------------------------------------------------
 
 

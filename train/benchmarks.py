@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -204,7 +205,9 @@ def read_rows(data: str, config: str) -> Iterable[Row]:
     if config in configs or (len(configs) < 2 and (configs or not root.is_dir())):
         from datasets import load_dataset
 
-        splits = load_dataset(data, config if config in configs else next(iter(configs), None))
+        with tempfile.TemporaryDirectory() as fresh:  # its cache takes folders of one name as one, edited or not
+            own = {"cache_dir": fresh, "keep_in_memory": True} if root.is_dir() else {}
+            splits = load_dataset(data, config if config in configs else next(iter(configs), None), **own)
         chosen = next(iter(splits)) if config in configs and len(splits) == 1 else config
         if chosen in splits:
             inside = [name for name, kind in splits[chosen].features.items() if type(kind).__name__ == "Video"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 from config import TrainConfig
-from evaluate import Retrieval
 from losses import Losses
+from metrics import Retrieval
 from tqdm import tqdm
 
 LOG, CURVE = "log.jsonl", "curve.png"

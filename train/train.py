@@ -24,10 +24,12 @@ from card import model_card, push
 from checkpoints import check_same_run, load_checkpoint, save_checkpoint
 from config import TrainConfig, parse
 from data import Batches, hold_out
-from evaluate import both_ways, choose_share, encode_captions, encode_videos, evaluate, similarities, table
+from encode import encode_captions, encode_videos, similarities
+from evaluate import evaluate, table
 from frame_cache import FrameCache
 from gradcache import cached_step
 from losses import suma_loss
+from metrics import both_ways, choose_share
 from monitor import Monitor
 from optimizer import freeze, learn, learning_rate, parameter_groups
 
