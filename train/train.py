@@ -76,17 +76,25 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     return Run(model, clips, cache, [i for i in held if readable[i]], loader, len(captions))
 
 
-def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor) -> float:
-    """Evaluate on the held-out training videos; the best model so far is saved with its best share. The best R@1."""
+def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor, accelerator: Accelerator) -> float:
+    """Evaluate on the held-out training videos; the best model so far is saved with its best share. The best R@1.
+
+    Every process encodes its part; the main one decides.
+    """
     model, folder = run.model, Path(c.output) / "best"
     if not run.held:
-        model.save_pretrained(folder)
+        if accelerator.is_main_process:
+            model.save_pretrained(folder)
         return best
     clips = [run.clips[i] for i in run.held]
     rng = np.random.default_rng((c.seed, 3))
     queries = [clip.captions[rng.integers(len(clip.captions))] for clip in clips]
-    videos = encode_videos(model, clips, run.cache, run.held)
-    sims = similarities(model, encode_captions(model, queries), videos)
+    videos = encode_videos(model, clips, run.cache, run.held, accelerator=accelerator)
+    texts = encode_captions(model, queries, accelerator=accelerator)
+    learn(model)
+    if not accelerator.is_main_process:
+        return best
+    sims = similarities(model, texts, videos)
     correct = torch.eye(len(clips), dtype=torch.bool)
     share = choose_share(sims, correct)
     result = both_ways(combine(sims, share), correct)
@@ -95,7 +103,6 @@ def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor) -
     if mean > best:
         model.config.concept_share = share
         model.save_pretrained(folder)
-    learn(model)
     return max(best, mean)
 
 
@@ -162,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         done = step + 1
         monitor.step(done, losses, **rates)
         if done % c.eval_every == 0 or done == steps:
-            if is_main:
-                best = select(run, c, done, best, monitor)
+            best = select(run, c, done, best, monitor, accelerator)
             accelerator.wait_for_everyone()
         stopping = bool(accelerator.reduce(torch.tensor(float(stop.is_set()), device=accelerator.device)))
         if done % c.save_every == 0 or done == steps or stopping:
