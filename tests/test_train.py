@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import config
 import numpy as np
 import pytest
 import torch
@@ -106,6 +107,25 @@ def test_fp16_is_refused_without_a_gpu(capsys):
     with pytest.raises(SystemExit):
         parse(["--mixed-precision", "fp16"])
     assert "choose bf16 or no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpu_bf16", "cpu_bf16", "chosen"),
+    [
+        (False, False, True, "bf16"),
+        (False, False, False, "no"),
+        (True, True, False, "bf16"),
+        (True, False, True, "fp16"),
+    ],
+)
+def test_precision_is_what_the_hardware_computes_in(
+    monkeypatch, gpu: bool, gpu_bf16: bool, cpu_bf16: bool, chosen: str
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_bf16)
+    monkeypatch.setattr(config, "has_bf16", lambda: cpu_bf16)
+    assert parse([]).mixed_precision == chosen
+    assert parse(["--mixed-precision", "no"]).mixed_precision == "no"
 
 
 # ---- batches -------------------------------------------------------------------------------------------------------
