@@ -1,5 +1,6 @@
 """The benchmark scripts run, small, and print what they promise (their figures are for a person to read)."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -35,3 +36,13 @@ def test_large_batches_take_the_memory_of_small_ones_and_have_the_same_gradients
     assert float(chunked) < 2 < float(plain)
     assert float(re.search(r"relative difference (\S+)", found)[1]) < 1e-5
     assert float(re.search(r"\(([\d.]+)x less\)", found)[1]) > 10
+
+
+def test_the_loops_of_other_programs_give_our_scores(capsys):
+    file = Path(__file__).parent / "bench" / "evaluation.py"
+    spec = importlib.util.spec_from_file_location("bench_evaluation", file)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    result = bench.main(["--quick", "--rounds", "1"])
+    assert len(result) == 3 and result["difference"] < 1e-6
+    assert capsys.readouterr().out.count("times ours") == 2

@@ -28,7 +28,6 @@ from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
 from encode import encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
 from metrics import Retrieval, both_ways, owners, retrieval
-from metrics import choose_share as choose_share  # for train.py, which evaluates on held-out videos
 from rerank import RERANKS, Rerank, dual_softmax, inverted_softmax, popularity
 from scenes_probes import pointing, read_truth, time_probe, visitors
 from torch import Tensor
