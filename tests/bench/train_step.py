@@ -57,7 +57,7 @@ def make_clips(folder: Path, number: int, seconds: float, size: tuple[int, int])
 
         def picture(i: int, w: int, h: int, scene: np.ndarray = scene, rng: np.random.Generator = rng) -> np.ndarray:
             drift = i * w // (30 * 20) if i % 60 < 45 else (i * 3 * w) // (30 * 20) % w
-            return (scene[:, drift : drift + w] + rng.normal(0, 8, (h, w, 1))).clip(0, 255).astype(np.uint8)
+            return (scene[:, drift : drift + w] + rng.normal(0, 6.3, (h, w, 1))).clip(0, 255).astype(np.uint8)
 
         write_video(path, int(30 * seconds), size, fps=30, gop=250, picture=picture, options={"crf": "23"})
         clips.append(Clip(str(n), path, (f"clip number {n} moves",), 0, str(n), "made up"))
