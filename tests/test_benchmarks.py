@@ -411,6 +411,13 @@ def test_a_name_that_leaves_its_folder_is_never_unpacked(tmp_path: Path, name: s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_local_name_that_leaves_the_folder_is_refused(tmp_path: Path):
+    folder = made(tmp_path / "private" / "data", {"train.csv": b"video,caption\n../secret.mp4,a dog\n"})
+    (folder.parent / "secret.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"'\.\./secret\.mp4' is not inside"):
+        load_clips(str(folder), "train")
+
+
 def test_a_killed_unpacking_goes_on_where_it_stopped(tmp_path: Path):
     members = {f"any/folder/{n}.mp4": b"%d" % n * 10 for n in range(4)}
     made(tmp_path, {"video/0.mp4": b"x" * 10, "video/1.mp4": b"1" * 4})  # whole by its size: kept; cut short: anew

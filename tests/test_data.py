@@ -103,6 +103,11 @@ def test_training_always_keeps_a_clip(number: int):
         hold_out([clip(i) for i in range(3)], number, seed=0)
 
 
+def test_one_source_video_cannot_be_shared():
+    with pytest.raises(ValueError, match="held_out=1 leaves no clip to train on"):
+        hold_out([clip(i, source="film") for i in range(3)], 1, seed=0)
+
+
 def grouped(number: int = 60) -> list[Clip]:
     """Pairs of clips cut from one source video; source videos of three categories in turn."""
     return [clip(i, source=f"film {i // 2}", category=i // 2 % 3) for i in range(number)]

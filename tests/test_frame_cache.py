@@ -1,5 +1,7 @@
 """The frame cache: decoded once, whole after a kill, as raw bytes or as JPEG."""
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,3 +144,42 @@ def test_a_disk_too_small_is_an_error_with_both_sizes_before_anything_is_decoded
         FrameCache(broken, 4, IMAGE, tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**12))
     FrameCache(broken, 4, IMAGE, tmp_path)
+
+
+def test_a_missing_video_does_not_shift_the_frames_of_the_others(broken: list[Clip], tmp_path: Path):
+    """A list with a gap has a cache of its own: row 1 of one is no row of the other."""
+    good, _, gone = broken
+    first = FrameCache([gone, good], 4, IMAGE, tmp_path / "cache")
+    first.build(skip_unreadable=True)
+    second = FrameCache([good, gone], 4, IMAGE, tmp_path / "cache")
+    second.build(skip_unreadable=True)
+    assert first.counts.tolist() == [0, 3] and second.counts.tolist() == [3, 0]
+
+
+def test_an_edited_video_is_decoded_again(tmp_path: Path):
+    path = write_video(tmp_path / "a.mp4", 4, (32, 32), picture=lambda i, w, h: gray_picture(2, w, h))
+    cache = FrameCache([clip(0, path=path)], 4, IMAGE, tmp_path / "cache")
+    cache.build()
+    write_video(path, 4, (32, 32), picture=lambda i, w, h: gray_picture(20, w, h))
+    again = FrameCache([clip(0, path=path)], 4, IMAGE, tmp_path / "cache")
+    again.build()
+    assert again.get(0, np.array([0])).mean() == pytest.approx(gray(20), abs=3)
+
+
+def build_counts(paths: list[Path], form: str, folder: Path) -> list[float]:
+    """Run in a process of its own: the mean gray level of each clip's first frame."""
+    cache = FrameCache([clip(n, path=path) for n, path in enumerate(paths)], 4, IMAGE, folder, form)
+    cache.build(workers=2)
+    return [float(cache.get(n, np.array([0])).mean()) for n in range(len(paths))]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_two_processes_build_one_cache(tmp_path: Path, form: str):
+    paths = [tmp_path / f"{n}.mp4" for n in range(12)]
+    for n, path in enumerate(paths):
+        write_video(path, 4, (32, 32), picture=lambda i, w, h, n=n: gray_picture(2 * n, w, h))
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        found = [pool.submit(build_counts, paths, form, tmp_path / "cache") for _ in range(2)]
+        for levels in (future.result() for future in found):
+            assert levels == pytest.approx([gray(2 * n) for n in range(12)], abs=3)
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -280,14 +280,15 @@ def test_a_failed_push_keeps_the_model_and_the_same_call_tries_again(hub, client
     assert len(hub.files("models/me/tiny")) == 3
 
 
-def test_what_was_evaluated_is_pushed_as_it_is(hub, client, output):
-    """No model is saved, evaluated or described again: here, each would fail."""
+def test_what_was_evaluated_is_pushed_with_a_card_that_names_the_repository(hub, client, output):
+    """No model is saved or evaluated again: here, each would fail."""
     (output / "best").rename(output / "model.new")
     shutil.copytree(output / "model.new", output / "model", dirs_exist_ok=True)
     (output / "model" / "README.md").write_text("# As it was")
     (output / "results.json").write_text(json.dumps(RESULTS))
     client(finished, output, dataset="no-such-folder", push_to_hub="me/tiny")
-    assert hub.files("models/me/tiny")["README.md"] == b"# As it was"
+    card = hub.files("models/me/tiny")["README.md"].decode()
+    assert 'SUMA.from_pretrained("me/tiny")' in card and "40.1 (30.0 to 50.0)" in card
 
 
 # ---- the card --------------------------------------------------------------------------------------------------------

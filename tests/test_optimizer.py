@@ -89,11 +89,9 @@ def test_the_first_blocks_of_todays_backbones(tiny_model: SUMA, name: str, first
     assert blocks == [False, False, True, True]
 
 
-def test_frozen_batch_norms_keep_their_statistics(tiny_model: SUMA):
+def test_batch_norms_keep_their_statistics(tiny_model: SUMA):
     model = copy.deepcopy(tiny_model)
-    model.clip.visual = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))
-    for p in model.clip.visual[0].parameters():
-        p.requires_grad_(False)
+    model.clip.visual = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1))
     learn(model)
     model.clip.visual(torch.randn(4, 3, 5, 5) + 3)
-    assert model.training and not model.clip.visual[0].running_mean.any() and model.clip.visual[2].running_mean.any()
+    assert model.training and not model.clip.visual[0].running_mean.any()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from benchmarks import load_clips
-from checkpoints import newest_checkpoint
+from checkpoints import by_step, newest_checkpoint
 from clips import noise_picture, write_video
 from config import TrainConfig, parse
 from data import Batches, hold_out
@@ -205,6 +205,12 @@ def test_only_whole_checkpoints_are_resumed(tmp_path: Path):
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1000"
 
 
+def test_only_the_runs_own_checkpoints_rotate(tmp_path: Path):
+    for name in ("checkpoint-100", "checkpoint-20", "checkpoint-20-good", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in by_step(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
+
+
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +270,9 @@ def test_frozen_towers_stay_as_they_were_and_the_rest_learns(benchmark: Path, to
         ({"tracker": "clearml"}, "the tracker clearml is not installed"),
         ({"freeze_layers": 3}, "freeze_layers=3: the image tower has 2 blocks"),
         ({"num_concepts": 1000}, "cannot fill 1000 concepts"),
+        ({"tracker": "foo"}, "foo"),
+        ({"test_config": "test_1K"}, "no config, split or metadata file test_1K"),
+        ({"held_out": 20}, "cannot hold out 20 of 20 clips"),
     ],
 )
 def test_what_is_wrong_with_a_run_is_one_line(benchmark: Path, tower: dict, tmp_path: Path, changes: dict, told: str):
@@ -314,6 +323,18 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(run: Path, bench
     assert (run / "results.json").read_text() == (tmp_path / "killed" / "results.json").read_text()
     log = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "total" in line] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_of_other_options_is_refused_also_without_its_checkpoints(run: Path, benchmark, tower):
+    output = run.parent / "copy"
+    shutil.copytree(run, output, ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = (output / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="seed 0 -> 5"):
+        train.main(flags(benchmark, tower, output, seed=5))
+    AcceleratorState._reset_state(True)
+    train.main(flags(benchmark, tower, output))
+    assert (output / "model" / "model.safetensors").read_bytes() == before
+    assert not list(output.glob("checkpoint-*"))
 
 
 def test_training_moved_every_kind_of_weight(run: Path, benchmark: Path, tower: dict):

@@ -117,7 +117,7 @@ def clip4clip(root: Path, config: str) -> list[Clip]:
         raise ValueError(f"{file} has no column video_id")
     annotations = json.loads((root / "MSRVTT_data.json").read_text(encoding="utf-8"))
     try:
-        videos = {video["video_id"]: video for video in annotations["videos"]}
+        videos = {video["video_id"]: (video["category"], video["url"]) for video in annotations["videos"]}
         sentences: dict[str, list[str]] = {name: [] for name in videos}
         for sentence in annotations["sentences"]:
             sentences[sentence["video_id"]].append(sentence["caption"])
@@ -129,8 +129,7 @@ def clip4clip(root: Path, config: str) -> list[Clip]:
         if name not in videos:
             raise ValueError(f"{file.name} lists {name}, which is not in MSRVTT_data.json")
         captions = [row["sentence"]] if "sentence" in row and "train" not in file.name else sentences[name]
-        video = videos[name]
-        clips.append(Clip(name, Path(name), tuple(captions), video["category"], video["url"], "MSR-VTT"))
+        clips.append(Clip(name, Path(name), tuple(captions), *videos[name], "MSR-VTT"))
     return clips
 
 
@@ -312,6 +311,9 @@ def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
 
     Single videos that are missing get the path at which they were looked for: decoding reports them.
     """
+    leaving = [name for name in names if ".." in PurePosixPath(name).parts]
+    if leaving:
+        raise ValueError(f"video {leaving[0]!r} is not inside of the benchmark's folder")
     folder = root / "video" if (root / "video").is_dir() else root
     found = {name: root / name for name in names if (root / name).is_file()}
     rest = [name for name in names if name not in found]

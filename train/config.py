@@ -43,7 +43,7 @@ class TrainConfig:
     steps: int = option(0, "optimiser steps instead of epochs")
     batch_size: int = option(128, "pairs per step, over all processes")
     chunk: int = option(0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch")
-    checkpoint_activations: bool = option(False, "less memory for about a third more time in the backbone")
+    checkpoint_activations: bool = option(False, "a twelfth of the activations for a quarter more time")
     compile: bool = option(False, "torch.compile the image tower: minutes at the start, see tests/bench/train_step.py")
     freeze_image: bool = option(False, "leave the image tower as it is")
     freeze_text: bool = option(False, "leave the text tower as it is")

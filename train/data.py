@@ -51,6 +51,8 @@ def hold_out(clips: Sequence[Clip], number: int, seed: int) -> tuple[list[int], 
             break
         held += groups[g]
     kept = set(range(len(clips))) - set(held)
+    if not kept:
+        raise ValueError(f"held_out={number} leaves no clip to train on: clips of one source video stay together")
     return sorted(kept), sorted(held)
 
 

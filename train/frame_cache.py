@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from benchmarks import CACHE, Clip
+from filelock import FileLock
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from tqdm import tqdm
 
@@ -97,10 +98,16 @@ class FrameCache:
         if form not in FORMATS:
             raise ValueError(f"frames are kept as {' or '.join(FORMATS)}, not {form!r}")
         self.clips, self.num_frames, self.image = list(clips), num_frames, image
-        identity = [[str(c.path), c.path.stat().st_size] for c in self.clips if c.path.exists()]
+        identity = [[str(c.path), *_state(c.path)] for c in self.clips]
         key = json.dumps([identity, num_frames, image, form], sort_keys=True)
         self.folder = (folder or CACHE / "frames") / hashlib.sha256(key.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / "lock")  # one process builds, the others find it built
+        with self._lock:
+            self._open(form)
+
+    def _open(self, form: str) -> None:
+        num_frames, image = self.num_frames, self.image
         self._store: Store = (
             RawStore(self.folder, len(self.clips), num_frames, image["size"])
             if form == "raw"
@@ -117,7 +124,10 @@ class FrameCache:
 
         Returns the reasons of unreadable videos when they are to be skipped, otherwise the first one raises.
         """
+        with self._lock:
+            return self._build(skip_unreadable, workers)
 
+    def _build(self, skip_unreadable: bool, workers: int) -> list[str]:
         def attempt(i: int) -> str:
             try:
                 frames = read_frames(self.clips[i].path, self.num_frames).frames
@@ -155,10 +165,22 @@ class FrameCache:
         return out
 
 
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file, by which another content is told; (-1, 0) where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A memory-mapped array of zeros, or the one that is there."""
     if path.exists():
-        return np.load(path, mmap_mode="r+")
+        there = np.load(path, mmap_mode="r+")
+        if there.shape != shape or there.dtype != dtype:
+            raise ValueError(f"{path} is {there.dtype}{there.shape}, not {np.dtype(dtype)}{shape}: remove its folder")
+        return there
     needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if needed > free:  # a memory map that outgrows its disk ends the process without a word
         raise OSError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from checkpoints import write_whole
 from config import TrainConfig
 from losses import Losses
 from metrics import Retrieval
@@ -26,9 +27,7 @@ def keep_log_until(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:  # a line cut off by a kill
             continue
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(file)
+    write_whole(file, "".join(kept))
 
 
 class Monitor:

@@ -38,12 +38,13 @@ def freeze(model: SUMA, c: TrainConfig) -> None:
 
 
 def learn(model: SUMA) -> None:
-    """Training mode, but for the running statistics of frozen batch norms (MobileCLIP's), which stay as they are."""
+    """Training mode, but for batch norms (MobileCLIP's): their statistics stay those of the pretrained tower.
+
+    Statistics of a batch would make the gradients depend on how it is cut into chunks and shared among processes.
+    """
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(
-            p.requires_grad for p in module.parameters()
-        ):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 

@@ -21,11 +21,11 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import OPTIONS, Clip, load_clips
 from card import model_card, push
-from checkpoints import check_same_run, load_checkpoint, save_checkpoint
+from checkpoints import RESULTS, check_same_run, load_checkpoint, save_checkpoint, write_whole
 from config import TrainConfig, parse
 from data import Batches, hold_out
 from encode import encode_captions, encode_videos, similarities
-from evaluate import evaluate, table
+from evaluate import evaluate, load, table
 from frame_cache import FrameCache
 from gradcache import cached_step
 from losses import suma_loss
@@ -52,6 +52,7 @@ class Run(NamedTuple):
 def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     """Clips, held-out training clips for selection, the model to start from, and cached frames.
 
+    The test split is looked for and decoded, and left alone until the end: what is wrong with it is told now.
     Raises ValueError or OSError for what is wrong with the options or the data.
     """
     with accelerator.main_process_first():
@@ -71,6 +72,8 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
         failures = cache.build(c.skip_unreadable)
     for reason in failures:
         accelerator.print(f"left out: {reason}")
+    if c.test_config:
+        load(model, c.dataset, c.test_config, accelerator, **{name: getattr(c, name) for name in OPTIONS})
     readable = cache.counts > 0
     loader = Batches(model, clips, cache, [i for i in train if readable[i]], c)
     return Run(model, clips, cache, [i for i in held if readable[i]], loader, len(captions))
@@ -110,15 +113,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     c = parse(argv)
     output = Path(c.output)
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one process unpacks and decodes
-    accelerator = Accelerator(
-        mixed_precision=c.mixed_precision, kwargs_handlers=[patience], log_with=c.tracker or None, project_dir=output
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=c.mixed_precision, kwargs_handlers=[patience], log_with=c.tracker or None,
+            project_dir=output,
+        )  # fmt: skip
+    except ValueError as error:  # an unknown tracker
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from error
     rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if accelerator.device.type == "cpu":
         use_fast_matmul()
         use_fast_attention_backward()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
         if c.batch_size % world:
             raise ValueError(f"batch_size={c.batch_size} cannot be shared evenly by {world} processes")
@@ -127,6 +132,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         output.mkdir(parents=True, exist_ok=True)
         if is_main:
             check_same_run(c, output)
+        if (output / RESULTS).exists():  # all is done but perhaps the push
+            if is_main:
+                finish(c, output)
+            return
         run = prepare(c, accelerator)
     except (ValueError, OSError) as error:  # what the user gave; the loop's own errors keep their traceback
         raise SystemExit(f"error: {' '.join(str(error).split())}") from error
@@ -140,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         accelerator.init_trackers("suma", asdict(c))
     monitor = Monitor(accelerator, c, steps, first, run.pairs)
 
+    stop = threading.Event()
+    default = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     learn(model)
     for step, batch in enumerate(loader(first, steps, rank, world), start=first):
         factor = learning_rate(step, steps, c.warmup)
@@ -161,7 +172,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not bool(losses.total.isfinite()):
             names = [loader.clips[i].video_id for i in batch["video"].tolist()]
             raise RuntimeError(f"loss is {losses.total.item()} at step {step} with {rates}, videos {names}")
-        accelerator.clip_grad_norm_(model.parameters(), c.grad_norm)
+        norm = accelerator.clip_grad_norm_(model.parameters(), c.grad_norm)
+        if c.mixed_precision != "fp16" and not bool(torch.as_tensor(norm).isfinite()):  # fp16's scaler skips such steps
+            raise RuntimeError(f"the gradient's norm is {float(norm)} at step {step} with {rates}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         model.limit_scales()
@@ -176,9 +189,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             save_checkpoint(accelerator, output, done, best)
         if stopping:
             monitor.close()
+            accelerator.end_training()
             accelerator.print(f"stopped after step {done}: the same command goes on from here")
             return
     monitor.close()
+    signal.signal(signal.SIGTERM, default)
     if is_main:
         finish(c, output)
     accelerator.end_training()
@@ -187,23 +202,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 def finish(c: TrainConfig, output: Path) -> None:
     """Save the selected model, evaluate it once on the test split, write its card, and push it.
 
-    results.json is written last: where it stands, all is done but the push. A failed push is the end of the process,
-    not of the model: SystemExit says what went wrong, and the same command tries again.
+    Where results.json stands, all is done but the card and the push. A failed push is the end of the process, not of
+    the model: SystemExit says what went wrong, and the same command tries again.
     """
-    folder, file = output / "model", output / "results.json"
+    folder, file = output / "model", output / RESULTS
+    options = {name: getattr(c, name) for name in OPTIONS}
     if not file.exists():
         chosen = SUMA.from_pretrained(output / "best")
         (chosen.half() if c.half else chosen).save_pretrained(folder)
-        saved = SUMA.from_pretrained(folder)
+    saved = SUMA.from_pretrained(folder)
+    results = json.loads(file.read_text()) if file.exists() else {}
+    if c.test_config and results.get("config") != c.test_config:
         saved.to("cuda" if torch.cuda.is_available() else "cpu")
-        options = {name: getattr(c, name) for name in OPTIONS}
-        results = evaluate(saved, c.dataset, c.test_config, **options) if c.test_config else {}
-        (folder / "README.md").write_text(model_card(saved, asdict(c), results), encoding="utf-8")
-        if results:
-            print(table(results))
-            partial_file = file.with_suffix(".partial")
-            partial_file.write_text(json.dumps(results, indent=2) + "\n")
-            partial_file.rename(file)
+        try:
+            results = evaluate(saved, c.dataset, c.test_config, **options)
+        except (ValueError, OSError) as error:
+            told = " ".join(str(error).split())
+            raise SystemExit(f"not evaluated: {told}. The trained model is in {folder}") from error
+        print(table(results))
+        write_whole(file, json.dumps(results, indent=2) + "\n")
+    (folder / "README.md").write_text(model_card(saved, asdict(c), results), encoding="utf-8")
     if c.push_to_hub:
         try:
             push(folder, c.push_to_hub)
