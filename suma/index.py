@@ -194,9 +194,10 @@ class VideoIndex:
         return fold_videos(v.features, v.frames, v.mask, self.model.space.concepts(), share)
 
     @torch.no_grad()
-    def search(self, query: str, top_k: int = 10) -> list[Match]:
-        """The videos that a text describes best, best first. Raises ValueError for an empty query or top_k < 1."""
-        texts = self.model.texts([_checked(query)])
+    def search(self, query: str | Texts, top_k: int = 10) -> list[Match]:
+        """The videos that a text (or one that is encoded already, T = 1) describes best, best first. Raises ValueError
+        for an empty query or top_k < 1."""
+        texts = query if isinstance(query, Texts) else self.model.texts([_checked(query)])
         rows = self._candidates(texts, max(CANDIDATES, _positive(top_k))) if len(self) else []
         if not rows:
             return []

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {  # a file imports only files of lower levels
     "suma.video": 0, "suma.concepts": 0, "suma.similarity": 0, "suma.text": 0, "suma.cpu": 0, "suma.store": 0,
     "suma.backbone": 0, "suma.saved": 0,
-    "suma.model": 1, "suma.index": 2, "suma.explain": 3, "suma": 4, "suma.__main__": 5,
+    "suma.model": 1, "suma.steer": 2, "suma.index": 2, "suma.explain": 3, "suma": 4, "suma.__main__": 5,
 }  # fmt: skip
 ROOMS = ("suma", "train", "ui", "app", "tests")
 
