@@ -305,7 +305,7 @@ def test_a_recording_of_the_webcam_is_described(page: Any):
     page.get_by_label("Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.locator("#query-video button", has_text="Record").click()
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(4000)
     page.locator("#query-video button", has_text="Stop").click()
     page.wait_for_selector("#captions li", timeout=20_000)
     assert "Your video" in page.locator("#about").text_content()
