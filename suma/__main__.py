@@ -15,7 +15,7 @@ from suma.cpu import use_fast_matmul
 from suma.index import Match, VideoIndex
 from suma.model import SUMA
 from suma.store import MANIFEST
-from suma.video import find_videos
+from suma.files import find_videos
 
 MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from suma import video
-from suma.video import Frames, find_videos, normalize, read_frames, resize_frames
+from suma.files import find_videos
+from suma.video import Frames, normalize, read_frames, resize_frames
 
 REALCLIPS = Path(__file__).parents[2] / "shared" / "realclips"
 
