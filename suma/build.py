@@ -29,6 +29,7 @@ from suma.video import resize_frames
 
 COMMIT_SECONDS = 5.0  # between two commits; what a kill costs
 COMMIT_CLIPS = 2000
+COMMIT_SHARE = 0.05  # of the time, at most, is spent on commits
 BATCH_FRAMES = {"cpu": 48, "cuda": 384}  # encoded at once
 PARTS_AHEAD = 4  # of each video, decoded and waiting
 
@@ -236,7 +237,7 @@ class Builder:
                         began = time.monotonic()
                         commit()
                         committed = time.monotonic()
-                        pause = max(COMMIT_SECONDS, 20 * (committed - began))
+                        pause = max(COMMIT_SECONDS, (committed - began) / COMMIT_SHARE)
             except KeyboardInterrupt:
                 commit()
                 raise

@@ -61,7 +61,7 @@ class Decoder:
                 shape = (1, *answer.pop("shape"))
                 count = len(answer["times"])
                 frames = (self._take(child.stdout, int(np.prod(shape))) for _ in range(count))
-                yield Part(**answer, frames=(np.frombuffer(f, np.uint8).reshape(shape) for f in frames))
+                yield Part(**answer, frames=(np.frombuffer(bytearray(f), np.uint8).reshape(shape) for f in frames))
         except (BrokenPipeError, EOFError):
             raise ValueError(self._end_of(child)) from None
         except GeneratorExit:  # the rest is not wanted

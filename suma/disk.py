@@ -73,7 +73,8 @@ def clear_errors(folder: Path) -> Iterator[None]:
     except (OSError, sqlite3.OperationalError) as error:
         kept = "what was saved before is intact"
         code = getattr(error, "errno", None)
-        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in str(error):
+        # SQLite reports a limit of the file size as a write that failed
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in str(error) or "disk I/O" in str(error):
             raise OSError(
                 errno.ENOSPC, f"no space left to write {folder} ({error}): make room, then run again; {kept}"
             ) from error
@@ -92,12 +93,13 @@ def writer_lock(folder: Path) -> Iterator[None]:
     lock = filelock.FileLock(folder / LOCK, timeout=0)
     try:
         with clear_errors(folder):
-            lock.acquire()
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise IndexBusyError(f"{folder} is being written by {_holder(folder)}: wait for it, or stop it") from None
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             (folder / WRITER).write_text(json.dumps(who))
         yield
-    except filelock.Timeout:
-        raise IndexBusyError(f"{folder} is being written by {_holder(folder)}: wait for it, or stop it") from None
     finally:
         if lock.is_locked:
             with contextlib.suppress(OSError):

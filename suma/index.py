@@ -211,17 +211,17 @@ class VideoIndex:
 
     @torch.no_grad()
     def similar(self, path: str | Path, top_k: int = 10) -> list[Match]:
-        """The videos most like a video or an image (indexed or not; the same content left out), best first.
+        """The videos most like a video or an image (indexed or not; itself left out), best first.
 
         Score: the cosine of the video features in both spaces, in the shares of the text score.
         """
         _positive(top_k)
-        asked, video = self.read(path)
-        query, share, snapshot = video.features, self.model.config.concept_share, self.store.snapshot
+        query, share, snapshot = self.read(path)[1].features, self.model.config.concept_share, self.store.snapshot
         concepts = self.model.space.concepts()
         scaled = query * concept_scale(query, concepts) @ (concepts.T @ concepts)
         folded = torch.cat([query, scaled], dim=-1)[0].cpu().numpy()
-        itself = set(snapshot.table.positions_of(asked.digest))
+        known = snapshot.table.file(path)
+        itself = set(snapshot.table.positions_of(known.digest)) if known else set()
         found = self._candidates.search(snapshot, folded, SIMILAR_CANDIDATES + top_k + len(itself))
         found = [position for position in found if position not in itself]
         if not found:

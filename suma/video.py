@@ -230,7 +230,7 @@ def _decode_group(
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in left else "NONREF"
             left.discard(packet.pts)
         for frame in packet.decode() + ([] if left else stream.codec_context.decode(None)):
-            if frame.pts in wanted:
+            if frame.pts in wanted and not frame.is_corrupt:
                 found[frame.pts] = frame
         if not left:
             break
@@ -350,7 +350,7 @@ def resize_frames(
     elif resize_mode == "longest":
         to = [max(1, round(side * size / max(height, width))) for side in (height, width)]
     # A channels-last view: making it contiguous first would cost more than the resize itself.
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2)
     pixels = functional.resize(pixels, to, InterpolationMode(interpolation), antialias=True)
     return functional.center_crop(pixels, [size, size]).contiguous()
 
