@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from suma.cpu import use_fast_matmul
+from suma.files import find_videos
 from suma.index import Match, VideoIndex
 from suma.model import SUMA
 from suma.store import MANIFEST
-from suma.files import find_videos
 
 MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 

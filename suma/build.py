@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from suma.decoder import Decoder
+from suma.decoder import Decoder, refuse_sparse
 from suma.disk import digest_of
 from suma.files import find_videos
 from suma.model import SUMA
@@ -163,8 +163,8 @@ class Builder:
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 while True:
-                    while len(waiting) < 2 * self.workers + 2 and (row := next(coming, None)) is not None:
-                        waiting.append(_Job(row))
+                    while len(waiting) < 2 * self.workers + 2 and (new := next(coming, None)) is not None:
+                        waiting.append(_Job(new))
                         pool.submit(work, waiting[-1])
                     if not waiting:
                         return
@@ -179,15 +179,12 @@ class Builder:
         row = job.row
         if row.reason:  # could not even be looked at
             return
-        if maybe_known:
-            row.digest = digest_of(row.path)
-            with self._claiming:
-                job.known = row.digest in self._claimed or bool(self.table.positions_of(row.digest))
-                self._claimed.add(row.digest)
-            if job.known:
-                return
         image = self.model.config.image
         try:
+            refuse_sparse(row.path)
+            if maybe_known and self._claim(row):
+                job.known = True
+                return
             for part in decoder.read(row.path, self.model.config.num_frames):
                 pixels = [
                     resize_frames(frame, image["size"], image["resize_mode"], image["interpolation"])
@@ -200,6 +197,14 @@ class Builder:
             row.reason, row.digest = str(error) or repr(error), ""
             if isinstance(error, OSError):
                 row.mtime = 0.0  # not the content's fault: it is tried again next time
+
+    def _claim(self, row: Row) -> bool:
+        """Whether a file's content is in the index or on its way into it; else it is on its way now."""
+        row.digest = digest_of(row.path)
+        with self._claiming:
+            known = row.digest in self._claimed or bool(self.table.positions_of(row.digest))
+            self._claimed.add(row.digest)
+        return known and bool(row.digest)
 
     def _put(self, job: _Job, part: _Part | None) -> None:
         while not self._stopping.is_set():

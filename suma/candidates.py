@@ -19,9 +19,11 @@ class Candidates:
         self._table: Any = None  # of the generation that it holds
         self._mutex = threading.Lock()
 
-    def search(self, snapshot: Snapshot, query: np.ndarray, number: int, allowed: np.ndarray | None = None) -> list[int]:
+    def search(
+        self, snapshot: Snapshot, query: np.ndarray, number: int, allowed: np.ndarray | None = None
+    ) -> list[int]:
         """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given."""
-        import faiss
+        faiss: Any = __import__("faiss")
 
         self._take_in(snapshot)
         chosen = snapshot.live if allowed is None else allowed

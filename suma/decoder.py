@@ -4,9 +4,11 @@
 comes back is a line of JSON and raw pixels, nothing that could be executed.
 """
 
+import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -16,10 +18,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from suma.disk import digest_of
 from suma.video import read_frames
 
+CHILD = ("-m", "suma.decoder")  # Python's arguments
 TIME_LIMIT = 60.0  # seconds without an answer
+HASH_BYTES = 1 << 26  # read at once
 MEMORY_LIMIT = 4 << 30  # bytes of address space, of each child
 
 
@@ -55,6 +58,8 @@ class Decoder:
                 answer = json.loads(self._take(child.stdout, None))
                 if "error" in answer:
                     raise (OSError if answer["kind"] == "OSError" else ValueError)(answer["error"])
+                if "hashed" in answer:  # a sign of life
+                    continue
                 if "digest" in answer:
                     self.digest = answer["digest"]
                     return
@@ -71,7 +76,7 @@ class Decoder:
     def _started(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "suma.decoder", str(self.memory_limit), str(self.time_limit)],
+                [sys.executable, *CHILD, str(self.memory_limit), str(self.time_limit)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 cwd=Path(__file__).resolve().parents[1], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
@@ -134,25 +139,39 @@ def main() -> None:
 
 
 def _answer(path: str, num_frames: int) -> Iterator[tuple[dict[str, Any], Any]]:
-    before = os.stat(path) if os.path.exists(path) else None
+    """Headers with their payloads: a part, signs of life while the content is hashed, the digest; or an error."""
     try:
-        with open(path, "rb"):  # whether we may, in the system's words
-            pass
+        before = os.stat(path)
+        if stat.S_ISREG(before.st_mode):  # opening a pipe would wait for its other end
+            open(path, "rb").close()  # whether we may, in the system's words
+        refuse_sparse(path)
         frames = read_frames(path, num_frames)
         header = {
             "duration": float(frames.duration), "start": 0.0, "end": float(frames.duration),
             "times": [round(float(t), 3) for t in frames.times], "shape": frames.frames.shape[1:],
         }  # fmt: skip
         yield header, np.ascontiguousarray(frames.frames).reshape(-1)
-        digest, after = digest_of(path), os.stat(path)
-        if before is None or not digest or (before.st_size, before.st_mtime) != (after.st_size, after.st_mtime):
+        hashed = hashlib.sha256()
+        with open(path, "rb") as file:
+            while content := file.read(HASH_BYTES):
+                hashed.update(content)
+                yield {"hashed": len(content)}, b""
+        after = os.stat(path)
+        if (before.st_size, before.st_mtime) != (after.st_size, after.st_mtime):
             raise OSError("it changed while it was read")
+        yield {"digest": hashed.hexdigest()}, b""
     except MemoryError:
         yield {"error": "decoding needs more memory than is allowed", "kind": "ValueError"}, b""
     except (ValueError, OSError) as error:
         yield {"error": str(error), "kind": "OSError" if isinstance(error, OSError) else "ValueError"}, b""
-    else:
-        yield {"digest": digest}, b""
+
+
+def refuse_sparse(path: str) -> None:
+    """Raises OSError for a large file most of which is not there: a download that goes on, or a trap."""
+    there = os.stat(path)
+    blocks = 512 * getattr(there, "st_blocks", there.st_size)
+    if there.st_size > HASH_BYTES and 2 * blocks < there.st_size:
+        raise OSError(f"only {blocks} of its {there.st_size} bytes are on the disk (a download that goes on?)")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +33,13 @@ def digest_of(path: str | Path) -> str:
         return ""
 
 
+def _bytes(array: np.ndarray) -> Any:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
 def sha256(array: np.ndarray) -> str:
     """sha256 of an array's bytes."""
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))).hexdigest()
+    return hashlib.sha256(_bytes(array)).hexdigest()
 
 
 def append(file: Path, start: int, rows: np.ndarray) -> str:
@@ -43,7 +48,7 @@ def append(file: Path, start: int, rows: np.ndarray) -> str:
     with open(file, "r+b") as stream:
         stream.truncate(start)
         stream.seek(start)
-        stream.write(memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8)))
+        stream.write(_bytes(rows))
         stream.flush()
         os.fsync(stream.fileno())
     return sha256(rows)
@@ -96,7 +101,9 @@ def writer_lock(folder: Path) -> Iterator[None]:
             try:
                 lock.acquire()
             except filelock.Timeout:
-                raise IndexBusyError(f"{folder} is being written by {_holder(folder)}: wait for it, or stop it") from None
+                raise IndexBusyError(
+                    f"{folder} is being written by {_holder(folder)}: wait for it, or stop it"
+                ) from None
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
             (folder / WRITER).write_text(json.dumps(who))
         yield

@@ -57,7 +57,7 @@ class Rows(Sequence[Row]):
         positions = self._snapshot.live[i]
         if isinstance(i, slice):
             return self._snapshot.table.rows(positions)
-        return self._snapshot.table.rows([positions])[0]
+        return self._snapshot.table.rows([int(positions)])[0]
 
     def __iter__(self) -> Iterator[Row]:
         for i in range(0, len(self), 1000):

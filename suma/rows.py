@@ -128,15 +128,15 @@ class RowTable:
 
     def put_file(self, run: Run, row: Row) -> None:
         """Add a file, or replace what is known of it."""
+        changed = ", ".join(f"{name} = excluded.{name}" for name in FILE.split(", ")[1:])
         run(
-            f"INSERT INTO files ({FILE}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
-            " mtime = excluded.mtime, digest = excluded.digest, duration = excluded.duration, reason = excluded.reason",
+            f"INSERT INTO files ({FILE}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET {changed}",
             (self.stored(row.path), row.size, row.mtime, row.digest, row.duration, row.reason),
         )
 
     # ---- clips -----------------------------------------------------------------------------------------------------
 
-    def rows(self, positions: Sequence[int]) -> list[Row]:
+    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
         """The clips at these positions, each with the first of its files; a removed one has an empty path."""
         found: dict[int, Row] = {}
         sql = (
@@ -148,13 +148,13 @@ class RowTable:
             found[position] = Row(self.path(path), size, mtime, digest, duration, when, "", start, stop)
         return [found.get(int(p)) or Row("", 0, 0.0, "", reason="removed") for p in positions]
 
-    def spans(self, positions: Sequence[int]) -> list[tuple[int, int]]:
+    def spans(self, positions: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
         """Where the features of these clips lie: the video's own row, and the number of frames that follow it."""
         sql = "SELECT position, first, length(times) / 8 FROM clips WHERE position IN ({})"
         found = {position: (first, count) for position, first, count in self._each(sql, positions)}
         return [found[int(p)] for p in positions]
 
-    def _each(self, sql: str, positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    def _each(self, sql: str, positions: Sequence[int] | np.ndarray) -> Iterator[tuple[Any, ...]]:
         for i in range(0, len(positions), 500):
             block = [int(p) for p in positions[i : i + 500]]
             yield from self.all(sql.format(",".join("?" * len(block))), block)

@@ -56,7 +56,7 @@ class Snapshot(NamedTuple):
 
 
 class Store:
-    """One index folder. Make it with `create` or `open`; reading is safe from several threads, also while one writes."""
+    """One index folder: `create` or `open` it. Reading is safe from several threads, also while one writes."""
 
     snapshot: Snapshot
 
@@ -182,7 +182,9 @@ class Store:
                 table.put_file(run, row)
             for c in clips:
                 times = np.asarray(c.times, np.float64).tobytes()
-                run("INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, 0)", (position, c.digest, c.start, c.end, times, first))
+                run(
+                    "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, 0)", (position, c.digest, c.start, c.end, times, first)
+                )
                 position, first = position + 1, first + len(c.features)
             for values in sums:
                 run("INSERT INTO checksums VALUES (?, ?, ?, ?)", values)
@@ -252,7 +254,12 @@ class Store:
 
     def _publish(self) -> None:
         """Make this generation the index, and delete the others."""
-        manifest = {"format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "generation": self.generation}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "dim": self.dim,
+            "generation": self.generation,
+        }
         replace(self.folder / MANIFEST, json.dumps(manifest, indent=1).encode())
         for file in self.folder.iterdir():
             if _is_ours(file) and file.name not in (MANIFEST, LOCK, WRITER) and f"-{self.generation}." not in file.name:
@@ -282,7 +289,9 @@ def _read_manifest(folder: Path, model: str, dim: int) -> int:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged or no index manifest: {error}") from error
     if version != FORMAT_VERSION:
-        raise ValueError(f"{folder} has index format {version}, this SUMA reads {FORMAT_VERSION}: index the videos again")
+        raise ValueError(
+            f"{folder} has index format {version}, this SUMA reads {FORMAT_VERSION}: index the videos again"
+        )
     if made_with != model:
         raise ValueError(
             f"{folder} was made with model {made_with}, not {model}: load that model, or index again with this one"

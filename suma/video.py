@@ -1,8 +1,8 @@
 """From a video file to pixels a tower can read: choose frames, decode them, resize, normalize.
 
-PyAV lists when each frame appears, without decoding, then decodes the chosen ones: group of pictures by group, where the
-file tells them apart, leaving out the frames that neither we nor other frames need (the same bytes as decord's, at about
-half the work); from the beginning on where it does not, or is damaged. decord has the last word where PyAV fails.
+PyAV lists when each frame appears, without decoding, then decodes the chosen ones: group of pictures by group, where
+the file tells them apart, leaving out the frames that neither we nor other frames need (decord's bytes, at about half
+the work); from the beginning on where it does not, or is damaged. decord has the last word where PyAV fails.
 """
 
 import os
@@ -72,7 +72,9 @@ def read_frames(
     if not path.exists():
         raise FileNotFoundError(f"no such video: {path}")
     if not path.is_file():
-        raise ValueError(f"not a file: {path}" + "; suma.files.find_videos lists the videos in a folder" * path.is_dir())
+        raise ValueError(
+            f"not a file: {path}" + "; suma.files.find_videos lists the videos in a folder" * path.is_dir()
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"the file is empty (0 bytes): {path}")
     file = os.path.abspath(path)  # a leading slash: ffmpeg takes no part of it for a protocol

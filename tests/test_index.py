@@ -287,7 +287,9 @@ def test_a_moved_file_keeps_its_features(gallery: tuple[VideoIndex, Path], decod
     report = index.add(videos)
     assert decoded == [] and report.added == [] and report.missing == []
     assert report.moved == {str(videos / "deeper" / "new name.mp4"): str(videos / "clip 2.mp4")}
-    assert len(index) == 6 and torch.equal(index.videos([index.row_of(videos / "deeper" / "new name.mp4")]).frames, before)
+    assert len(index) == 6 and torch.equal(
+        index.videos([index.row_of(videos / "deeper" / "new name.mp4")]).frames, before
+    )
     with pytest.raises(KeyError):
         index.row_of(videos / "clip 2.mp4")
 

@@ -135,7 +135,8 @@ def test_a_content_is_kept_while_a_file_has_it(store: Store):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut manifest", "no manifest json", "short array", "flipped byte", "no array", "version", "rows", "model"]
+    "damage",
+    ["cut manifest", "no manifest json", "short array", "flipped byte", "no array", "version", "rows", "model"],
 )
 def test_a_damaged_index_is_an_error_that_says_what(store: Store, damage: str):
     folder = store.folder
@@ -184,7 +185,10 @@ def test_damaged_rows_never_crash(store: Store, at: int):
 def test_folders_of_other_things_are_left_alone(tmp_path: Path, store: Store):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "letter.txt").write_text("dear reader")
-    for write in (lambda: Store.create(tmp_path / "letters", "model", DIM), lambda: store.copy_to(tmp_path / "letters")):
+    for write in (
+        lambda: Store.create(tmp_path / "letters", "model", DIM),
+        lambda: store.copy_to(tmp_path / "letters"),
+    ):
         with pytest.raises(ValueError, match="other things"):
             write()
     assert [file.name for file in (tmp_path / "letters").iterdir()] == ["letter.txt"]
