@@ -3,6 +3,7 @@
 Shapes: F frames, S pixels of a side, D joint width.
 """
 
+import contextlib
 import os
 import queue
 import threading
@@ -18,12 +19,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from suma.candidates import keep_cache
+from suma.cpu import half_image_tower
 from suma.decoder import Decoder, refuse_sparse
 from suma.disk import digest_of
 from suma.files import find_videos
 from suma.model import SUMA
 from suma.rows import Row, RowTable, describe
-from suma.similarity import fold_videos
+from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
 from suma.video import resize_frames
 
@@ -71,11 +74,11 @@ class _Job:
 class Builder:
     """One run of `add` over a store."""
 
-    def __init__(self, model: SUMA, store: Store, workers: int, time_limit: float):
+    def __init__(self, model: SUMA, store: Store, workers: int, time_limit: float, bf16: bool = False):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
-        self.report = Report()
+        self.bf16, self.report = bf16, Report()
         self._claimed: set[str] = set()  # contents on their way
         self._later: list[Row] = []  # files whose content comes in by another path
         self._claiming = threading.Lock()
@@ -90,10 +93,11 @@ class Builder:
         """Add what `paths` name; see `VideoIndex.add`."""
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         found = find_videos(given)
-        with self.store.writing():
+        with self.store.writing(), half_image_tower(self.model) if self.bf16 else contextlib.nullcontext():
             todo = self._new(found, retry)
             self._add(todo)
             self._look_for_missing(given, prune)
+            keep_cache(self.store)
         return self.report
 
     # ---- which files -----------------------------------------------------------------------------------------------
@@ -262,10 +266,13 @@ class Builder:
         lengths = torch.tensor([len(f) for f in features], device=frames.device)
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
         video, frames = self.model.pool(frames, mask), F.normalize(frames, dim=-1)
-        folded = fold_videos(video, frames, mask, self.model.space.concepts(), self.model.config.concept_share)
+        concepts = self.model.space.concepts()
+        folded = fold_videos(video, frames, mask, concepts, self.model.config.concept_share)
         for part, v, f, m, z in zip(batch, video, frames, mask, folded, strict=True):
             kept = torch.cat([v[None], f[m]]).half().cpu().numpy()
-            part.clip = NewClip("", part.start, part.end, part.times, kept, z.half().cpu().numpy())
+            # of the rows as they are kept, in float16
+            scales = concept_scale(F.normalize(torch.from_numpy(kept).float(), dim=-1), concepts.cpu())[:, 0].numpy()
+            part.clip = NewClip("", part.start, part.end, part.times, kept, z.half().cpu().numpy(), scales)
             part.pixels = part.pixels[:0]
         batch.clear()
 

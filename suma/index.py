@@ -20,7 +20,16 @@ from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
 from suma.model import SUMA
 from suma.rows import Row, describe, key
-from suma.similarity import Texts, Videos, concept_parts, concept_scale, fold_texts, fold_videos, frame_scores
+from suma.similarity import (
+    Texts,
+    Videos,
+    concept_parts,
+    concept_scale,
+    fold_texts,
+    fold_videos,
+    frame_scores,
+    score_by_scale,
+)
 from suma.store import MANIFEST, Snapshot, Store
 from suma.video import resize_frames
 
@@ -112,6 +121,7 @@ class VideoIndex:
         prune: bool = False,
         retry: bool = False,
         time_limit: float = TIME_LIMIT,
+        bf16: bool = False,
     ) -> Report:
         """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
         file keeps its features, copies of a file share them.
@@ -123,11 +133,12 @@ class VideoIndex:
             workers: processes that decode ahead.
             prune: also remove what is no longer there from the folders that are given.
             time_limit: seconds without a decoded part after which a video counts as unreadable.
+            bf16: encode frames in bfloat16: about twice as fast, cosines off by less than 1e-3.
 
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
         """
-        return Builder(self.model, self.store, workers, time_limit).run(paths, prune, retry)
+        return Builder(self.model, self.store, workers, time_limit, bf16).run(paths, prune, retry)
 
     def remove(self, paths: Iterable[str | Path]) -> int:
         """Forget these videos (their files stay); returns how many were in the index."""
@@ -144,16 +155,30 @@ class VideoIndex:
         snapshot = self.store.snapshot
         return self._videos(snapshot, [int(snapshot.live[i]) for i in rows])
 
+    def _gather(self, snapshot: Snapshot, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
+        spans = np.array(snapshot.table.spans(positions), np.int64).reshape(-1, 2)
+        order = np.arange(1 + spans[:, 1].max(initial=0))
+        valid = order <= spans[:, 1:]  # (n, 1 + F)
+        at = np.where(valid, spans[:, :1] + order, 0)
+        device, mask = self.model.device, torch.from_numpy(valid)
+        rows = torch.from_numpy(snapshot.features[at.ravel()]).float().view(*at.shape, self.model.dim)
+        if not valid.all():
+            rows.masked_fill_(~mask[..., None], 0)
+        scales = torch.from_numpy(snapshot.scales[at])
+        return F.normalize(rows.to(device), dim=-1), scales.to(device), mask[:, 1:].to(device)
+
     @torch.no_grad()
     def _videos(self, snapshot: Snapshot, positions: Sequence[int]) -> Videos:
-        spans = snapshot.table.spans(positions)
-        longest = max((count for _, count in spans), default=0)
-        gathered = np.zeros((len(spans), 1 + longest, self.model.dim), np.float16)
-        mask = np.zeros((len(spans), longest), bool)
-        for kept, valid, (first, count) in zip(gathered, mask, spans, strict=True):
-            kept[: 1 + count], valid[:count] = snapshot.features[first : first + 1 + count], True
-        unit = F.normalize(torch.from_numpy(gathered).to(self.model.device).float(), dim=-1)
-        return self.model.videos(unit[:, 0], unit[:, 1:], torch.from_numpy(mask).to(self.model.device))
+        unit, _, mask = self._gather(snapshot, positions)
+        return self.model.videos(unit[:, 0], unit[:, 1:], mask)
+
+    def _score(self, texts: Texts, named: Tensor, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+        """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
+        c = self.model.config
+        unit, scales, mask = self._gather(snapshot, positions)
+        how = (c.concept_share, c.aggregation, c.aggregation_temperature)
+        return score_by_scale(texts, named, unit, scales, mask, *how)
 
     def _fold(self, v: Videos) -> Tensor:
         share = self.model.config.concept_share
@@ -163,17 +188,18 @@ class VideoIndex:
     def search(self, query: str, top_k: int = 10) -> list[Match]:
         """The videos that a text describes best, best first. Raises ValueError for an empty query or top_k < 1."""
         texts, snapshot = self.model.texts([_checked(query)]), self.store.snapshot
-        folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())[0].cpu().numpy()
-        found = self._candidates.search(snapshot, folded, max(CANDIDATES, _positive(top_k)))
+        folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
+        number = max(CANDIDATES, _positive(top_k))
+        found = self._candidates.search(self.store, snapshot, folded[0].cpu().numpy(), number)
         if not found:
             return []
-        videos = self._videos(snapshot, found)
-        scores = self.model.score(texts, videos)[0]
-        best = scores.topk(min(top_k, len(found))).indices.tolist()
-        rows = snapshot.table.rows([found[i] for i in best])
+        scores = self._score(texts, folded[:, self.model.dim :], snapshot, found)[0]
+        best = scores.topk(min(top_k, len(found)))
+        positions = [found[i] for i in best.indices.tolist()]
+        videos, rows = self._videos(snapshot, positions), snapshot.table.rows(positions)
         return [
-            self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), float(scores[i]))
-            for i, row in zip(best, rows, strict=True) if row.path
+            self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), float(best.values[i]))
+            for i, row in enumerate(rows) if row.path
         ]  # fmt: skip
 
     def _match(self, texts: Texts, row: Row, video: Videos, score: float) -> Match:
@@ -222,7 +248,7 @@ class VideoIndex:
         folded = torch.cat([query, scaled], dim=-1)[0].cpu().numpy()
         known = snapshot.table.file(path)
         itself = set(snapshot.table.positions_of(known.digest)) if known else set()
-        found = self._candidates.search(snapshot, folded, SIMILAR_CANDIDATES + top_k + len(itself))
+        found = self._candidates.search(self.store, snapshot, folded, SIMILAR_CANDIDATES + top_k + len(itself))
         found = [position for position in found if position not in itself]
         if not found:
             return []

@@ -150,6 +150,28 @@ def concept_scale(features: Tensor, concepts: Tensor) -> Tensor:
     return squared.clamp_min(1e-12).rsqrt()
 
 
+def score_by_scale(
+    texts: Texts, named: Tensor, rows: Tensor, scales: Tensor, mask: Tensor, concept_share: float, how: str,
+    temperature: float,
+) -> Tensor:  # fmt: skip
+    """`score` (T, V) without K-wide activations, exact: the cosine of C f and an anchor a is f . (C^T a) / |C f|.
+
+    named (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its frames';
+    scales (V, 1 + F): their `concept_scale`; mask (V, F).
+    """
+    original, aligned = (
+        (queries @ rows.flatten(0, 1).T).unflatten(1, rows.shape[:2]) for queries in (texts.features, named)
+    )  # (T, V, 1 + F)
+    aligned = aligned * scales
+    similarities = Similarities(
+        coarse=original[..., 0],
+        fine=aggregate(original[..., 1:], mask, how, temperature),
+        concept_coarse=aligned[..., 0],
+        concept_fine=aggregate(aligned[..., 1:], mask, how, temperature),
+    )
+    return combine(similarities, concept_share)
+
+
 def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor, concept_share: float) -> Tensor:
     """Videos (V, D) with frames (V, F, D) -> (V, 2D), whose inner product with `fold_texts` is exactly `combine` of the
     four similarities under `mean` aggregation, whatever K is. The second half carries the aligned space, so scaling the

@@ -5,10 +5,12 @@
 | `manifest.json` | format version, the model's fingerprint, the generation G of the others; renamed into place |
 | `rows-G.sqlite` | what is known of each file and clip (suma/rows.py) |
 | `features-G.f16` | of each clip the video's feature, then those of its frames (D each), float16 |
+| `scales-G.f32` | 1 / |C f| of each of these rows: what brings them into the concept space (suma/similarity.py) |
 | `folded-G.f16` | of each clip the vector that the first stage of a search scans (2D), float16 |
+| `first-*.faiss` | a cache of the first stage, for large indexes (suma/candidates.py) |
 | `lock`, `writer.json` | held by the one process that writes, and who that is |
 
-A commit appends to the two feature files, flushes them, and then ends the database transaction that names the new rows:
+A commit appends to the feature files, flushes them, and then ends the database transaction that names the new rows:
 what lies behind the last named row is left from a killed run, and is overwritten. Removing marks clips; once half of
 them are, a new generation without them is written beside the old one. So readers never see half of anything, and never
 wait for a writer's work.
@@ -18,6 +20,7 @@ Shapes: N clips, M feature rows, F frames, D joint width.
 
 import contextlib
 import json
+import math
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,6 +34,7 @@ from suma.rows import Row, RowTable
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+ARRAYS = {"features": "float16", "folded": "float16", "scales": "float32"}
 VERIFY_BYTES = 1 << 28  # a larger index is checked by `verify` only, not at every opening
 COMPACT_SHARE = 0.5  # of the clips; when more are removed the files are written anew without them
 
@@ -44,6 +48,7 @@ class NewClip(NamedTuple):
     times: list[float]  # of its frames, seconds, F
     features: np.ndarray  # (1 + F, D): the video's, then the frames'
     folded: np.ndarray  # (2D,)
+    scales: np.ndarray  # (1 + F,) float32
 
 
 class Snapshot(NamedTuple):
@@ -53,6 +58,7 @@ class Snapshot(NamedTuple):
     live: np.ndarray  # (N,) int64: positions of the clips that can be found, ascending
     features: np.ndarray  # (M, D) float16, memory-mapped
     folded: np.ndarray  # (all positions, 2D) float16, memory-mapped
+    scales: np.ndarray  # (M,) float32, memory-mapped
 
 
 class Store:
@@ -106,17 +112,21 @@ class Store:
     def _take_snapshot(self, table: RowTable, generation: int) -> Snapshot:
         count, rows, removed = table.extent()
         live = np.delete(np.arange(count), removed)
-        features = self._map("features", generation, rows, self.dim)
-        return Snapshot(table, live, features, self._map("folded", generation, count, 2 * self.dim))
+        features = self._map("features", generation, (rows, self.dim))
+        folded = self._map("folded", generation, (count, 2 * self.dim))
+        return Snapshot(table, live, features, folded, self._map("scales", generation, (rows,)))
 
-    def _map(self, name: str, generation: int, rows: int, width: int) -> np.ndarray:
-        file = self._file(name, generation)
-        if (size := file.stat().st_size) < 2 * rows * width:
-            raise ValueError(f"{file} is damaged ({size} of {2 * rows * width} bytes): index the videos again")
-        return np.memmap(file, np.float16, "r", shape=(rows, width)) if rows else np.zeros((0, width), np.float16)
+    def _map(self, name: str, generation: int, shape: tuple[int, ...]) -> np.ndarray:
+        file, kind = self._file(name, generation), np.dtype(ARRAYS[name])
+        needed = kind.itemsize * math.prod(shape)
+        if (size := file.stat().st_size) < needed:
+            raise ValueError(f"{file} is damaged ({size} of {needed} bytes): index the videos again")
+        if not needed:
+            return np.zeros(shape, kind)
+        return np.memmap(file, kind, "r", shape=shape).view(np.ndarray)  # a plain view: its slices cost less
 
     def _file(self, name: str, generation: int) -> Path:
-        return self.folder / f"{name}-{generation}.f16"
+        return self.folder / f"{name}-{generation}.{'f32' if ARRAYS[name] == 'float32' else 'f16'}"
 
     def _rows_file(self, generation: int) -> Path:
         return self.folder / f"rows-{generation}.sqlite"
@@ -131,7 +141,7 @@ class Store:
             sound, spans = False, []
         if not sound:
             raise ValueError(f"{self._rows_file(self.generation)} is damaged: index the videos again")
-        reached = {"features": 0, "folded": 0}
+        reached = dict.fromkeys(ARRAYS, 0)
         for name, start, stop, digest in spans:
             if start < len(arrays[name]):  # what came in after the snapshot lies behind it
                 if start != reached[name] or sha256(arrays[name][start:stop]) != digest:
@@ -197,12 +207,15 @@ class Store:
         """Write the features; the lines of `checksums` about them."""
         if not clips:
             return []
-        parts = {"features": np.concatenate([c.features for c in clips]), "folded": np.stack([c.folded for c in clips])}
+        parts = {
+            "features": np.concatenate([c.features for c in clips]), "folded": np.stack([c.folded for c in clips]),
+            "scales": np.concatenate([c.scales for c in clips]),
+        }  # fmt: skip
         sums = []
         for name, part in parts.items():
+            part = part.astype(ARRAYS[name])
             before = len(getattr(self.snapshot, name))
-            file = self._file(name, self.generation)
-            digest = append(file, 2 * before * part.shape[1], part.astype(np.float16))
+            digest = append(self._file(name, self.generation), before * part[0].nbytes, part)
             sums.append((name, before, before + len(part), digest))
         return sums
 
@@ -238,8 +251,8 @@ class Store:
         rows, spans = table.rows(positions), table.spans(positions)
         for position, row, (first, count) in zip(positions, rows, spans, strict=True):
             features = self.snapshot.features[first : first + 1 + count]
-            folded = self.snapshot.folded[position]
-            clips.append(NewClip(row.digest, row.start, row.end, row.times, features, folded))
+            folded, scales = self.snapshot.folded[position], self.snapshot.scales[first : first + 1 + count]
+            clips.append(NewClip(row.digest, row.start, row.end, row.times, features, folded, scales))
             files.update((file.path, file) for file in table.files("digest = ?", [row.digest]))
         return list(files.values()), clips
 
@@ -247,7 +260,7 @@ class Store:
         """Empty files of a generation that no manifest names yet."""
         self.generation = generation
         self._rows_file(generation).unlink(missing_ok=True)
-        for name in ("features", "folded"):
+        for name in ARRAYS:
             self._file(name, generation).write_bytes(b"")
         table = RowTable(self._rows_file(generation), self.folder.parent, create=True)
         self.snapshot = self._take_snapshot(table, generation)
@@ -267,9 +280,9 @@ class Store:
 
 
 def _is_ours(file: Path) -> bool:
-    patterns = ("rows-*.sqlite*", "features-*.f16", "folded-*.f16", "*.faiss", MANIFEST + "*", LOCK, WRITER)
-    old = ("videos-*.npy*", "frames-*.npy*")  # of format 1
-    return any(file.match(pattern) for pattern in patterns + old)
+    made = ("rows-*.sqlite*", "features-*.f16", "folded-*.f16", "scales-*.f32", "first-*.faiss*", LOCK, WRITER)
+    of_format_1 = ("videos-*.npy*", "frames-*.npy*")
+    return any(file.match(pattern) for pattern in (MANIFEST + "*", *made, *of_format_1))
 
 
 def refuse_other_things(folder: Path) -> None:

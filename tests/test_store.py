@@ -28,7 +28,8 @@ def clip(number: int, frames: int = 3) -> tuple[Row, NewClip]:
     """A file and its clip, all of whose features are its number."""
     row = Row(f"/videos/{number}.mp4", 100 + number, 1.5, f"digest {number}", 4.0)
     times = [0.5 + f for f in range(frames)]
-    return row, NewClip(row.digest, 0.0, 4.0, times, np.full((1 + frames, DIM), number), np.full(2 * DIM, number))
+    features, folded = np.full((1 + frames, DIM), number), np.full(2 * DIM, number)
+    return row, NewClip(row.digest, 0.0, 4.0, times, features, folded, np.full(1 + frames, number))
 
 
 def fill(store: Store, *numbers: int) -> None:
@@ -47,6 +48,7 @@ def held(store: Store) -> list[int]:
         number = int(row.digest.split()[1])
         assert row.path == f"/videos/{number}.mp4" and row.times == [0.5, 1.5, 2.5] and count == 3
         assert (snapshot.features[first : first + 4] == number).all() and (snapshot.folded[position] == number).all()
+        assert (snapshot.scales[first : first + 4] == number).all()
         numbers.append(number)
     return numbers
 
@@ -63,8 +65,8 @@ def reopened(store: Store) -> Store:
 
 
 def test_what_is_committed_is_there_again_and_a_commit_only_appends(store: Store):
-    before = {file.name: file.read_bytes() for file in store.folder.glob("*.f16")}
-    inodes = {file.name: file.stat().st_ino for file in store.folder.glob("*.f16")}
+    before = {file.name: file.read_bytes() for file in store.folder.glob("*.f??")}
+    inodes = {file.name: file.stat().st_ino for file in store.folder.glob("*.f??")}
     fill(store, 3, 4)
     assert held(store) == held(reopened(store)) == [1, 2, 3, 4]
     for name, content in before.items():
@@ -74,7 +76,7 @@ def test_what_is_committed_is_there_again_and_a_commit_only_appends(store: Store
 
 
 def test_what_a_killed_run_left_behind_the_last_row_is_overwritten(store: Store):
-    for file in store.folder.glob("*.f16"):
+    for file in store.folder.glob("*.f??"):
         with file.open("ab") as stream:
             stream.write(b"\xff" * 1001)
     assert held(reopened(store)) == [1, 2]
@@ -104,7 +106,8 @@ def test_forgotten_clips_are_gone_also_from_the_disk_when_they_are_most(store: S
     store.commit(forget=[f"/videos/{n}.mp4" for n in range(100, 200)])
     assert store.generation == 2 and len(store.snapshot.folded) == 3
     assert held(store) == held(reopened(store)) == [200, 201, 202]
-    assert {file.name.split(".")[0] for file in store.folder.glob("*-*")} == {"rows-2", "features-2", "folded-2"}
+    left = {file.name.split(".")[0] for file in store.folder.glob("*-*")}
+    assert left == {"rows-2", "features-2", "folded-2", "scales-2"}
     assert held(reader) == [200, 201, 202]  # a reader of before goes on
     reader.refresh()
     assert held(reader) == [200, 201, 202]

@@ -130,6 +130,34 @@ def test_decord_and_pyav_agree_bitwise_on_h264(tmp_path, monkeypatch, size):
         assert one.duration == other.duration
 
 
+CODECS = [("mp4", "libx264"), ("mkv", "libx264"), ("mp4", "libx265"), ("mkv", "libx265"), ("webm", "libvpx-vp9")]
+CODECS += [("mp4", "mpeg4"), ("mkv", "mpeg4"), ("mp4", "libsvtav1"), ("mkv", "libvpx")]
+
+
+@pytest.mark.parametrize(("suffix", "codec"), CODECS)
+def test_decoding_group_by_group_gives_the_bytes_of_decoding_everything(tmp_path, suffix, codec):
+    """And decord's, where it reads the codec: unneeded frames may be left out, and a seek may begin in the middle."""
+    if not clips.can_encode(codec):
+        pytest.skip(f"this PyAV has no {codec}")
+    options = {"x265-params": "log-level=none:bframes=4:no-open-gop=1"} if codec == "libx265" else {"bf": "3"}
+    options = {} if codec.startswith(("libvpx", "libsvt", "mpeg4")) else options
+    path = clips.write_video(
+        tmp_path / f"a.{suffix}", 70, (160, 96), codec=codec, gop=24, picture=clips.noise_picture, options=options
+    )
+    line = video._timeline(str(path))
+    assert line.grouped and len(line.ticks) == 70
+    with av.open(str(path)) as container:
+        everything = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    for chosen in (np.arange(70), np.array([3]), np.array([23, 24, 25]), np.arange(5, 70, 6), np.array([0, 69])):
+        kept = video._decode_groups(str(path), line, chosen)
+        assert list(kept) == line.ticks[chosen].tolist()
+        for number, frame in zip(chosen, kept.values(), strict=True):
+            np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), everything[number])
+        if codec in ("libx264", "libx265", "libvpx-vp9"):
+            frames = np.stack([everything[number] for number in chosen])
+            np.testing.assert_array_equal(video._decord_frames(str(path), line, chosen, False), frames)
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotated_video_comes_upright(tmp_path, decoder, rotation):
     path = clips.write_video(
