@@ -1,7 +1,7 @@
 """The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
 
-Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a product quantiser (4 bits for 8 dimensions,
-faiss's fast scan) names RESCORED of them, which are compared exactly. The quantiser is kept in a cache beside the
+Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a product quantiser (2 bits per dimension, faiss's
+fast scan) names a hundredth of them, which are compared exactly. The quantiser is kept in a cache beside the
 index, whose name carries its checksum: faiss would load a damaged file without a word.
 
 Shapes: N clips, D joint width; folded vectors have 2D.
@@ -19,7 +19,7 @@ from suma.disk import replace
 from suma.store import Snapshot, Store
 
 EXACT_LIMIT = 200_000  # clips
-RESCORED = 1000  # clips that the quantiser names
+RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at least so many, and this share of all
 TRAINING = 65_536  # vectors, evenly spaced, that the quantiser learns from
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 BLOCK = 50_000  # vectors read at once
@@ -54,7 +54,7 @@ class Candidates:
         if coarse is not None and len(chosen) <= BLOCK:
             found.append(_best(snapshot, chosen[chosen < start], vector[0], number))
         elif coarse is not None:
-            asked = min(start, int(max(RESCORED, number) * total / len(chosen)))
+            asked = min(start, int(max(RESCORED, RESCORED_SHARE * total, number) * total / len(chosen)))
             named = coarse.search(vector, asked)[1][0]
             named = named[(named >= 0) & (named < total)]
             named = named if permitted is None else named[permitted[named]]
@@ -114,7 +114,7 @@ def _quantised(snapshot: Snapshot) -> Any:
     import faiss
 
     count, width = snapshot.folded.shape
-    coarse = faiss.index_factory(width, f"PQ{width // 8}x4fs", faiss.METRIC_INNER_PRODUCT)
+    coarse = faiss.index_factory(width, f"PQ{width // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
     coarse.train(np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32))
     for i in range(0, count, BLOCK):
         coarse.add(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32))

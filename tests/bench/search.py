@@ -124,9 +124,7 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
     disk = sum(file.stat().st_size for file in folder.iterdir())
     hot = snapshot.folded.nbytes if first._coarse is None else first._coarse.code_size * count
     print(f"\n{count:,} videos x {frames} frames: opened and searched once in {opening:.2f} s;", end=" ")
-    print(
-        f"hot {hot / count:.0f} B per video, on disk {disk / count:.0f} B; four-way float32 {4 * 13 * (DIM + CONCEPTS)} B"
-    )
+    print(f"hot {hot / count:.0f} B per video, on disk {disk / count:.0f} B; four-way {4 * 13 * (DIM + CONCEPTS)} B")
 
     exact: Any = faiss.IndexFlatIP(2 * DIM)
 
@@ -158,7 +156,7 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
     print(f"  1 core: faiss Flat, float32 {timed(flat, 20)}", flush=True)
     truth = [ids[:10].tolist() for ids in exact.search(queries.numpy(), 10)[1]]
     print(
-        f"  recall@10 of the folded stage against all inner products: {recall([stage(i) for i in range(QUERIES)], truth):.4f}"
+        f"  recall@10 of the stage against all inner products {recall([stage(i) for i in range(QUERIES)], truth):.4f}"
     )
     exact.reset()
     if count <= 100_000:
@@ -203,7 +201,7 @@ def compare(
             best = scores[i, kept].topk(10).indices.tolist()
             theirs.append([kept[k] for k in best])
         print(
-            f"  {how}: recall@10 {ours:.4f} with 100 rescored; {recall(theirs, true):.4f} with candidates from the video "
+            f"  {how}: recall@10 {ours:.4f} with 100 rescored; {recall(theirs, true):.4f} by the video "
             f"vector alone; R@1 {100 * hits / number:.0f} %",
             flush=True,
         )
