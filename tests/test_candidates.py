@@ -1,4 +1,4 @@
-"""The first stage: exact where all is compared, nearly so behind a quantiser, and never a clip that may not be found."""
+"""The first stage: exact where all is compared, nearly so behind a quantiser; never a clip that may not be found."""
 
 from pathlib import Path
 
