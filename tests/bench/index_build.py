@@ -196,8 +196,9 @@ def main() -> None:
             )
         for seconds in (0.02, 0.07, 0.15):
             print(f"accelerator of {1000 * seconds:.0f} ms per video: {pipeline(model, paths, seconds)}", flush=True)
-    own, child = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(f"peak memory: {own:.0f} MB here (the model included), {child:.0f} MB in the largest decoding process")
+    print(
+        f"peak memory of this process, model included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
+    )
 
 
 if __name__ == "__main__":
