@@ -93,7 +93,7 @@ class Builder:
         """Add what `paths` name; see `VideoIndex.add`."""
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         found = find_videos(given)
-        with self.store.writing(), half_image_tower(self.model) if self.bf16 else contextlib.nullcontext():
+        with self.store.writing(), half_image_tower(self.model.clip) if self.bf16 else contextlib.nullcontext():
             todo = self._new(found, retry)
             self._add(todo)
             self._look_for_missing(given, prune)

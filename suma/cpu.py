@@ -3,12 +3,9 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from suma.model import SUMA
 
 
 def use_fast_matmul(tolerance: float = 1e-5) -> bool:
@@ -39,12 +36,12 @@ def use_fast_attention_backward() -> None:
 
 
 @contextlib.contextmanager
-def half_image_tower(model: "SUMA") -> Iterator[None]:
-    """Encode frames in bfloat16 meanwhile, with a copy of the image tower: the rest of the model, and the weights that
-    are saved, stay as they are. (On a CPU autocast would be slower than float32.)"""
-    exact = model.clip.visual
-    model.clip.visual = copy.deepcopy(exact).to(torch.bfloat16)
+def half_image_tower(clip: Any) -> Iterator[None]:
+    """Encode frames in bfloat16 meanwhile, with a copy of a CLIP's image tower: its other parts, and the weights that
+    come back, stay as they are. (On a CPU autocast would be slower than float32.)"""
+    exact = clip.visual
+    clip.visual = copy.deepcopy(exact).to(torch.bfloat16)
     try:
         yield
     finally:
-        model.clip.visual = exact
+        clip.visual = exact

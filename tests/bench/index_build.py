@@ -196,9 +196,8 @@ def main() -> None:
             )
         for seconds in (0.02, 0.07, 0.15):
             print(f"accelerator of {1000 * seconds:.0f} ms per video: {pipeline(model, paths, seconds)}", flush=True)
-    print(
-        f"peak memory of this process, model included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory of this process, model included: {peak:.0f} MB")
 
 
 if __name__ == "__main__":
