@@ -1,8 +1,12 @@
 """The CLIP that a SUMA starts from: open_clip's towers, their config, preprocessing and tokenizer."""
 
 import json
+from collections import Counter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
+
+from torch import nn
 
 
 class Backbone(NamedTuple):
@@ -11,14 +15,14 @@ class Backbone(NamedTuple):
     clip: Any  # the open_clip model
     config: dict[str, Any]  # open_clip's: embed_dim, vision_cfg, text_cfg, ...
     image: dict[str, Any]  # preprocessing: size, mean, std, interpolation, resize_mode
-    tokenizer: str  # the open_clip name whose tokenizer is used; "": CLIP's, cut to the vocabulary
+    tokenizer: str  # the open_clip name whose tokenizer is used; "": the one that text_cfg asks for
 
 
-def load_backbone(name: str | Path | dict[str, Any], pretrained: str | None) -> Backbone:
+def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | None) -> Backbone:
     """An open_clip backbone by name, by a config of its own, or by a .json file of one; see `SUMA.from_clip`.
 
     `pretrained` is an open_clip tag, a checkpoint file, or None for random weights. Raises ValueError for an unknown
-    name.
+    name or tag and for a file that holds more than weights, RuntimeError for weights of another model.
     """
     import open_clip
 
@@ -26,24 +30,31 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | None) -> 
         name = json.loads(Path(name).read_text())
     if isinstance(name, dict):
         cfg = dict(name)
-        preprocess = cfg.pop("preprocess_cfg", {})
-        custom = cfg.get("custom_text", False)
-        clip = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(
-            **{k: v for k, v in cfg.items() if k != "custom_text"}
-        )
-        if pretrained:
-            open_clip.load_checkpoint(clip, pretrained)
-        tokenizer = ""
+        preprocess, tokenizer = cfg.pop("preprocess_cfg", {}), ""
     else:
         tokenizer = str(name)
-        loaded = open_clip.get_model_config(tokenizer)
-        if loaded is None:
+        if tokenizer not in open_clip.list_models():
             raise ValueError(
                 f"{tokenizer!r} is no open_clip model (`open_clip.list_models()`), .json file or SUMA folder"
             )
-        cfg = loaded
-        clip = open_clip.create_model(tokenizer, pretrained=pretrained, pretrained_text=False)
+        cfg = open_clip.get_model_config(tokenizer)
+        preprocess = family_preprocessing(tokenizer)
+    if "multimodal_cfg" in cfg:
+        raise ValueError("captioning models (CoCa) are not dual encoders: choose a CLIP or SigLIP name")
+    if not pretrained:
+        clip = build_clip(cfg)
+    elif tokenizer and open_clip.get_pretrained_cfg(tokenizer, str(pretrained)):
+        clip = open_clip.create_model(tokenizer, pretrained=str(pretrained), pretrained_text=False)
         preprocess = open_clip.get_model_preprocess_cfg(clip)
+    elif Path(pretrained).is_file():
+        clip = build_clip(cfg)
+        load_weights(clip, Path(pretrained))
+    else:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(tokenizer)) if tokenizer else ""
+        raise ValueError(
+            f"pretrained={str(pretrained)!r} is no file"
+            + (f" and no tag of {tokenizer} (those are {tags})" * bool(tags))
+        )
     size = preprocess.get("size", cfg["vision_cfg"].get("image_size", 224))
     image = {
         "size": int(size[0] if isinstance(size, (list, tuple)) else size),
@@ -53,3 +64,51 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | None) -> 
         "resize_mode": preprocess.get("resize_mode", "shortest"),
     }
     return Backbone(clip, cfg, image, tokenizer)
+
+
+def build_clip(cfg: dict[str, Any]) -> Any:
+    """An open_clip model of random weights from its config; nothing is downloaded, `cfg` is left as it is."""
+    import open_clip
+
+    cfg = {name: value for name, value in cfg.items() if name != "preprocess_cfg"}
+    custom = cfg.pop("custom_text", False) or cfg["text_cfg"].get("hf_model_name") is not None
+    cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
+    cfg["text_cfg"] = {**cfg["text_cfg"], "hf_model_pretrained": False}
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
+
+
+def family_preprocessing(name: str) -> dict[str, Any]:
+    """The preprocessing that most of an open_clip model's pretrained tags share ({} where it has no tags).
+
+    For random weights and for checkpoint files, which do not say theirs. The tags of a model agree (open_clip 3.3) but
+    for ViT-L-14 (one LAION tag has mean and std 0.5) and ViT-H-14 (dfn5b is squashed): load those by their tags.
+    """
+    import open_clip
+
+    found: Counter[str] = Counter()
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        cfg = open_clip.get_pretrained_cfg(name, tag)
+        found[json.dumps({key: cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")})] += 1
+    return json.loads(found.most_common(1)[0][0]) if found else {}
+
+
+def load_weights(clip: nn.Module, file: Path) -> None:
+    """Fill an open_clip model from a checkpoint file: safetensors, or a PyTorch file that holds tensors alone.
+
+    open_clip 3.3 reads PyTorch files by `torch.load(weights_only=True)`, which runs no code from them. What that
+    refuses (other objects, TorchScript archives such as OpenAI's own ViT-B-32.pt) raises ValueError here.
+    """
+    import open_clip
+    from safetensors import SafetensorError
+
+    advice = "save the model's state_dict with safetensors.torch.save_file and give that file"
+    try:
+        open_clip.load_checkpoint(clip, str(file), weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{file} holds more than tensors and could run code, so it is not read: {advice}") from error
+    except (SafetensorError, EOFError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged or no checkpoint ({error}): {advice}") from error
+    except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise ValueError(f"{file} is a TorchScript archive, which is code, so it is not read: {advice}") from error
+        raise RuntimeError(f"{file} is damaged or does not fit this backbone: {error}") from error

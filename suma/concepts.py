@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,6 +33,20 @@ def count_words(captions: Iterable[str]) -> dict[str, int]:
     for caption in captions:
         counts.update(set(split_words(caption)))
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def common_words() -> tuple[dict[str, int], int]:
+    """The bundled list of common caption words: word -> captions that hold it, most frequent first, and of how many.
+
+    The words were written for this project, by hand and topic by topic, and inflected by rule; their counts are
+    estimates, in steps, of how many of 10,000 captions would hold each. No data set was copied or counted.
+    """
+    counts: dict[str, int] = {}
+    for line in Path(__file__).with_name("caption_words.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            count, *words = line.split()
+            counts.update((word, max(int(count), counts.get(word, 0))) for word in words)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), 10_000
 
 
 def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

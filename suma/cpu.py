@@ -45,3 +45,9 @@ def half_image_tower(clip: Any) -> Iterator[None]:
         yield
     finally:
         clip.visual = exact
+
+
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware (elsewhere bf16 autocast is slower than float32)."""
+    told: Any = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 does not tell
+    return any(bool(value) for name, value in told.items() if name.endswith("bf16"))

@@ -3,6 +3,7 @@
 Shapes: T texts, V videos, F frames, D joint width, K concepts.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -64,25 +65,52 @@ def frame_weights(frame_scores: Tensor, mask: Tensor, how: str = "softmax", temp
     raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
 
 
-def aggregate(frame_scores: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
-    """Frame scores (T, V, F) -> (T, V), by `frame_weights`.
+def aggregate(queries: Tensor, frames: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
+    """Queries (T, D) against frames (V, F, D) of mask (V, F) -> (T, V): the frames' inner products, by `frame_weights`.
 
-    >>> s = torch.tensor([[[0.0, 1.0, 9.0]]]); m = torch.tensor([[True, True, False]])
-    >>> aggregate(s, m, "mean").item(), aggregate(s, m, "max").item()
+    Frame by frame: nothing of size T x V x F is made. `mean` folds the frames first, `max` keeps a running maximum,
+    `softmax` running sums, scaled by the largest score so far.
+    Raises ValueError for an unknown aggregation.
+
+    >>> queries, mask = torch.ones(1, 1), torch.tensor([[True, True, False]])
+    >>> frames = torch.tensor([[[0.0], [1.0], [9.0]]])
+    >>> aggregate(queries, frames, mask, "mean").item(), aggregate(queries, frames, mask, "max").item()
     (0.5, 1.0)
     """
-    return (frame_scores * frame_weights(frame_scores, mask, how, temperature)).sum(-1)
+    if how not in AGGREGATIONS:
+        raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
+    if how == "mean":
+        weights = (mask / mask.sum(-1, keepdim=True)).to(frames.dtype)
+        return queries @ torch.einsum("vf,vfd->vd", weights, frames).T
+    return _over_frames((queries @ frames[:, f].T for f in range(frames.shape[1])), mask, how, temperature)
+
+
+def _over_frames(scores: Iterable[Tensor], mask: Tensor, how: str, temperature: float) -> Tensor:
+    """Scores (T, V) of one frame after the other -> (T, V), by `frame_weights`."""
+    top = total = weighted = torch.zeros(())
+    for f, score in enumerate(scores):
+        lowest = torch.finfo(score.dtype).min
+        masked = score.masked_fill(~mask[:, f], lowest)
+        if how == "mean":
+            weighted = weighted + score * (mask[:, f] / mask.sum(-1)).to(score.dtype)
+            continue
+        before = top if f else torch.full_like(score, lowest)
+        top = torch.maximum(before, masked if how == "max" else masked.detach())  # softmax: a constant, no gradient
+        if how == "softmax":
+            shrink = ((before - top) / temperature).exp()
+            weight = ((masked - top) / temperature).exp()
+            total = total * shrink + weight
+            weighted = weighted * shrink + weight * score
+    return top if how == "max" else weighted if how == "mean" else weighted / total
 
 
 def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temperature: float = 0.05) -> Similarities:
     """Every text against every video: coarse and fine, in the original and in the aligned space."""
-    frames = torch.einsum("td,vfd->tvf", texts.features, videos.frames)
-    frame_concepts = torch.einsum("tk,vfk->tvf", texts.anchors, videos.frame_concepts)
     return Similarities(
         coarse=texts.features @ videos.features.T,
-        fine=aggregate(frames, videos.mask, how, temperature),
+        fine=aggregate(texts.features, videos.frames, videos.mask, how, temperature),
         concept_coarse=texts.anchors @ videos.concepts.T,
-        concept_fine=aggregate(frame_concepts, videos.mask, how, temperature),
+        concept_fine=aggregate(texts.anchors, videos.frame_concepts, videos.mask, how, temperature),
     )
 
 
@@ -99,7 +127,7 @@ def score(
     temperature: float = 0.05,
     chunk: int = 256,
 ) -> Tensor:
-    """The score (T, V), `chunk` videos at a time, so that the frame scores never fill memory."""
+    """The score (T, V), `chunk` videos at a time, so that what is made on the way fits into caches."""
     parts = [
         combine(four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), how, temperature), concept_share)
         for i in range(0, len(videos.features), chunk)
@@ -165,9 +193,9 @@ def score_by_scale(
     aligned = aligned * scales
     similarities = Similarities(
         coarse=original[..., 0],
-        fine=aggregate(original[..., 1:], mask, how, temperature),
+        fine=_over_frames(original[..., 1:].unbind(-1), mask, how, temperature),
         concept_coarse=aligned[..., 0],
-        concept_fine=aggregate(aligned[..., 1:], mask, how, temperature),
+        concept_fine=_over_frames(aligned[..., 1:].unbind(-1), mask, how, temperature),
     )
     return combine(similarities, concept_share)
 

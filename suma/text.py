@@ -4,6 +4,7 @@ Shapes: T texts, L tokens, E token-embedding width, D joint width.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,19 +13,21 @@ from torch import Tensor, nn
 CLIP_VOCABULARY = 49408
 
 
-def load_tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
+def load_tokenizer(name: str, text_cfg: dict[str, Any], folder: str | Path | None = None) -> Any:
     """The tokenizer of an open_clip model name, or ("" = a model of our own) CLIP's, cut to `text_cfg["vocab_size"]`.
 
     CLIP's byte-pair merges stand in order of frequency, so the first n of them are a lossless tokenizer for any text:
-    a small vocabulary only makes captions a little longer.
+    a small vocabulary only makes captions a little longer. Where `text_cfg` names a tokenizer of the Hub (SigLIP's),
+    that one is read from `folder`, as saved with a model, or else from the Hub.
     """
     import open_clip
 
+    if text_cfg.get("hf_tokenizer_name"):
+        return _hub_tokenizer(text_cfg, folder)
     if name:
-        try:
-            return open_clip.get_tokenizer(name)
-        except ImportError as error:
-            raise ValueError(f"{name} needs the Hub's tokenizers: pip install transformers ({error})") from error
+        if name not in open_clip.list_models():
+            raise ValueError(f"tokenizer {name!r} is no open_clip model")
+        return open_clip.get_tokenizer(name)
     context, size = text_cfg.get("context_length", 77), text_cfg.get("vocab_size", CLIP_VOCABULARY)
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
     if size == CLIP_VOCABULARY:
@@ -40,6 +43,25 @@ def load_tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
     tokenizer.all_special_ids = [size - 2, size - 1]
     tokenizer.sot_token_id, tokenizer.eot_token_id = size - 2, size - 1
     return tokenizer
+
+
+def _hub_tokenizer(text_cfg: dict[str, Any], folder: str | Path | None) -> Any:
+    """A tokenizer that needs transformers; raises ValueError without that, FileNotFoundError where it is not found."""
+    from open_clip.tokenizer import HFTokenizer
+
+    name, options = text_cfg["hf_tokenizer_name"], text_cfg.get("tokenizer_kwargs", {})
+    if not set(options) <= {"clean", "strip_sep_token"}:  # others reach transformers, and one of them runs code
+        raise ValueError(f"tokenizer_kwargs may hold clean and strip_sep_token, got {', '.join(sorted(options))}")
+    try:
+        return HFTokenizer(
+            str(folder or name), text_cfg.get("context_length", 77), tokenizer_mode=text_cfg.get("tokenizer_mode"),
+            trust_remote_code=False, **options,
+        )  # fmt: skip
+    except ImportError as error:
+        raise ValueError(f"the tokenizer {name} needs transformers: pip install transformers ({error})") from error
+    except OSError as error:
+        where = f"in {folder}" if folder else "at the Hub or in its cache: give the folder that holds it"
+        raise FileNotFoundError(f"the tokenizer {name} was not found {where} ({error})") from error
 
 
 def text_tower(clip: nn.Module) -> Any:
@@ -98,7 +120,8 @@ def word_embeddings(clip: nn.Module, tokenizer: Any, words: Sequence[str]) -> Te
     if hasattr(tokenizer, "encode"):
         pieces = [tokenizer.encode(word) for word in words]
     else:  # open_clip's wrapper around a tokenizer of the Hub
-        pieces = tokenizer.tokenizer(list(words), add_special_tokens=False)["input_ids"]
+        inside = [" " + word for word in words]  # as within a sentence: pieces of many tokenizers begin with the space
+        pieces = tokenizer.tokenizer(inside, add_special_tokens=False)["input_ids"]
     empty = [word for word, ids in zip(words, pieces, strict=True) if not ids]
     if empty:
         raise ValueError(f"the tokenizer has no token for {empty[:3]}")

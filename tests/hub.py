@@ -23,8 +23,8 @@ Files = dict[str, bytes]
 class Hub:
     """What the stand-in holds: "models/me/suma" -> commits (the last one is `main`) -> files.
 
-    faults: part of "METHOD /path" -> an HTTP status, "short" (a body without its second half), or "dropped" (once: the
-    connection closes in the middle of the body). calls: every request so far.
+    faults: part of "METHOD /path" -> an HTTP status, "short" (a body without its second half), "flipped" (one wrong
+    bit), or "dropped" (once: the connection closes in the middle of the body). calls: every request so far.
     """
 
     url: str = ""
@@ -54,7 +54,10 @@ def refusal(status: int, code: str, message: str) -> Response:
 
 
 def entry(path: str, content: bytes) -> dict[str, Any]:
-    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+    about = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+    if path.endswith(".zip"):  # a large file: the Hub knows its sha256
+        about["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return about
 
 
 def make_app(hub: Hub) -> FastAPI:
@@ -168,6 +171,8 @@ def make_app(hub: Hub) -> FastAPI:
         if fault == "dropped":
             hub.faults.clear()
             return Dropped(body, status, headers)
+        if fault == "flipped":
+            body = body[:-1] + bytes([body[-1] ^ 1])
         return Response(body[: len(body) // 2] if fault == "short" else body, status, headers)
 
     return app

@@ -21,6 +21,7 @@ import pyarrow.parquet
 import pytest
 from accelerate.state import AcceleratorState
 from benchmarks import OPTIONS, Clip, clips_of_rows, load_clips, match, unpack
+from config import parse
 from hub import Hub, running_hub
 from test_data import benchmark, readme, row, write_layout  # noqa: F401  (a fixture)
 
@@ -91,6 +92,15 @@ def test_msrvtt_has_its_published_size(tmp_path: Path, config, clips, captions, 
     assert counts(got) == (clips, captions)
     sources = {c.source for c in got}
     assert sum(c.source in sources for c in load_clips(str(tmp_path), "test_1k")) == sources_shared_with_test
+
+
+def test_another_folder_of_the_same_name_and_an_edited_one_are_read_anew(tmp_path: Path):
+    for text in ("one", "two"):
+        folder = made(tmp_path / text / "data", {"video3.mp4": b"3"})
+        write_layout(folder, [row(1, ["a"])], [row(3, text)])
+        assert load_clips(str(folder), "test_1k")[0].captions == (text,)
+    write_layout(folder, [row(1, ["a"])], [row(3, "three")])
+    assert load_clips(str(folder), "test_1k")[0].captions == ("three",)
 
 
 # ---- MSR-VTT in CLIP4Clip's files ---------------------------------------------------------------------------------
@@ -401,6 +411,13 @@ def test_a_name_that_leaves_its_folder_is_never_unpacked(tmp_path: Path, name: s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_local_name_that_leaves_the_folder_is_refused(tmp_path: Path):
+    folder = made(tmp_path / "private" / "data", {"train.csv": b"video,caption\n../secret.mp4,a dog\n"})
+    (folder.parent / "secret.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"'\.\./secret\.mp4' is not inside"):
+        load_clips(str(folder), "train")
+
+
 def test_a_killed_unpacking_goes_on_where_it_stopped(tmp_path: Path):
     members = {f"any/folder/{n}.mp4": b"%d" % n * 10 for n in range(4)}
     made(tmp_path, {"video/0.mp4": b"x" * 10, "video/1.mp4": b"1" * 4})  # whole by its size: kept; cut short: anew
@@ -515,6 +532,19 @@ def test_a_damaged_range_is_no_video(server, client, home: Path):
     assert [c.path.read_bytes()[:1] for c in client("me/cut", "train_9k", limit=2)] == [b"0", b"1"]
 
 
+def test_a_zip_of_another_content_than_the_hubs_is_refused_and_downloaded_again(server, client, home: Path):
+    """One wrong bit after the zip's last checksum: only the Hub's sha256 tells."""
+    files = hosted_msrvtt()
+    server.commit("datasets/me/flipped", {**files, "Videos.zip": files["Videos.zip"] + b"\0"})
+    server.faults["Videos.zip"] = "flipped"
+    try:
+        with pytest.raises(ValueError, match=r"Videos\.zip is damaged: its sha256 is .* run again"):
+            client("me/flipped", "train_9k")
+    finally:
+        server.faults.clear()
+    assert [c.path.read_bytes()[:1] for c in client("me/flipped", "train_9k")] == [b"0", b"1", b"2", b"3"]
+
+
 def test_hosted_msvd_and_single_video_files_on_the_hub(server, client):
     server.commit("datasets/me/msvd", as_bytes({**HOSTED_MSVD, "MSVD_Videos.zip": zipped({"V/x_2_9.avi": b"zip"})}))
     server.commit(
@@ -564,7 +594,7 @@ def test_every_option_of_the_loader_reaches_it_from_both_command_lines(tmp_path:
         for step in (
             lambda: evaluate.main(["--model", "m", *FLAGS]),
             lambda: train.main(command),
-            lambda: train.finish(train.parse(command), tmp_path / "run"),
+            lambda: train.finish(parse(command), tmp_path / "run"),
         ):
             with pytest.raises(Reached) as told:
                 step()

@@ -4,15 +4,13 @@ import collections
 import json
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import data
 import numpy as np
 import pytest
-from benchmarks import Clip, load_clips
-from clips import gray, write_video
-from data import FrameCache, batches, hold_out, pad_frames, pick_frames
+from benchmarks import Clip
+from clips import write_video
+from data import batches, hold_out, pad_frames, pick_frames
 
 IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
@@ -60,96 +58,6 @@ def clip(n: int, source: str = "", category: int = 0, path: Path = Path("none.mp
 # ---- frames --------------------------------------------------------------------------------------------------------
 
 
-def test_frames_are_decoded_once_and_kept(benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    clips = load_clips(str(benchmark), "train_9k")
-    cache = FrameCache(clips, 4, IMAGE, tmp_path)
-    assert cache.build() == []
-    assert cache.counts.tolist() == [3, 4, 4, 4]
-    first = cache.get(0, np.array([0, 1, 2]))
-    assert first.shape == (3, 3, 32, 32) and first.dtype == np.uint8
-    assert first.mean((1, 2, 3)) == pytest.approx([gray(i) for i in range(3)], abs=3)
-    assert cache.get(0, np.array([2]))[0].mean() == pytest.approx(gray(2), abs=3)
-
-    def fail(*args: Any) -> None:
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(data, "read_frames", fail)
-    again = FrameCache(clips, 4, IMAGE, tmp_path)
-    assert again.build() == []
-    assert again.counts.tolist() == [3, 4, 4, 4]
-    assert (again.get(0, np.arange(3)) == first).all()
-
-
-def test_a_killed_build_decodes_only_what_is_left(benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    clips, read, seen = load_clips(str(benchmark), "train_9k"), data.read_frames, []
-
-    def dies_at_the_third(path: Path, *args: Any) -> Any:
-        seen.append(path.name)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return read(path, *args)
-
-    monkeypatch.setattr(data, "read_frames", dies_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
-        FrameCache(clips, 4, IMAGE, tmp_path).build(workers=1)
-    del seen[:]
-    seen += ["-"] * 9
-    cache = FrameCache(clips, 4, IMAGE, tmp_path)
-    cache.build(workers=1)
-    assert cache.counts.tolist() == [3, 4, 4, 4]
-    assert "video0.mp4" not in seen and "video2.mp4" in seen
-
-
-def test_other_frames_or_pictures_have_a_cache_of_their_own(benchmark: Path, tmp_path: Path):
-    clips = load_clips(str(benchmark), "train_9k")
-    folders = {
-        FrameCache(*arguments, tmp_path).folder
-        for arguments in (
-            (clips, 4, IMAGE),
-            (clips, 5, IMAGE),
-            (clips[:3], 4, IMAGE),
-            (clips, 4, {**IMAGE, "size": 48}),
-        )
-    }
-    assert len(folders) == 4
-
-
-@pytest.fixture
-def broken(benchmark: Path, tmp_path: Path) -> list[Clip]:
-    """A readable video, a file that is none, and a file that is not there."""
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    good = load_clips(str(benchmark), "train_9k")[0]
-    return [good, clip(1, path=tmp_path / "broken.mp4"), clip(2, path=tmp_path / "gone.mp4")]
-
-
-def test_an_unreadable_video_stops_the_build_with_its_name(broken: list[Clip], tmp_path: Path):
-    with pytest.raises(ValueError, match=r"broken\.mp4"):
-        FrameCache(broken[:2], 4, IMAGE, tmp_path / "a").build()
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
-        FrameCache([broken[2]], 4, IMAGE, tmp_path / "b").build()
-
-
-def test_unreadable_videos_that_may_be_skipped_are_reported_and_count_no_frames(broken: list[Clip], tmp_path: Path):
-    cache = FrameCache(broken, 4, IMAGE, tmp_path / "cache")
-    reasons = cache.build(skip_unreadable=True)
-    assert [name in reason for name, reason in zip(("broken.mp4", "gone.mp4"), reasons, strict=True)] == [True, True]
-    assert cache.counts.tolist() == [3, 0, 0]
-
-
-def test_a_video_once_skipped_still_stops_a_build_that_skips_none(broken: list[Clip], tmp_path: Path):
-    FrameCache(broken[:2], 4, IMAGE, tmp_path / "cache").build(skip_unreadable=True)
-    with pytest.raises(ValueError, match=r"broken\.mp4"):
-        FrameCache(broken[:2], 4, IMAGE, tmp_path / "cache").build()
-
-
-def test_a_disk_too_small_is_an_error_with_both_sizes_before_anything_is_decoded(broken, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"need 0\.0 GB.*SUMA_CACHE"):
-        FrameCache(broken, 4, IMAGE, tmp_path)
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**12))
-    FrameCache(broken, 4, IMAGE, tmp_path)
-
-
 def test_evaluation_picks_the_middle_of_each_segment():
     assert pick_frames(12, 4).tolist() == [1, 4, 7, 10]
     assert pick_frames(10, 3).tolist() == [1, 5, 8]  # segments of 3 1/3 around 1.67, 5 and 8.33
@@ -193,6 +101,11 @@ def test_held_out_clips_have_no_sibling_in_training():
 def test_training_always_keeps_a_clip(number: int):
     with pytest.raises(ValueError, match=f"hold out {number} of 3"):
         hold_out([clip(i) for i in range(3)], number, seed=0)
+
+
+def test_one_source_video_cannot_be_shared():
+    with pytest.raises(ValueError, match="held_out=1 leaves no clip to train on"):
+        hold_out([clip(i, source="film") for i in range(3)], 1, seed=0)
 
 
 def grouped(number: int = 60) -> list[Clip]:

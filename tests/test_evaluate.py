@@ -1,241 +1,294 @@
-"""Ranks, metrics and probes by hand; encoding that keeps the order."""
+"""The evaluation against loops over every sentence and every video, its command, and its errors."""
 
-import doctest
 import json
-import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import evaluate
 import numpy as np
 import pytest
 import torch
-from benchmarks import Clip
+from accelerate.state import AcceleratorState
+from benchmarks import load_clips
 from clips import noise_picture, write_video
-from data import FrameCache
-from evaluate import (
-    SHARES,
-    bootstrap,
-    both_ways,
-    choose_share,
-    encode_captions,
-    encode_videos,
-    owners,
-    ranks,
-    retrieval,
-    similarities,
-    table,
-    time_probe,
-)
+from data import pick_frames
+from evaluate import table
+from frame_cache import FrameCache
+from metrics import Retrieval
+from rerank import Rerank
 from test_data import row, write_layout
+from test_metrics import naive_rank
 
 from suma import SUMA
-from suma.similarity import Similarities, Texts, combine
+from suma.similarity import Texts, Videos
+
+ROOT = Path(__file__).resolve().parents[1]
+ANIMALS = ("dog", "cat", "bird", "horse", "man")
 
 
-def naive_rank(scores: list[float], correct: list[bool]) -> float:
-    """1 + wrong items above the best correct one + half of those level with it."""
-    best = max(s for s, right in zip(scores, correct, strict=True) if right)
-    rank = 1.0
-    for s, right in zip(scores, correct, strict=True):
-        if not right:
-            rank += 1.0 if s > best else 0.5 if s == best else 0.0
-    return rank
+@pytest.fixture(autouse=True)
+def clean_slate(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No process-wide state of the command outlives its test."""
+    monkeypatch.setattr(evaluate, "use_fast_matmul", lambda: True)
+    yield
+    AcceleratorState._reset_state(True)
 
 
-def test_ranks_equal_a_loop_over_queries_and_items_also_with_ties():
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 5, (40, 12), generator=generator).float()  # few values: many ties
-    correct = torch.rand(40, 12, generator=generator) < 0.2
-    correct[:, 0] |= ~correct.any(1)
-    expected = [naive_rank(s, c) for s, c in zip(scores.tolist(), correct.tolist(), strict=True)]
-    assert ranks(scores, correct).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("scores", "correct", "rank"),
-    [
-        ([3, 2, 1], [1, 0, 0], 1),
-        ([3, 2, 1], [0, 0, 1], 3),
-        ([2, 2, 2, 2, 2], [1, 0, 0, 0, 0], 3),  # a model that says the same of all is in the middle
-        ([5, 2, 2, 1], [0, 1, 0, 0], 2.5),
-        ([5, 4, 3, 2], [0, 0, 1, 1], 3),  # the better of two right ones
-        ([5, 4, 4, 3], [0, 1, 1, 0], 2),  # a right one level with it does not count
-        ([math.inf, 1, -math.inf], [0, 0, 1], 3),
-    ],
-)
-def test_ranks_by_hand(scores: list[float], correct: list[int], rank: float):
-    assert ranks(torch.tensor([scores]).float(), torch.tensor([correct]).bool()).tolist() == [rank]
-
-
-def test_nan_and_queries_without_an_answer_are_errors():
-    eye = torch.eye(2, dtype=torch.bool)
-    with pytest.raises(ValueError, match="NaN"):
-        ranks(torch.tensor([[1.0, math.nan], [0.0, 1.0]]), eye)
-    with pytest.raises(ValueError, match="no correct item"):
-        ranks(torch.ones(2, 2), torch.tensor([[True, False], [False, False]]))
-
-
-def scores_with_ranks(wanted: list[int], items: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores whose right item, 0, has the ranks `wanted`."""
-    scores = torch.zeros(len(wanted), items)
-    for line, rank in zip(scores, wanted, strict=True):
-        line[1:rank] = 1
-        line[rank:] = -1
-    return scores, torch.tensor([[True] + [False] * (items - 1)] * len(wanted))
-
-
-def test_metrics_by_hand():
-    odd = retrieval(*scores_with_ranks([1, 1, 5, 6, 12]))
-    assert (odd.r1, odd.r5, odd.r10) == pytest.approx((40, 60, 80))
-    assert (odd.mdr, odd.mnr) == (5, 5)
-    even = retrieval(*scores_with_ranks([1, 2, 7, 10]))
-    assert (even.r1, even.r5, even.r10) == pytest.approx((25, 50, 100))
-    assert (even.mdr, even.mnr) == (4.5, 5)
-    assert even.row() == "25.0 (0.0 to 75.0) | 50.0 | 100.0 | 4.5 | 5.0"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_scores_on_a_gpu_are_ranked_by_the_answers_of_owners():
-    good = torch.eye(4, device="cuda")
-    correct = torch.eye(4, dtype=torch.bool)
-    assert both_ways(good, correct)["t2v"].r1 == 100
-    assert choose_share(Similarities(good, good, good, good), correct) == 0
-
-
-def test_a_rank_between_one_and_two_is_not_a_hit():
-    assert retrieval(torch.tensor([[1.0, 1.0]]), torch.tensor([[True, False]])).r1 == 0
-
-
-def test_a_video_is_ranked_by_its_best_own_sentence():
-    clips = [Clip("a", Path("a"), ("one", "two"), 0, "a", ""), Clip("b", Path("b"), ("three",), 0, "b", "")]
-    captions, correct = owners(clips)
-    assert captions == ["one", "two", "three"]
-    assert correct.tolist() == [[True, False], [True, False], [False, True]]
-    scores = torch.tensor([[0.1, 0.2], [0.9, 0.4], [0.5, 0.3]])
-    got = both_ways(scores, correct)
-    assert (got["t2v"].r1, got["t2v"].mnr) == pytest.approx((100 / 3, 5 / 3))  # ranks 2, 1, 2
-    assert (got["v2t"].r1, got["v2t"].mnr) == (50, 1.5)  # a: "two" first; b: "three" after "two"
-
-
-def test_the_share_is_the_one_that_ranks_best():
-    good, bad = torch.eye(4), 1 - torch.eye(4)
-    assert choose_share(Similarities(good, good, bad, bad), good.bool()) == 0
-    assert choose_share(Similarities(bad, bad, good, good), good.bool()) > 0.5
-    assert SHARES[0] == 0 and SHARES[-1] == 1 and len(SHARES) == 21
-    level = torch.ones(4, 4)
-    both = choose_share(Similarities(level, level, good, good), good.bool())
-    assert 0 < both <= 1
-
-
-class Stub:
-    """Stands for a model whose score of a caption and a video is a table's entry."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, captions: list[str], scores: list[list[float]]):
-        self.captions, self.scores, self.batches = captions, torch.tensor(scores), []
-
-    def eval(self) -> None:
-        pass
-
-    def texts(self, sentences: list[str]) -> Texts:
-        self.batches.append(sentences)
-        at = torch.tensor([[self.captions.index(s)] for s in sentences])
-        return Texts(at, at)
-
-    def score(self, texts: Texts, videos: Any) -> torch.Tensor:
-        return self.scores[texts.features[:, 0]]
-
-
-def twin(n: int, label: str) -> Clip:
-    return Clip(f"v{n}", Path("none"), ("x" * (9 - n),), 0, f"pair {n // 2}", label)
-
-
-def test_the_time_probe_by_hand():
-    clips = [twin(0, "order"), twin(1, "order"), twin(2, "turn"), twin(3, "turn"), twin(4, "order"), twin(5, "order")]
-    scores = [
-        [5, 1, 9, 9, 9, 9],  # right: only its twin counts
-        [3, 2, 0, 0, 0, 0],  # wrong
-        [0, 0, 4, 4, 0, 0],  # level
-        [0, 0, 4, 4, 0, 0],  # level
-        [0, 0, 0, 0, 2, 1],  # right
-        [0, 0, 0, 0, 1, 2],  # right
-    ]
-    model = Stub([clip.captions[0] for clip in clips], scores)
-    assert time_probe(model, clips, None) == {"order": (75.0, 2), "turn": (50.0, 1)}
-    with pytest.raises(ValueError, match="pair 1 is not a pair"):
-        time_probe(model, clips[:3], None)
-
-
-def test_captions_are_encoded_short_ones_first_and_come_back_in_order():
-    captions = ["dddd", "a", "ccc", "bb", "eeeee"]
-    model = Stub(captions, [[0.0]])
-    got = encode_captions(model, captions, batch_size=2)
-    assert model.batches == [["a", "bb"], ["ccc", "dddd"], ["eeeee"]]
-    assert got.features[:, 0].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_captions_encoded_in_batches_are_those_encoded_alone(tiny_model: SUMA):
-    captions = ["a dog runs on the grass", "cat", "", "a bird sings in a tall tree"]
-    got = encode_captions(tiny_model, captions, batch_size=3)
-    for i, caption in enumerate(captions):
-        alone = tiny_model.texts([caption])
-        assert torch.allclose(got.features[i], alone.features[0], atol=1e-5)
-        assert torch.allclose(got.anchors[i], alone.anchors[0], atol=1e-6)
+def write_clips(folder: Path, names: list[str]) -> None:
+    """Videos of 2 to 6 frames of noise."""
+    (folder / "video").mkdir()
+    for n, name in enumerate(names):
+        path = folder / "video" / f"{name}.mp4"
+        write_video(path, 2 + n % 5, (32, 32), picture=lambda i, w, h, n=n: noise_picture(9 * n + i, w, h))
 
 
 @pytest.fixture(scope="module")
 def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five clips of 2 to 6 frames of noise, with one caption each."""
+    """MSR-VTT's layout: five test clips of one caption, four training clips of two."""
     folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "video").mkdir()
-    for n in range(5):
-        path = folder / "video" / f"video{n}.mp4"
-        write_video(path, 2 + n, (32, 32), picture=lambda i, w, h, n=n: noise_picture(9 * n + i, w, h))
-    rows = [row(n, f"a {animal} runs") for n, animal in enumerate(("dog", "cat", "bird", "horse", "man"))]
-    write_layout(folder, rows, rows)
+    write_clips(folder, [f"video{n}" for n in range(9)])
+    train = [row(n, [f"a {ANIMALS[n - 5]} sleeps", f"a bird sees a {ANIMALS[n - 5]}"]) for n in range(5, 9)]
+    write_layout(folder, train, [row(n, f"a {ANIMALS[n]} runs") for n in range(5)])
     return folder
 
 
-def test_videos_encoded_in_batches_are_those_encoded_alone(tiny_model: SUMA, benchmark: Path, tmp_path: Path):
-    clips = evaluate.load_clips(str(benchmark), "test_1k")
-    cache = FrameCache(clips, 4, tiny_model.config.image, tmp_path)
+@pytest.fixture(scope="module")
+def msvd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MSVD's files: four test videos of 1 to 3 sentences, one of them said of two videos."""
+    folder = tmp_path_factory.mktemp("msvd")
+    names = [f"yt{n}_1_{n}" for n in range(4)]
+    write_clips(folder, names)
+    said = [["a dog runs"], ["a cat sits", "the cat is on a mat"], ["a bird", "a dog runs", "birds fly"], ["a man"]]
+    (folder / "captions_msvd.json").write_text(json.dumps(dict(zip(names, said, strict=True))))
+    (folder / "test_list.txt").write_text("\n".join(names))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def activitynet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ActivityNet Captions' rows: five videos, each told in two or three sentences."""
+    folder = tmp_path_factory.mktemp("activitynet")
+    write_clips(folder, [f"v_{n}" for n in range(5)])
+    said = [[f"A {a} runs.", f"The {a} sleeps on the grass.", *["It sings."] * (n % 2)] for n, a in enumerate(ANIMALS)]
+    rows = [{"video_id": f"v_{n}", "video": f"v_{n}.mp4", "caption": x} for n, x in enumerate(said)]
+    (folder / "val1.json").write_text(json.dumps(rows))
+    return folder
+
+
+def encoded_alone(model: SUMA, clips: list, folder: Path) -> tuple[list[list[Texts]], list[Videos]]:
+    """Each clip's sentences and video, one by one."""
+    cache = FrameCache(clips, model.config.num_frames, model.config.image, folder)
     cache.build()
-    together = encode_videos(tiny_model, clips, cache, batch_size=2)
-    assert together.mask.sum(1).tolist() == [2, 3, 4, 4, 4]
-    for i in range(5):
-        frames = torch.from_numpy(cache.get(i, np.arange(cache.counts[i])))[None]
-        with torch.no_grad():
-            video, _ = tiny_model.encode_video(frames)
-        assert torch.allclose(together.features[i], video[0], atol=1e-5)
-    some = encode_videos(tiny_model, [clips[4], clips[1]], cache, [4, 1])
-    assert torch.allclose(some.features, together.features[[4, 1]], atol=1e-5)
-    texts = encode_captions(tiny_model, ["a dog", "a cat"])
-    scores = combine(similarities(tiny_model, texts, together, chunk=2), tiny_model.config.concept_share)
-    assert torch.allclose(scores, tiny_model.score(texts, together), atol=1e-6)
+    videos = []
+    for i in range(len(clips)):
+        frames = torch.from_numpy(cache.get(i, pick_frames(int(cache.counts[i]), model.config.num_frames)))[None]
+        mask = torch.ones(frames.shape[:2], dtype=torch.bool)
+        videos.append(model.videos(*model.encode_video(frames, mask), mask))
+    return [[model.texts([caption]) for caption in clip.captions] for clip in clips], videos
 
 
-def test_the_command_writes_what_it_prints(tiny_model: SUMA, benchmark: Path, tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "use_fast_matmul", lambda: True)
-    tiny_model.save_pretrained(tmp_path / "model")
-    arguments = ["--model", str(tmp_path / "model"), "--data", str(benchmark), "--output", str(tmp_path / "r.json")]
-    evaluate.main([*arguments, "--device", "cpu"])
-    results = json.loads((tmp_path / "r.json").read_text())
+def naive_metrics(ranks: list[float]) -> dict[str, float]:
+    middle = sorted(ranks)
+    half = len(middle) // 2
+    return {
+        **{f"r{k}": 100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)},
+        "mdr": middle[half] if len(middle) % 2 else (middle[half - 1] + middle[half]) / 2,
+        "mnr": sum(ranks) / len(ranks),
+    }
+
+
+@torch.no_grad()
+def naive_evaluation(model: SUMA, clips: list, folder: Path) -> dict[str, dict[str, float]]:
+    """One score at a time; every sentence is a query; a video has the rank of its best sentence among the others'."""
+    sentences, videos = encoded_alone(model, clips, folder)
+    scores = [[[float(model.score(s, v)) for v in videos] for s in own] for own in sentences]
+    t2v = [naive_rank(line, [u == v for u in range(len(clips))]) for v, own in enumerate(scores) for line in own]
+    v2t = []
+    for v in range(len(clips)):
+        column = [(line[v], owner == v) for owner, own in enumerate(scores) for line in own]
+        v2t.append(naive_rank([s for s, _ in column], [right for _, right in column]))
+    return {"t2v": naive_metrics(t2v), "v2t": naive_metrics(v2t)}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "paragraph", "videos", "captions"),
+    [("benchmark", "test_1k", False, 5, 5), ("msvd", "test", False, 4, 7), ("activitynet", "val1", True, 5, 5)],
+)
+def test_a_protocol_gives_the_ranks_of_a_loop_over_sentences_and_videos(
+    tiny_model, request, tmp_path, name, config, paragraph, videos, captions
+):
+    folder = str(request.getfixturevalue(name))
+    results = evaluate.evaluate(tiny_model, folder, config, paragraph=paragraph)
+    assert (results["videos"], results["captions"]) == (videos, captions)
+    expected = naive_evaluation(tiny_model, load_clips(folder, config, paragraph=paragraph), tmp_path)
+    for way, wanted in expected.items():
+        got = results["retrieval"]["SUMA"][way]
+        assert {key: got[key] for key in wanted} == pytest.approx(wanted), way
+
+
+def test_each_video_and_each_caption_is_encoded_once(tiny_model: SUMA, msvd: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, list] = {"frames": [], "videos": [], "captions": []}
+    encode_frames, pool, encode_text = SUMA.encode_frames, SUMA.pool, SUMA.encode_text
+
+    def frames_seen(self: SUMA, pixels: torch.Tensor) -> torch.Tensor:
+        seen["frames"] += [picture.numpy().tobytes() for picture in pixels if picture.any()]  # padding is black
+        return encode_frames(self, pixels)
+
+    def videos_seen(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        seen["videos"] += [video.numpy().tobytes() for video in frames]
+        return pool(self, frames, mask)
+
+    def captions_seen(self: SUMA, sentences: list[str]) -> torch.Tensor:
+        seen["captions"] += sentences
+        return encode_text(self, sentences)
+
+    monkeypatch.setattr(SUMA, "encode_frames", frames_seen)
+    monkeypatch.setattr(SUMA, "pool", videos_seen)  # the temporal encoder
+    monkeypatch.setattr(SUMA, "encode_text", captions_seen)
+    evaluate.evaluate(tiny_model, str(msvd), "test")
+    clips = load_clips(str(msvd), "test")
+    assert len(seen["frames"]) == len(set(seen["frames"])) == 2 + 3 + 4 + 5
+    assert len(seen["videos"]) == len(set(seen["videos"])) == 4
+    assert Counter(seen["captions"]) == Counter(caption for clip in clips for caption in clip.captions)
+
+
+def test_a_nan_in_the_weights_is_an_error_and_never_a_rank(tiny_model: SUMA, benchmark: Path, monkeypatch):
+    monkeypatch.setattr(SUMA, "encode_text", lambda self, sentences: torch.full((len(sentences), 64), torch.nan))
+    with pytest.raises(ValueError, match="NaN"):
+        evaluate.evaluate(tiny_model, str(benchmark))
+
+
+# ---- re-ranking ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_inverted_softmax_takes_its_bank_from_training_clips(tiny_model, benchmark, tmp_path, monkeypatch):
+    constants = []
+    correct = evaluate.inverted_softmax
+    monkeypatch.setattr(evaluate, "inverted_softmax", lambda s, bank: constants.append(bank) or correct(s, bank))
+    how = Rerank("inverted-softmax", inverse_temperature=40.0)
+    done = evaluate.evaluate(tiny_model, str(benchmark), how=how)["rerank"]
+    assert (done["bank_videos"], done["bank_captions"], done["transductive"]) == (4, 8, False)
+
+    sentences, videos = encoded_alone(tiny_model, load_clips(str(benchmark), "test_1k"), tmp_path)
+    texts = [own[0] for own in sentences]
+    bank_sentences, bank_videos = encoded_alone(tiny_model, load_clips(str(benchmark), "train_9k"), tmp_path)
+    bank_texts = [text for own in bank_sentences for text in own]
+
+    def score(text: Texts, video: Videos) -> float:
+        return float(tiny_model.score(text, video))
+
+    t2v = [np.log(np.mean([np.exp(40 * score(b, v)) for b in bank_texts])) / 40 for v in videos]
+    v2t = [np.log(np.mean([np.exp(40 * score(t, b)) for b in bank_videos])) / 40 for t in texts]
+    for got, expected in zip(constants, (t2v, v2t), strict=True):
+        assert got.tolist() == pytest.approx(expected, abs=1e-5)
+    by_video = [[score(t, v) - z for v, z in zip(videos, t2v, strict=True)] for t in texts]
+    by_text = [[score(t, v) - z for t, z in zip(texts, v2t, strict=True)] for v in videos]
+    for way, lines in (("t2v", by_video), ("v2t", by_text)):
+        ranks = [naive_rank(line, [i == j for j in range(5)]) for i, line in enumerate(lines)]
+        got = done["retrieval"][way]
+        assert {key: got[key] for key in naive_metrics(ranks)} == pytest.approx(naive_metrics(ranks)), way
+
+
+def test_a_bank_of_few_clips_is_a_fixed_sample(tiny_model: SUMA, benchmark: Path):
+    how = Rerank("inverted-softmax", bank_size=2)
+    first, again = (evaluate.evaluate(tiny_model, str(benchmark), how=how) for _ in range(2))
+    assert (first["rerank"]["bank_videos"], first["rerank"]["bank_captions"]) == (2, 4)
+    assert first == again
+
+
+@pytest.mark.parametrize("method", ["inverted-softmax", "dual-softmax"])
+def test_re_ranking_leaves_the_headline_as_it_is_and_says_what_it_knew(tiny_model, benchmark, method: str):
+    plain = evaluate.evaluate(tiny_model, str(benchmark))
+    both = evaluate.evaluate(tiny_model, str(benchmark), how=Rerank(method))
+    done = both.pop("rerank")
+    assert both == plain and done["transductive"] == (method == "dual-softmax")
+    printed = table({**both, "rerank": done})
+    assert printed.startswith(table(plain))
+    apart = printed.removeprefix(table(plain))
+    assert apart.count(f"SUMA, {method}") == 2
+    assert ("**transductive**" in apart, "8 captions and 4 videos of `train_9k`" in apart) == (
+        (True, False) if method == "dual-softmax" else (False, True)
+    )
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    tiny_model.save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_command_writes_what_it_prints(saved: str, benchmark: Path, tmp_path: Path, capsys):
+    output = tmp_path / "new" / "r.json"
+    arguments = ["--model", saved, "--dataset", str(benchmark), "--output", str(output), "--cpu"]
+    assert evaluate.main([*arguments, "--rerank", "dual-softmax", "--inverse-temperature", "7.5"]) == 0
+    results = json.loads(output.read_text())
     printed = capsys.readouterr().out
-    assert printed.strip() == table(results)
+    assert printed.strip() == table(results) == output.with_suffix(".md").read_text().strip()
     assert (results["videos"], results["captions"], results["config"]) == (5, 5, "test_1k")
     assert set(results["retrieval"]) == {"original", "aligned", "SUMA"}
-    assert printed.count("| text -> video |") == printed.count("| video -> text |") == 3
-    assert 1 <= results["retrieval"]["SUMA"]["t2v"]["mnr"] <= 5
+    assert printed.count("| text -> video |") == printed.count("| video -> text |") == 4
+    assert Retrieval(**results["retrieval"]["SUMA"]["t2v"]).row() in printed
+    assert results["rerank"]["inverse_temperature"] == 7.5 and "inverse temperature 7.5" in printed
 
 
-def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(evaluate).failed == 0
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--dataset", "./nowhere"], "no benchmark folder ./nowhere"),
+        (["--model", "./nothing"], "no model folder nothing"),
+        (["--config", "test_2k"], "no config, split or metadata file test_2k; it has train_9k, test_1k"),
+        (["--limit", "-1"], "limit=-1"),
+        (["--rerank", "inverted-softmax", "--bank-config", "absent"], "needs a bank of training clips (--bank-config)"),
+        (["--rerank", "inverted-softmax", "--bank-config", "test_1k"], "the bank must not be the evaluated split"),
+        (["--rerank", "inverted-softmax", "--bank-config", "test.json"], "holds video0, which is evaluated"),
+        (["--rerank", "dual-softmax", "--inverse-temperature", "-1"], "inverse_temperature=-1.0"),
+        (["--output", "results.md"], "results.md is for JSON"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(saved, benchmark, capsys, flags: list[str], told: str):
+    assert evaluate.main(["--model", saved, "--dataset", str(benchmark), "--cpu", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and told in err
+    assert err.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in err
 
 
-def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_queries():
-    assert bootstrap(np.ones(50)) == (1.0, 1.0)
-    few, many = (bootstrap(np.tile([0.0, 1.0], n)) for n in (20, 2000))
-    assert few[0] < many[0] < 0.5 < many[1] < few[1]
-    assert many[1] - many[0] == pytest.approx(2 * 1.96 * 0.5 / 4000**0.5, rel=0.1)  # the normal approximation
+def test_an_unknown_re_ranking_is_an_error_of_the_command_line(saved: str, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--model", saved, "--rerank", "qb-norm"])
+    assert stopped.value.code == 2 and "inverted-softmax" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_accelerate_launch_with_two_processes_writes_the_numbers_of_one(saved: str, benchmark: Path, tmp_path: Path):
+    script = [str(ROOT / "train" / "evaluate.py"), "--model", saved, "--dataset", str(benchmark)]
+    script += ["--rerank", "inverted-softmax", "--output"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    results = []
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        output = tmp_path / f"{name}.json"
+        done = subprocess.run([*start, *script, str(output)], env=env, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == output.with_suffix(".md").read_text().strip()  # printed once
+        results.append(json.loads(output.read_text()))
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_a_mistake_under_accelerate_launch_is_told_once(saved: str, tmp_path: Path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    script = [str(ROOT / "train" / "evaluate.py"), "--model", saved, "--dataset", "./nowhere"]
+    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *script], env=env, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0 and done.stderr.count("error: no benchmark folder ./nowhere") == 1

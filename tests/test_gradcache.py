@@ -39,3 +39,24 @@ def test_every_gradient_equals_the_plain_steps(tiny_model: SUMA, chunk: int):
             difference = float((a.grad - b.grad).norm() / b.grad.norm().clamp_min(1e-6))
             assert difference < 1e-5, f"{name}: {difference}"
     assert max(seen) <= 3 * chunk  # frames that went through the tower at once
+
+
+def test_both_passes_draw_the_same_random_numbers(tiny_model: SUMA):
+    """With dropout in the tower, and the whole batch as one chunk, the gradients are the plain step's."""
+    gradients = []
+    for chunk in (0, 3):
+        model = copy.deepcopy(tiny_model).train()
+        model.clip.visual.ln_post = torch.nn.Sequential(model.clip.visual.ln_post, torch.nn.Dropout(0.5))
+        captions, size = ["a dog runs", "a cat sits", "a mat"], model.config.image["size"]
+        pixels = torch.arange(9).mul(28).to(torch.uint8).view(3, 3, 1, 1, 1).expand(3, 3, 3, size, size).contiguous()
+        batch = (model.tokenize(captions), model.anchors(captions), pixels, torch.ones(3, 3, dtype=torch.bool))
+        loss = partial(
+            suma_loss, video=torch.arange(3), caption=torch.arange(3), how="mean", temperature=0.05, alpha=0.3, beta=0.7
+        )
+        torch.manual_seed(5)
+        if chunk:
+            cached_step(model, batch, chunk, loss, lambda total: total.backward())
+        else:
+            loss(model(*batch)).total.backward()
+        gradients.append(model.clip.visual.conv1.weight.grad)
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5

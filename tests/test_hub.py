@@ -17,13 +17,14 @@ import pytest
 import safetensors.torch
 import torch
 from card import downloaded_revision, model_card
+from config import TrainConfig
 from hub import TOKEN, Files, Hub, running_hub
 from huggingface_hub import ModelCard
+from test_backbones import siglip, tokenizer_folder  # noqa: F401  (a fixture)
 from test_model import scores
 from test_train import benchmark, flags  # noqa: F401  (a fixture)
 
 from suma import SUMA
-from train import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "models/me/suma"
@@ -120,6 +121,25 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 def test_a_model_from_the_hub_scores_with_the_same_bits(hub, client, options, tiny_model):
     assert client(loaded, "me/suma", **options) == scores(tiny_model).tolist()
+
+
+def test_a_tokenizer_that_open_clip_has_not_comes_with_the_model(
+    hub,
+    client,
+    options,
+    tower,
+    captions,
+    tokenizer_folder: Path,  # noqa: F811
+    tmp_path: Path,
+):
+    model = SUMA.from_clip(siglip(tower), captions, num_concepts=4, tokenizer_folder=tokenizer_folder)
+    model.save_pretrained(tmp_path / "model")
+    names = ("config.json", "model.safetensors", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
+    held = {name: (tmp_path / "model" / name).read_bytes() for name in names}
+    hub.commit(REPO, held)
+    assert client(loaded, "me/suma", **options) == scores(model).tolist()
+    hub.commit(REPO, {name: held[name] for name in names[:3]})
+    assert "tokenizer/tokenizer_config.json" in client(refused, "me/suma", **options)[1]
 
 
 def test_a_second_load_downloads_nothing_and_a_new_commit_is_seen(hub, client, options, files, tiny_model):
@@ -260,14 +280,15 @@ def test_a_failed_push_keeps_the_model_and_the_same_call_tries_again(hub, client
     assert len(hub.files("models/me/tiny")) == 3
 
 
-def test_what_was_evaluated_is_pushed_as_it_is(hub, client, output):
-    """No model is saved, evaluated or described again: here, each would fail."""
+def test_what_was_evaluated_is_pushed_with_a_card_that_names_the_repository(hub, client, output):
+    """No model is saved or evaluated again: here, each would fail."""
     (output / "best").rename(output / "model.new")
     shutil.copytree(output / "model.new", output / "model", dirs_exist_ok=True)
     (output / "model" / "README.md").write_text("# As it was")
     (output / "results.json").write_text(json.dumps(RESULTS))
-    client(finished, output, data="no-such-folder", push_to_hub="me/tiny")
-    assert hub.files("models/me/tiny")["README.md"] == b"# As it was"
+    client(finished, output, dataset="no-such-folder", push_to_hub="me/tiny")
+    card = hub.files("models/me/tiny")["README.md"].decode()
+    assert 'SUMA.from_pretrained("me/tiny")' in card and "40.1 (30.0 to 50.0)" in card
 
 
 # ---- the card --------------------------------------------------------------------------------------------------------
@@ -304,22 +325,22 @@ def test_the_card_tells_the_run(tiny_model: SUMA):
 def test_the_cards_command_makes_the_same_run(tiny_model: SUMA):
     import shlex
 
-    from train import parse
+    from config import parse
 
-    text = card(tiny_model, clip_lr=3e-7, steps=7, data="me/my-data", checkpoint_activations=True).text
+    text = card(tiny_model, clip_lr=3e-7, steps=7, dataset="me/my-data", checkpoint_activations=True).text
     command = text.split("```bash\n")[1].split("\n```")[0].replace("\\\n", " ")
     arguments = shlex.split(command)[3:]
-    assert parse(arguments) == TrainConfig(clip_lr=3e-7, steps=7, data="me/my-data", checkpoint_activations=True)
+    assert parse(arguments) == TrainConfig(clip_lr=3e-7, steps=7, dataset="me/my-data", checkpoint_activations=True)
 
 
 def test_the_card_says_nothing_that_the_run_does_not_know(tiny_model: SUMA, tmp_path: Path):
-    changes = {"data": str(tmp_path / "clips"), "output": str(tmp_path / "out"), "held_out": 0, "test_config": ""}
+    changes = {"dataset": str(tmp_path / "clips"), "output": str(tmp_path / "out"), "held_out": 0, "test_config": ""}
     made = ModelCard(model_card(tiny_model, asdict(TrainConfig(**changes)), {}))
     assert made.data.eval_results is None and made.data.datasets is None and made.data.model_name == "out"
     assert "Not evaluated" in made.text and "No videos were held out" in made.text and "372" not in made.text
     assert str(tmp_path.parent) not in made.content and "`clips`" in made.text  # no folder of the user's machine
     assert "372" not in card(tiny_model, train_config="train_7k").text
-    assert "372" not in card(tiny_model, data="me/scenes").text
+    assert "372" not in card(tiny_model, dataset="me/scenes").text
 
 
 def test_the_datas_revision_is_the_one_that_was_downloaded(tiny_model: SUMA, tmp_path: Path, monkeypatch):
@@ -329,7 +350,7 @@ def test_the_datas_revision_is_the_one_that_was_downloaded(tiny_model: SUMA, tmp
     refs.mkdir(parents=True)
     (refs / "main").write_text("abc123")
     assert downloaded_revision("me/scenes") == "abc123"
-    made = card(tiny_model, data="me/scenes")
+    made = card(tiny_model, dataset="me/scenes")
     assert "revision `abc123`" in made.text and made.data.eval_results[0].dataset_revision == "abc123"
 
 

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from gradcache import cached_step
 from losses import Losses, alignment, contrastive, gather, not_negatives, suma_loss
 
 from suma import SUMA
@@ -150,35 +152,51 @@ def test_a_single_process_gathers_the_tensor_itself():
     assert gather(x) is x
 
 
-def one_of_two(folder: str, rank: int) -> None:
-    """One of two gloo processes: half the batch through DistributedDataParallel; writes its losses and gradients."""
+def one_of_two(folder: str, rank: int, chunk: int) -> None:
+    """One of two gloo processes: half the batch through DistributedDataParallel, at once or in chunks (gradient
+    caching); writes its losses and gradients."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     try:
         model = SUMA.from_pretrained(folder)
         wrapped = torch.nn.parallel.DistributedDataParallel(model)
-        got = losses_of(wrapped, torch.load(f"{folder}/batch.pt"), slice(4 * rank, 4 * rank + 4))
-        got.total.backward()
+        part, inputs = slice(4 * rank, 4 * rank + 4), torch.load(f"{folder}/batch.pt")
+        if chunk:
+            loss = partial(
+                suma_loss,
+                video=VIDEO[part],
+                caption=CAPTION[part],
+                how="softmax",
+                temperature=0.05,
+                alpha=0.3,
+                beta=0.7,
+            )
+            mine = tuple(x[part] for x in inputs.values())
+            got = cached_step(wrapped, mine, chunk, loss, lambda total: total.backward())
+        else:
+            got = losses_of(wrapped, inputs, part)
+            got.total.backward()
         grads = {name: p.grad for name, p in model.named_parameters()}
         torch.save({"losses": [x.item() for x in got], "grads": grads}, f"{folder}/{rank}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_two_processes_of_half_the_batch_learn_what_one_of_the_whole_does(tiny_model: SUMA, tmp_path: Path):
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_two_processes_of_half_the_batch_learn_what_one_of_the_whole_does(tiny_model: SUMA, tmp_path: Path, chunk: int):
     inputs = batch(tiny_model)
     tiny_model.save_pretrained(tmp_path)
     torch.save(inputs, tmp_path / "batch.pt")
     paths = [str(ROOT), str(ROOT / "train"), str(ROOT / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    program = f"import test_losses; test_losses.one_of_two({str(tmp_path)!r}, 1)"
+    program = f"import test_losses; test_losses.one_of_two({str(tmp_path)!r}, 1, {chunk})"
     other = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
     model = copy.deepcopy(tiny_model)
     expected = losses_of(model, inputs, slice(None))
     expected.total.backward()
     try:
-        one_of_two(str(tmp_path), 0)
+        one_of_two(str(tmp_path), 0, chunk)
         _, errors = other.communicate(timeout=60)
         assert other.returncode == 0, errors
     finally:

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from suma import similarity
 from suma.similarity import (
@@ -90,7 +91,64 @@ def test_softmax_weights_by_hand():
     scores = torch.tensor([[[0.0, math.log(3) * 0.5, 7.0]]])
     mask = torch.tensor([[True, True, False]])
     assert frame_weights(scores, mask, "softmax", 0.5).tolist()[0][0] == pytest.approx([0.25, 0.75, 0.0])
-    assert aggregate(scores, mask, "softmax", 0.5).item() == pytest.approx(0.75 * math.log(3) * 0.5)
+    one = torch.ones(1, 1)
+    assert aggregate(one, scores[0, ..., None], mask, "softmax", 0.5).item() == pytest.approx(0.75 * math.log(3) * 0.5)
+
+
+def scattered(frames: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries (3, D), frames (5, F, D), and masks with gaps: also at the start, and with one valid frame only."""
+    generator = torch.Generator().manual_seed(3)
+    queries, videos = (torch.randn(*n, D, generator=generator, dtype=torch.float64) for n in ((3,), (5, frames)))
+    mask = torch.rand(5, frames, generator=generator) < 0.5
+    mask[0], mask[1], mask[2, 0] = True, torch.arange(frames) == frames - 1, False
+    assert mask.any(1).all() and not mask[1:, 0].all()
+    return queries, videos, mask
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.05, 10.0])
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_going_frame_by_frame_gives_the_weighted_sum_and_its_gradient(how: str, temperature: float):
+    got, expected = (tuple(x.requires_grad_(i < 2) for i, x in enumerate(scattered())) for _ in range(2))
+    streamed = aggregate(*got, how, temperature)
+    scores = torch.einsum("td,vfd->tvf", *expected[:2])
+    whole = (scores * frame_weights(scores, expected[2], how, temperature)).sum(-1)
+    assert torch.allclose(streamed, whole, atol=1e-12, rtol=1e-12)
+    outer = torch.randn(3, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    (streamed * outer).sum().backward()
+    (whole * outer).sum().backward()
+    for a, b in zip(got[:2], expected[:2], strict=True):
+        assert float(b.grad.abs().max()) > 0.1
+        assert torch.allclose(a.grad, b.grad, atol=1e-9, rtol=1e-9)
+
+
+def test_large_scores_at_a_small_temperature_stay_finite_in_float32():
+    queries, frames, mask = scattered()
+    got = aggregate(1e3 * queries.float(), frames.float(), mask, "softmax", 1e-3)
+    assert torch.allclose(got, aggregate(1e3 * queries.float(), frames.float(), mask, "max"))
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements of any tensor made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(x, torch.Tensor):
+                self.elements = max(self.elements, x.numel())
+        return out
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_no_tensor_of_texts_times_videos_times_frames_is_made(how: str):
+    texts, videos = sample(texts=50, videos=40)
+    with Largest() as whole:
+        four_similarities(texts, videos, how)
+    assert whole.elements == 50 * 40
+    with Largest() as naive:
+        torch.einsum("td,vfd->tvf", texts.features, videos.frames)
+    assert naive.elements == 50 * 40 * 6
 
 
 @pytest.mark.parametrize("how", AGGREGATIONS)

@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import config
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from benchmarks import load_clips
+from checkpoints import by_step, newest_checkpoint
 from clips import noise_picture, write_video
-from data import FrameCache
+from config import TrainConfig, parse
+from data import Batches, hold_out
+from frame_cache import FrameCache
 from safetensors.torch import load_file
 from test_data import row, write_layout
 
 import train
 from suma import SUMA
-from train import Batches, TrainConfig, learning_rate, newest_checkpoint, parameter_groups, parse
 
 WORDS = ["dog", "cat", "bird", "horse", "man", "woman", "child", "car", "ball", "tree", "boat", "fish"]
 
@@ -50,7 +54,7 @@ def flags(benchmark: Path, tower: dict, output: Path, **changes: object) -> list
     file = output.parent / "tower.json"
     file.write_text(json.dumps(tower))
     given = {
-        "data": benchmark, "output": output, "clip": file, "pretrained": "", "num_concepts": 6, "temporal_layers": 1,
+        "dataset": benchmark, "output": output, "clip": file, "pretrained": "", "num_concepts": 6, "temporal_layers": 1,
         "num_frames": 3, "train_frames": 3, "cache_frames": 4, "steps": 4, "batch_size": 8, "held_out": 3,
         "eval_every": 2, "save_every": 2, "log_every": 1, "clip_lr": 1e-4, "new_lr": 1e-3, "mixed_precision": "no",
         **changes,
@@ -73,6 +77,8 @@ def test_every_field_is_a_flag_with_the_fields_default():
         if f.type is bool:
             assert getattr(parse([flag]), f.name) is True
             assert getattr(parse(["--no-" + flag[2:]]), f.name) is False
+        elif f.name == "cache_format":
+            assert parse([flag, "jpeg"]).cache_format == "jpeg"
         elif f.name != "mixed_precision":
             given = {int: "24", float: "0.5", str: "words"}[f.type]
             assert getattr(parse([flag, given]), f.name) == f.type(given)
@@ -103,29 +109,23 @@ def test_fp16_is_refused_without_a_gpu(capsys):
     assert "choose bf16 or no" in capsys.readouterr().err
 
 
-# ---- optimiser -----------------------------------------------------------------------------------------------------
-
-
-def test_the_learning_rate_by_hand():
-    got = [learning_rate(step, 10, 0.2) for step in range(10)]
-    assert got[:3] == [0.5, 1.0, 1.0]
-    assert got[6] == pytest.approx(0.5)  # half way down
-    assert got[9] == pytest.approx(0.5 + 0.5 * math.cos(math.pi * 7 / 8))
-    assert got[2:] == sorted(got[2:], reverse=True)
-    assert learning_rate(10, 10, 0.2) == pytest.approx(0)
-    assert learning_rate(0, 10, 0.0) == learning_rate(0, 1, 0.1) == 1
-    assert learning_rate(0, 1000, 0.1) == 0.01
-
-
-def test_every_parameter_is_optimised_once_and_vectors_do_not_decay(tiny_model: SUMA):
-    groups = parameter_groups(tiny_model, TrainConfig(clip_lr=2e-6, new_lr=3e-4, weight_decay=0.2))
-    where = {id(p): group for group in groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in groups) == len(where) == len(list(tiny_model.parameters()))
-    for name, p in tiny_model.named_parameters():
-        group = where[id(p)]
-        assert group["peak"] == group["lr"] == (2e-6 if name.startswith("clip.") else 3e-4)
-        no_decay = name.endswith(("bias", "logit_scale", "class_embedding")) or "norm" in name or "ln_" in name
-        assert group["weight_decay"] == (0.0 if no_decay else 0.2), name
+@pytest.mark.parametrize(
+    ("gpu", "gpu_bf16", "cpu_bf16", "chosen"),
+    [
+        (False, False, True, "bf16"),
+        (False, False, False, "no"),
+        (True, True, False, "bf16"),
+        (True, False, True, "fp16"),
+    ],
+)
+def test_precision_is_what_the_hardware_computes_in(
+    monkeypatch, gpu: bool, gpu_bf16: bool, cpu_bf16: bool, chosen: str
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_bf16)
+    monkeypatch.setattr(config, "has_bf16", lambda: cpu_bf16)
+    assert parse([]).mixed_precision == chosen
+    assert parse(["--mixed-precision", "no"]).mixed_precision == "no"
 
 
 # ---- batches -------------------------------------------------------------------------------------------------------
@@ -140,21 +140,26 @@ def loader(tiny_model: SUMA, benchmark: Path) -> Batches:
     return Batches(tiny_model, clips, cache, list(range(2, 20)), config)
 
 
+def take(loader: Batches, first: int, last: int) -> list[dict[str, torch.Tensor]]:
+    """The batches of some steps, kept: the loader writes over its own."""
+    return [{name: x.clone() for name, x in batch.items()} for batch in loader(first, last, 0, 1)]
+
+
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_step_has_the_same_batch_wherever_the_run_starts(loader: Batches):
     assert loader.per_epoch == 4
-    whole = list(loader(0, 10, 0, 1))
+    whole = take(loader, 0, 10)
     assert len(whole) == 10
     for first in (1, 4, 7):
-        assert all(same(a, b) for a, b in zip(whole[first:], loader(first, 10, 0, 1), strict=True))
+        assert all(same(a, b) for a, b in zip(whole[first:], take(loader, first, 10), strict=True))
     assert list(loader(10, 10, 0, 1)) == []
 
 
 def test_epochs_go_through_all_videos_in_other_orders_with_other_frames(loader: Batches):
-    whole = list(loader(0, 8, 0, 1))
+    whole = take(loader, 0, 8)
     epochs = [[i for batch in part for i in batch["video"].tolist()] for part in (whole[:4], whole[4:])]
     assert all(len(set(epoch)) == 16 and set(epoch) <= set(range(18)) for epoch in epochs)
     assert epochs[0] != epochs[1]
@@ -170,14 +175,16 @@ def test_a_batch_holds_a_caption_and_frames_of_each_of_its_videos(loader: Batche
                    if torch.equal(loader.model.tokenize([c])[0], tokens)]  # fmt: skip
             assert len(own) == 1
             seen.add((member, own[0]))
-            frames = loader.cache.get(loader.picks[member], slice(None))
+            frames = loader.cache.get(loader.picks[member], np.arange(5))
             for pixels in batch["pixels"][n].numpy():
                 assert any((pixels == frame).all() for frame in frames)
     assert len(seen) > 30  # nearly all of the 18 x 2 captions are drawn
 
 
 def test_the_parts_of_two_processes_are_the_batch_of_one(loader: Batches):
-    for whole, left, right in zip(loader(2, 6, 0, 1), loader(2, 6, 0, 2), loader(2, 6, 1, 2), strict=True):
+    wholes = take(loader, 2, 6)
+    halves = [[{name: x.clone() for name, x in b.items()} for b in loader(2, 6, rank, 2)] for rank in range(2)]
+    for whole, left, right in zip(wholes, *halves, strict=True):
         for name in whole.keys() - {"tokens"}:
             assert torch.equal(torch.cat([left[name], right[name]]), whole[name]), name
         rows = [line[line != 0].tolist() for part in (left, right) for line in part["tokens"]]
@@ -196,6 +203,12 @@ def test_only_whole_checkpoints_are_resumed(tmp_path: Path):
         if whole:
             (tmp_path / f"checkpoint-{step}" / "progress.json").touch()
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1000"
+
+
+def test_only_the_runs_own_checkpoints_rotate(tmp_path: Path):
+    for name in ("checkpoint-100", "checkpoint-20", "checkpoint-20-good", "checkpoint-best"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in by_step(tmp_path)] == ["checkpoint-20", "checkpoint-100"]
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------
@@ -230,9 +243,58 @@ def test_a_run_leaves_its_log_its_models_and_its_results(run: Path):
     assert json.loads((run / "train_config.json").read_text())["batch_size"] == 8
 
 
+def test_the_course_of_a_run_is_drawn_from_its_log(run: Path):
+    from PIL import Image
+
+    with Image.open(run / "curve.png") as picture:
+        assert picture.size[0] > 800 and len(picture.convert("RGB").getcolors(1 << 20)) > 20
+
+
+def test_frozen_towers_stay_as_they_were_and_the_rest_learns(benchmark: Path, tower: dict, tmp_path: Path):
+    changes = {"steps": 2, "freeze_image": True, "freeze_text": True, "cache_format": "jpeg", "test_config": ""}
+    train.main(flags(benchmark, tower, tmp_path / "run", **changes))
+    captions = [c for i in hold_out(load_clips(str(benchmark), "train_9k"), 3, 0)[0]
+                for c in load_clips(str(benchmark), "train_9k")[i].captions]  # fmt: skip
+    before = SUMA.from_clip(tower, captions, num_concepts=6, temporal_layers=1).state_dict()
+    after = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
+    for name, value in after.items():
+        if name.startswith("clip.") and name != "clip.logit_scale":
+            assert torch.equal(value, before[name]), name
+    assert not torch.equal(after["space.centres"], before["space.centres"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dataset": "nowhere/at/all"}, "no benchmark folder nowhere/at/all"),
+        ({"tracker": "clearml"}, "the tracker clearml is not installed"),
+        ({"freeze_layers": 3}, "freeze_layers=3: the image tower has 2 blocks"),
+        ({"num_concepts": 1000}, "cannot fill 1000 concepts"),
+        ({"tracker": "foo"}, "foo"),
+        ({"test_config": "test_1K"}, "no config, split or metadata file test_1K"),
+        ({"held_out": 20}, "cannot hold out 20 of 20 clips"),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_one_line(benchmark: Path, tower: dict, tmp_path: Path, changes: dict, told: str):
+    with pytest.raises(SystemExit) as left:
+        train.main(flags(benchmark, tower, tmp_path / "run", **changes))
+    assert str(left.value.code).startswith("error: ") and told in left.value.code and "\n" not in left.value.code
+
+
+def test_a_loss_that_is_no_number_stops_with_step_rates_and_videos(benchmark, tower, tmp_path, monkeypatch):
+    def poisoned(*arguments, **options):
+        losses = train_loss(*arguments, **options)
+        return losses._replace(total=losses.total * float("nan"))
+
+    train_loss = train.suma_loss
+    monkeypatch.setattr(train, "suma_loss", poisoned)
+    with pytest.raises(RuntimeError, match=r"loss is nan at step 0 with .*'clip_lr': 0.0001.* videos \['video\d+', "):
+        train.main(flags(benchmark, tower, tmp_path / "run", chunk=4))
+
+
 def test_the_words_are_those_of_the_training_clips_alone(run: Path, benchmark: Path):
     clips = load_clips(str(benchmark), "train_9k")
-    kept, held = train.hold_out(clips, 3, 0)
+    kept, held = hold_out(clips, 3, 0)
     config = SUMA.from_pretrained(run / "model").config
     assert config.num_captions == 2 * len(kept)
     assert {f"{i}" for i in kept} == {word for word in config.words if word.isdigit()}
@@ -263,6 +325,18 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(run: Path, bench
     assert [line["step"] for line in log if "total" in line] == [1, 2, 3, 4]
 
 
+def test_a_finished_run_of_other_options_is_refused_also_without_its_checkpoints(run: Path, benchmark, tower):
+    output = run.parent / "copy"
+    shutil.copytree(run, output, ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = (output / "model" / "model.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="seed 0 -> 5"):
+        train.main(flags(benchmark, tower, output, seed=5))
+    AcceleratorState._reset_state(True)
+    train.main(flags(benchmark, tower, output))
+    assert (output / "model" / "model.safetensors").read_bytes() == before
+    assert not list(output.glob("checkpoint-*"))
+
+
 def test_training_moved_every_kind_of_weight(run: Path, benchmark: Path, tower: dict):
     trained = load_file(run / "checkpoint-4" / "model.safetensors")
     assert not torch.equal(trained["space.centres"], trained["space.initial_centres"])
@@ -279,7 +353,7 @@ def broken_benchmark(benchmark: Path, tmp_path: Path) -> Path:
 
 
 def test_an_unreadable_video_stops_the_run_with_its_name(broken_benchmark: Path, tower: dict, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"video7\.mp4"):
+    with pytest.raises(SystemExit, match=r"^error: .*video7\.mp4"):
         train.main(flags(broken_benchmark, tower, tmp_path / "run", steps=1))
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -116,7 +117,7 @@ def clip4clip(root: Path, config: str) -> list[Clip]:
         raise ValueError(f"{file} has no column video_id")
     annotations = json.loads((root / "MSRVTT_data.json").read_text(encoding="utf-8"))
     try:
-        videos = {video["video_id"]: video for video in annotations["videos"]}
+        videos = {video["video_id"]: (video["category"], video["url"]) for video in annotations["videos"]}
         sentences: dict[str, list[str]] = {name: [] for name in videos}
         for sentence in annotations["sentences"]:
             sentences[sentence["video_id"]].append(sentence["caption"])
@@ -128,8 +129,7 @@ def clip4clip(root: Path, config: str) -> list[Clip]:
         if name not in videos:
             raise ValueError(f"{file.name} lists {name}, which is not in MSRVTT_data.json")
         captions = [row["sentence"]] if "sentence" in row and "train" not in file.name else sentences[name]
-        video = videos[name]
-        clips.append(Clip(name, Path(name), tuple(captions), video["category"], video["url"], "MSR-VTT"))
+        clips.append(Clip(name, Path(name), tuple(captions), *videos[name], "MSR-VTT"))
     return clips
 
 
@@ -204,7 +204,9 @@ def read_rows(data: str, config: str) -> Iterable[Row]:
     if config in configs or (len(configs) < 2 and (configs or not root.is_dir())):
         from datasets import load_dataset
 
-        splits = load_dataset(data, config if config in configs else next(iter(configs), None))
+        with tempfile.TemporaryDirectory() as fresh:  # its cache takes folders of one name as one, edited or not
+            own = {"cache_dir": fresh, "keep_in_memory": True} if root.is_dir() else {}
+            splits = load_dataset(data, config if config in configs else next(iter(configs), None), **own)
         chosen = next(iter(splits)) if config in configs and len(splits) == 1 else config
         if chosen in splits:
             inside = [name for name, kind in splits[chosen].features.items() if type(kind).__name__ == "Video"]
@@ -309,6 +311,9 @@ def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
 
     Single videos that are missing get the path at which they were looked for: decoding reports them.
     """
+    leaving = [name for name in names if ".." in PurePosixPath(name).parts]
+    if leaving:
+        raise ValueError(f"video {leaving[0]!r} is not inside of the benchmark's folder")
     folder = root / "video" if (root / "video").is_dir() else root
     found = {name: root / name for name in names if (root / name).is_file()}
     rest = [name for name in names if name not in found]
@@ -329,7 +334,8 @@ def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
 def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
     """Each name's file, from a dataset on the Hub: files of the repository, or members of its zip.
 
-    The zip is downloaded once; by_range: never, and only the bytes of the members are read.
+    The zip is downloaded once and its sha256 compared with the Hub's; by_range: it is never downloaded, only the bytes
+    of the members are read (each has a checksum in the zip).
     """
     from huggingface_hub import HfApi, HfFileSystem
 
@@ -347,9 +353,27 @@ def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
         (info,) = HfApi().get_paths_info(data, archive, repo_type="dataset")
         target = video_cache(f"{data}/{archive}@{info.blob_id}")
         remote = f"datasets/{data}/{archive}"
-        with HfFileSystem().open(remote, block_size=2**18) if by_range else fetch(data, archive).open("rb") as file:
+        whole = None if by_range else checked(fetch(data, archive), info.lfs and info.lfs.sha256, target)
+        with HfFileSystem().open(remote, block_size=2**18) if whole is None else whole.open("rb") as file:
             found |= unpack(file, archive, rest, target)
     return [found.get(name, Path(data) / name) for name in names]
+
+
+def checked(file: Path, sha256: str | None, target: Path) -> Path:
+    """A downloaded file whose content is what the Hub says it is (where it says so); noted in the folder `target`.
+
+    Raises ValueError for another, which is removed, so that the next call downloads it again.
+    """
+    noted = target / "sha256"
+    if sha256 and not (noted.is_file() and noted.read_text() == sha256):
+        with file.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != sha256:
+            file.resolve().unlink()
+            raise ValueError(f"{file.name} is damaged: its sha256 is {found}, not {sha256}; run again to download it")
+        target.mkdir(parents=True, exist_ok=True)
+        noted.write_text(sha256)
+    return file
 
 
 def only_zip(data: str, archives: Sequence[str], some_found: bool) -> str:

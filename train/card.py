@@ -13,9 +13,10 @@ from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
 
 from suma import __version__
-from suma.model import CONFIG, SUMA, WEIGHTS
+from suma.model import SUMA
+from suma.saved import CONFIG, TOKENIZER, WEIGHTS
 
-FILES = [CONFIG, WEIGHTS, "README.md"]  # what is pushed, and nothing else
+FILES = [CONFIG, WEIGHTS, f"{TOKENIZER}/*", "README.md"]  # what is pushed, and nothing else
 WAYS = {"t2v": "text-to-video", "v2t": "video-to-text"}
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "mdr": "MdR", "mnr": "MnR"}
 PACKAGES = ("torch", "open_clip_torch", "accelerate", "huggingface_hub", "numpy")
@@ -151,7 +152,7 @@ def eval_results(results: dict[str, Any], data: str, revision: str) -> list[Eval
 
 def describe_data(config: dict[str, Any], model: SUMA, revision: str) -> str:
     """Which data the model saw, how it was selected, and what is known to be wrong with that."""
-    data = config["data"]
+    data = config["dataset"]
     where = (
         f"[{data}](https://huggingface.co/datasets/{data})" if is_hub_id(data) else f"the local folder `{shown(data)}`"
     )
@@ -183,13 +184,13 @@ def model_card(model: SUMA, config: dict[str, Any], results: dict[str, Any]) -> 
     config: the run's options. results: of `evaluate`, empty where there was no evaluation.
     """
     name = config["push_to_hub"] or Path(config["output"]).name
-    revision = downloaded_revision(config["data"])
+    revision = downloaded_revision(config["dataset"])
     head = model.generate_model_card().data  # licence, library, task and tags, as SUMA declares them
     head.model_name = name
-    if is_hub_id(config["data"]):
-        head.datasets = [config["data"]]
+    if is_hub_id(config["dataset"]):
+        head.datasets = [config["dataset"]]
     if results:
-        head.eval_results = eval_results(results, config["data"], revision)
+        head.eval_results = eval_results(results, config["dataset"], revision)
     c = model.config
     versions = [f"SUMA {__version__}", f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
     body = CARD.format(

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from benchmarks import MSRVTT
+from frame_cache import FORMATS
+
+from suma.cpu import has_bf16
 
 
 def option(default: Any, text: str) -> Any:
@@ -17,7 +20,7 @@ def option(default: Any, text: str) -> Any:
 class TrainConfig:
     """A training run; every field is a flag of the command line."""
 
-    data: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
+    dataset: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
     train_config: str = option("train_9k", "its training split")
     test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
     video_column: str = option("video", "the column of the videos' file names, in rows of your own")
@@ -34,12 +37,17 @@ class TrainConfig:
     aggregation: str = option("softmax", "over frames: softmax, mean or max")
     num_frames: int = option(12, "frames per video in evaluation")
     train_frames: int = option(12, "frames per video in training, one random one of each segment")
-    cache_frames: int = option(24, "frames kept per training video, uint8 on disk (24 of 224 px: 3.6 MB)")
+    cache_frames: int = option(24, "frames kept per training video, of which a step draws train_frames")
+    cache_format: str = option("raw", "how they are kept: raw (24 of 224 px: 3.6 MB) or jpeg (a tenth, lossy, slower)")
     epochs: int = option(5, "passes over the training pairs; a step takes one caption of each of its videos")
     steps: int = option(0, "optimiser steps instead of epochs")
     batch_size: int = option(128, "pairs per step, over all processes")
     chunk: int = option(0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch")
-    checkpoint_activations: bool = option(False, "less memory for about a third more time in the backbone")
+    checkpoint_activations: bool = option(False, "a twelfth of the activations for a quarter more time")
+    compile: bool = option(False, "torch.compile the image tower: minutes at the start, see tests/bench/train_step.py")
+    freeze_image: bool = option(False, "leave the image tower as it is")
+    freeze_text: bool = option(False, "leave the text tower as it is")
+    freeze_layers: int = option(0, "leave the embeddings and the first so many blocks of both towers as they are")
     group_size: int = option(0, "hard batches: runs of this many clips of one category; 0: random batches")
     clip_lr: float = option(1e-6, "learning rate of the backbone")
     new_lr: float = option(1e-4, "learning rate of the temporal encoder, the concepts and their temperature")
@@ -52,17 +60,26 @@ class TrainConfig:
     eval_every: int = option(500, "steps between evaluations on the held-out videos")
     save_every: int = option(500, "steps between checkpoints")
     log_every: int = option(20, "steps between lines of metrics")
-    mixed_precision: str = option("bf16", "bf16, fp16 (GPU only) or no")
+    mixed_precision: str = option("auto", "bf16, fp16 (GPU only) or no; auto: bf16 where the hardware has it")
+    tracker: str = option("", "also log to a tracker of accelerate that is installed: tensorboard, trackio, ...")
     half: bool = option(False, "save the final weights in float16")
     skip_unreadable: bool = option(False, "leave unreadable videos out and report them, instead of stopping")
     push_to_hub: str = option("", "Hub id to push the trained model to")
     seed: int = option(0, "of everything random")
 
     def __post_init__(self) -> None:
+        if self.mixed_precision == "auto":
+            self.mixed_precision = best_precision()
+        if self.mixed_precision not in ("bf16", "fp16", "no"):
+            raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose auto, bf16, fp16 or no")
         if self.mixed_precision == "fp16" and not torch.cuda.is_available():
             raise ValueError("fp16 needs a GPU's gradient scaler: choose bf16 or no")
         if min(self.batch_size, self.train_frames, self.log_every, self.eval_every, self.save_every) < 1:
             raise ValueError("batch_size, train_frames, log_every, eval_every and save_every must be at least 1")
+        if self.cache_format not in FORMATS:
+            raise ValueError(f"cache_format={self.cache_format!r}: choose one of {', '.join(FORMATS)}")
+        if self.freeze_layers < 0 or self.chunk < 0:
+            raise ValueError("freeze_layers and chunk must be 0 or more")
         if self.steps < 0 or (self.steps == 0 and self.epochs < 1):
             raise ValueError("give at least one epoch, or a positive number of steps")
         if not 0 <= self.warmup <= 1:
@@ -71,8 +88,15 @@ class TrainConfig:
             raise ValueError(f"cache_frames={self.cache_frames} is fewer than train_frames or num_frames")
 
 
+def best_precision() -> str:
+    """bf16 where the GPU, or without one the CPU, computes in it; else fp16 on a GPU and float32 on a CPU."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if has_bf16() else "no"
+
+
 def parse(argv: Sequence[str] | None) -> TrainConfig:
-    about = "Train SUMA: `accelerate launch train/train.py --data DIR-or-Hub-id --output runs/suma`."
+    about = "Train SUMA: `accelerate launch train/train.py --dataset DIR-or-Hub-id --output runs/suma`."
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for f in fields(TrainConfig):
         kind: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if f.type is bool else {"type": f.type}

@@ -1,100 +1,20 @@
-"""Clips -> cached frames, the frames of a step, splits and batches.
+"""Clips and their cached frames -> splits, batches, and the tensors of a step.
 
-Shapes: N clips, F frames, S pixels per side.
+Shapes: B pairs, N clips, F frames, S pixels per side.
 """
 
-import hashlib
-import json
-import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from benchmarks import CACHE, Clip
-from tqdm import tqdm
+import torch
+from benchmarks import Clip
+from config import TrainConfig
+from frame_cache import FrameCache
+from torch import Tensor
 
-from suma.video import read_frames, resize_frames
-
-
-class FrameCache:
-    """The frames of a list of clips, decoded and resized once: a memory-mapped uint8 array (N, F, 3, S, S).
-
-    `counts` (N,) says how many frames each clip has (fewer than F in very short videos; 0: not readable).
-    """
-
-    def __init__(self, clips: Sequence[Clip], num_frames: int, image: dict[str, Any], folder: Path | None = None):
-        self.clips, self.num_frames, self.image = list(clips), num_frames, image
-        identity = [[str(c.path), c.path.stat().st_size] for c in self.clips if c.path.exists()]
-        key = json.dumps([identity, num_frames, image], sort_keys=True)
-        self.folder = (folder or CACHE / "frames") / hashlib.sha256(key.encode()).hexdigest()[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shape = (len(self.clips), num_frames, 3, image["size"], image["size"])
-        self._frames = self._array("frames.npy", np.uint8, shape)
-        self._counts = self._array("counts.npy", np.int32, shape[:1])  # 0: to do, -1: unreadable
-
-    def _array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-        path = self.folder / name
-        if path.exists():
-            return np.load(path, mmap_mode="r+")
-        needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(self.folder).free
-        if needed > free:  # a memory map that outgrows its disk ends the process without a word
-            raise OSError(
-                f"the cached frames need {needed / 1e9:.1f} GB, {self.folder} has {free / 1e9:.1f} GB left: "
-                "set SUMA_CACHE to another disk, or keep fewer frames"
-            )
-        fresh = np.lib.format.open_memmap(path.with_suffix(".partial"), mode="w+", dtype=dtype, shape=shape)
-        path.with_suffix(".partial").rename(path)
-        return fresh
-
-    @property
-    def counts(self) -> np.ndarray:
-        return np.maximum(self._counts, 0)
-
-    def build(self, skip_unreadable: bool = False, workers: int = 0) -> list[str]:
-        """Decode what is not there yet, with a progress bar; a killed build goes on where it stopped.
-
-        Returns the reasons of unreadable videos when they are to be skipped, otherwise the first one raises.
-        """
-
-        def read(i: int) -> None:
-            frames = read_frames(self.clips[i].path, self.num_frames).frames
-            pixels = resize_frames(frames, self.image["size"], self.image["resize_mode"], self.image["interpolation"])
-            self._frames[i, : len(pixels)] = pixels.numpy()
-            self._counts[i] = len(pixels)
-
-        def attempt(i: int) -> str:
-            try:
-                read(i)
-            except (ValueError, OSError) as error:
-                if not skip_unreadable:
-                    raise
-                self._counts[i] = -1
-                return f"{self.clips[i].path}: {error}"
-            return ""
-
-        todo = np.flatnonzero(self._counts <= 0)
-        failures: list[str] = []
-        if len(todo):
-            with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-                steps = pool.map(attempt, todo.tolist())
-                try:
-                    for reason in tqdm(steps, total=len(todo), desc="decode frames", unit="video", disable=None):
-                        failures += [reason] if reason else []
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                finally:
-                    self._frames.flush()  # type: ignore[attr-defined]
-                    self._counts.flush()  # type: ignore[attr-defined]
-        return failures
-
-    def get(self, i: int, picks: np.ndarray) -> np.ndarray:
-        """Frames `picks` of clip i: (len(picks), 3, S, S) uint8."""
-        return self._frames[i][picks]
+from suma.model import SUMA
 
 
 def pick_frames(count: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -131,6 +51,8 @@ def hold_out(clips: Sequence[Clip], number: int, seed: int) -> tuple[list[int], 
             break
         held += groups[g]
     kept = set(range(len(clips))) - set(held)
+    if not kept:
+        raise ValueError(f"held_out={number} leaves no clip to train on: clips of one source video stay together")
     return sorted(kept), sorted(held)
 
 
@@ -160,3 +82,67 @@ def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.ran
         order = rng.permutation(len(clips)).tolist()
     for i in range(0, len(order) - batch_size + 1, batch_size):
         yield order[i : i + batch_size]
+
+
+class Batches:
+    """Step -> this process's part of the global batch, the same however often a run is resumed: all randomness hangs
+    on (seed, step). Two buffers of pixels take turns, since new memory costs more than reading the cache: a batch is
+    overwritten when the one after the next is asked for.
+    """
+
+    def __init__(self, model: SUMA, clips: list[Clip], cache: FrameCache, picks: list[int], c: TrainConfig):
+        self.model, self.cache, self.picks, self.c = model, cache, picks, c
+        self.clips, self.counts = [clips[i] for i in picks], cache.counts.tolist()
+        self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # JPEGs take more than one core to feed a GPU
+        self.buffers: list[np.ndarray] = []
+        self.per_epoch = len(self._epoch(0))
+        if not self.per_epoch:
+            raise ValueError(f"{len(self.clips)} training clips do not fill one batch of {c.batch_size}")
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((self.c.seed, 1, epoch))
+        return list(batches(self.clips, self.c.batch_size, self.c.group_size, rng))
+
+    def load(self, step: int, members: list[int], rank: int, world: int) -> dict[str, Tensor]:
+        """Tokens, anchors, pixels, mask, and the ids by which pairs that are no negatives are told."""
+        rng = np.random.default_rng((self.c.seed, 2, step))
+        captions = [self.clips[i].captions[rng.integers(len(self.clips[i].captions))] for i in members]
+        distinct = {caption: n for n, caption in enumerate(captions)}
+        rows = [self.picks[i] for i in members]
+        frames = [pick_frames(self.counts[row], self.c.train_frames, rng) for row in rows]
+        mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
+        pixels = self.buffers[step % 2]
+        mask = np.zeros(pixels.shape[:2], bool)
+
+        def read(n: int, row: int, picks: np.ndarray) -> None:
+            self.cache.get(row, picks, pixels[n, : len(picks)])
+            pixels[n, len(picks) :], mask[n, : len(picks)] = 0, True
+
+        list(self.readers.map(read, range(len(mask)), rows[mine], frames[mine]))
+        return {
+            "tokens": self.model.tokenize(captions[mine]), "anchors": self.model.anchors(captions[mine]).cpu(),
+            "pixels": torch.from_numpy(pixels), "mask": torch.from_numpy(mask),
+            "video": torch.tensor(members[mine]), "caption": torch.tensor([distinct[x] for x in captions[mine]]),
+        }  # fmt: skip
+
+    def __call__(self, first: int, last: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of steps [first, last), each loaded while the one before is computed on."""
+
+        def members() -> Iterator[tuple[int, list[int]]]:
+            for epoch in range(first // self.per_epoch, -(-last // self.per_epoch)):
+                for i, batch in enumerate(self._epoch(epoch), start=epoch * self.per_epoch):
+                    if first <= i < last:
+                        yield i, batch
+
+        size = self.cache.image["size"]
+        shape = (self.c.batch_size // world, self.c.train_frames, 3, size, size)
+        self.buffers = [np.zeros(shape, np.uint8) for _ in range(2)]
+        with ThreadPoolExecutor(1) as pool:
+            ahead = None
+            for step, batch in members():
+                following = pool.submit(self.load, step, batch, rank, world)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            if ahead is not None:
+                yield ahead.result()

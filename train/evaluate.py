@@ -1,6 +1,9 @@
-"""Retrieval metrics of a saved model on a benchmark: `python train/evaluate.py --model DIR --data DIR`.
+"""Retrieval metrics of a saved model on a benchmark: `python train/evaluate.py --model DIR --dataset DIR`.
 
-Shapes: Q queries, N items, T texts, V videos, F frames.
+Over several processes with `accelerate launch train/evaluate.py ...`: they share the encoding. Every video is encoded
+once, and so is every caption.
+
+Shapes: T texts, V videos.
 """
 
 import os
@@ -13,253 +16,152 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
-from data import FrameCache, pad_frames, pick_frames
+from encode import encode_captions, encode_videos, similarities
+from frame_cache import FrameCache
+from metrics import Retrieval, both_ways, owners, retrieval
+from rerank import RERANKS, Rerank, dual_softmax, inverted_softmax, popularity
+from scenes_probes import pointing, read_truth, time_probe, visitors
 from torch import Tensor
-from tqdm import tqdm
 
-from suma.concepts import split_words
 from suma.cpu import use_fast_matmul
 from suma.model import SUMA
-from suma.similarity import Similarities, Texts, Videos, combine, four_similarities
+from suma.similarity import Texts, Videos, combine
 
-SHARES = tuple(i / 20 for i in range(0, 21))  # candidates for the aligned space's share of the score
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """R@K in percent, median and mean rank, of one direction; `low` and `high` bound R@1 with 95 % confidence."""
-
-    r1: float
-    r5: float
-    r10: float
-    mdr: float
-    mnr: float
-    low: float
-    high: float
-
-    def row(self) -> str:
-        first = f"{self.r1:.1f} ({self.low:.1f} to {self.high:.1f})"
-        return " | ".join([first, *(f"{x:.1f}" for x in (self.r5, self.r10, self.mdr, self.mnr))])
+WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
+HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
 
 
-def ranks(scores: Tensor, correct: Tensor) -> Tensor:
-    """Rank (Q,) of each query's best correct item in scores (Q, N): 1 + wrong items above it + half of those level.
-
-    correct: (Q, N) bool, at least one per row. Raises ValueError for NaN, which has no rank.
-
-    >>> ranks(torch.tensor([[3.0, 2.0, 2.0]]), torch.tensor([[False, True, False]]))
-    tensor([2.5000])
-    """
-    if bool(scores.isnan().any()):
-        raise ValueError("a score is NaN: it cannot be ranked")
-    if not bool(correct.any(1).all()):
-        raise ValueError("a query has no correct item")
-    wrong = ~correct.to(scores.device)
-    best = scores.masked_fill(wrong, float("-inf")).amax(1, keepdim=True)
-    above, level = ((scores > best) & wrong).sum(1), ((scores == best) & wrong).sum(1)
-    return 1 + above + level / 2
+def load(
+    model: SUMA, data: str, config: str, accelerator: Accelerator | None, sample: int = 0, **options: Any
+) -> tuple[list[Clip], FrameCache]:
+    """The clips of a config, or a sample of them by a fixed seed, and their frames: decoded by one process."""
+    with accelerator.main_process_first() if accelerator else nullcontext():
+        clips = load_clips(data, config, **options)
+        if 0 < sample < len(clips):
+            chosen = np.random.default_rng(0).choice(len(clips), sample, replace=False)
+            clips = [clips[i] for i in sorted(chosen)]
+        cache = FrameCache(clips, model.config.num_frames, model.config.image)
+        cache.build()
+    return clips, cache
 
 
-def retrieval(scores: Tensor, correct: Tensor) -> Retrieval:
-    """Metrics of scores (Q, N) given which items are correct (Q, N)."""
-    r = ranks(scores, correct)
-    at = [100 * float((r <= k).double().mean()) for k in (1, 5, 10)]
-    low, high = bootstrap((r <= 1).double().numpy())
-    return Retrieval(*at, float(r.quantile(0.5)), float(r.double().mean()), 100 * low, 100 * high)
+def load_bank(
+    model: SUMA, data: str, config: str, clips: Sequence[Clip], how: Rerank, accelerator: Accelerator | None,
+    **options: Any,
+) -> tuple[Texts, Videos]:  # fmt: skip
+    """The bank's captions and videos, encoded. Raises ValueError where the bank has videos that are evaluated."""
+    if how.bank_config == config:
+        raise ValueError(f"the bank must not be the evaluated split, {config}: give --bank-config")
+    try:
+        bank, cache = load(model, data, how.bank_config, accelerator, how.bank_size, **options)
+    except ValueError as error:
+        raise ValueError(f"{how.method} needs a bank of training clips (--bank-config): {error}") from error
+    if shared := {clip.video_id for clip in bank} & {clip.video_id for clip in clips}:
+        raise ValueError(f"the bank, {how.bank_config}, holds {min(shared)}, which is evaluated: give --bank-config")
+    captions, _ = owners(bank)
+    videos = encode_videos(model, bank, cache, accelerator=accelerator)
+    return encode_captions(model, captions, accelerator=accelerator), videos
 
 
-def bootstrap(values: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    """The 95 % interval of the mean of values (Q,), by resampling the queries (percentiles, fixed seed)."""
-    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
-    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def both_ways(scores: Tensor, correct: Tensor) -> dict[str, Retrieval]:
-    """Scores (T, V) -> metrics text-to-video and video-to-text (a video's best-ranked own sentence)."""
-    return {"t2v": retrieval(scores, correct), "v2t": retrieval(scores.T, correct.T)}
-
-
-@torch.no_grad()
-def encode_videos(
-    model: SUMA, clips: Sequence[Clip], cache: FrameCache, picks: Sequence[int] | None = None, batch_size: int = 32
-) -> Videos:
-    """Every clip (or those of `picks`, indices of the cache) once, from the middle frames of its segments."""
-    model.eval()
-    picks = range(len(clips)) if picks is None else picks
-    num_frames, parts = model.config.num_frames, []
-    for i in tqdm(range(0, len(picks), batch_size), desc="encode videos", disable=None, leave=False):
-        chosen = picks[i : i + batch_size]
-        frames = [cache.get(j, pick_frames(int(cache.counts[j]), num_frames)) for j in chosen]
-        pixels, mask = (torch.from_numpy(x).to(model.device) for x in pad_frames(frames, num_frames))
-        parts.append(model.videos(*model.encode_video(pixels, mask), mask))
-    return Videos(*(torch.cat(x) for x in zip(*parts, strict=True)))
-
-
-@torch.no_grad()
-def encode_captions(model: SUMA, captions: Sequence[str], batch_size: int = 256) -> Texts:
-    """Every caption once, batched by length so that little is padded."""
-    model.eval()
-    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
-    parts = [model.texts([captions[i] for i in order[j : j + batch_size]]) for j in range(0, len(captions), batch_size)]
-    texts = Texts(*(torch.cat(x) for x in zip(*parts, strict=True)))
-    back = torch.tensor(np.argsort(order), device=model.device)
-    return Texts(texts.features[back], texts.anchors[back])
-
-
-def similarities(model: SUMA, texts: Texts, videos: Videos, chunk: int = 64) -> Similarities:
-    """All four similarities (T, V) on the CPU, `chunk` videos at a time."""
-    c = model.config
-    parts = [
-        four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), c.aggregation, c.aggregation_temperature)
-        for i in range(0, len(videos.features), chunk)
-    ]
-    return Similarities(*(torch.cat(x, dim=1).cpu() for x in zip(*parts, strict=True)))
-
-
-def owners(clips: Sequence[Clip]) -> tuple[list[str], Tensor]:
-    """All captions of the clips, and which video each belongs to: (T, V) bool."""
-    captions = [caption for clip in clips for caption in clip.captions]
-    owner = torch.tensor([v for v, clip in enumerate(clips) for _ in clip.captions])
-    return captions, owner[:, None] == torch.arange(len(clips))[None]
-
-
-def choose_share(sims: Similarities, correct: Tensor) -> float:
-    """The aligned space's share that gives the best mean R@1 of both ways: to be called on held-out training videos."""
-    results = [both_ways(combine(sims, share), correct) for share in SHARES]
-    return SHARES[int(np.argmax([r["t2v"].r1 + r["v2t"].r1 for r in results]))]
-
-
-def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, tuple[float, int]]:
-    """Minimal pairs, alike but for time: how often a caption scores its own clip above its twin, in percent, and pairs.
-
-    Chance is 50; a tie counts half. By kind of pair (the rows' source column); twins share the row's url.
-    """
-    pairs: dict[str, list[int]] = {}
-    for i, clip in enumerate(clips):
-        pairs.setdefault(clip.source, []).append(i)
-    broken = [source for source, pair in pairs.items() if len(pair) != 2]
-    if broken:
-        raise ValueError(f"{broken[0]} is not a pair of clips")
-    scores = model.score(encode_captions(model, [clip.captions[0] for clip in clips]), videos)
-    won: dict[str, list[float]] = {}
-    for a, b in pairs.values():
-        for own, twin in ((a, b), (b, a)):
-            margin = float(scores[own, own] - scores[own, twin])
-            won.setdefault(clips[own].label, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
-    return {kind: (100 * float(np.mean(w)), len(w) // 2) for kind, w in sorted(won.items())}
-
-
-def read_truth(file: Path) -> dict[str, dict]:  # type: ignore[type-arg]
-    """Scenes' truth by video id: kind, fps, and each actor's name, setting, actions and boxes."""
-    with file.open() as lines:
-        return {scene["video_id"]: scene for scene in map(json.loads, lines)}
-
-
-def pointing(
-    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
-) -> dict[str, tuple[float, int]]:  # type: ignore[type-arg]
-    """Does an actor's concept point to the frames it is in? By Scenes' truth, in clips with A first and B then.
-
-    `pointing`: how often (in percent, and of how many) an actor's concept is hotter on the frames that show it than on
-    the frames that show the other. `top-5`: how often it is among the five strongest (standardised) of one of them.
-    """
-    mask, concepts = videos.mask.cpu(), videos.frame_concepts.cpu().double()
-    valid = concepts[mask]
-    standard = (concepts - valid.mean(0)) / valid.std(0)
-    hotter, top = [], []
-    for v, clip in enumerate(clips):
-        scene = scenes[clip.video_id]
-        if scene["kind"] not in ("twoact", "cut"):
-            continue
-        count = int(mask[v].sum())
-        shown = [
-            np.array([actor["boxes"][int((i + 0.5) / count * len(actor["boxes"]))] is not None for i in range(count)])
-            for actor in scene["actors"]
+def rerank(
+    model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, texts: Texts, videos: Videos,
+    bank: tuple[Texts, Videos] | None, chunk: int = 256,
+) -> dict[str, object]:  # fmt: skip
+    """Metrics of SUMA's scores (T, V) after re-ranking, and how that was done; bank: None for `dual-softmax`."""
+    b = how.inverse_temperature
+    if bank is None:
+        t2v, v2t = dual_softmax(scores, b), dual_softmax(scores.T, b)
+        done: dict[str, object] = {"method": how.method, "transductive": True, "inverse_temperature": b}
+    else:  # every item's constant, a chunk of items at a time
+        by_captions = [
+            popularity(model.score(bank[0], Videos(*(x[i : i + chunk] for x in videos))), b)
+            for i in range(0, scores.shape[1], chunk)
         ]
-        for actor, own, other in zip(scene["actors"], shown, reversed(shown), strict=True):
-            own, other = own & ~other, other & ~own
-            words = [w for w in split_words(actor["name"]) if w in model.space._index]
-            if not words or not own.any() or not other.any():
-                continue
-            rarest = min(words, key=lambda w: model.config.word_counts[model.space._index[w]])
-            k = model.space.concept_of([rarest], model.embed_words)[0]
-            heat = concepts[v, :count, k].numpy()
-            hotter.append(float(heat[own].mean() > heat[other].mean()))
-            place = (standard[v, :count] > standard[v, :count, k : k + 1]).sum(1).numpy()
-            top.append(float((place[own] < 5).any()))
-    return {"pointing": (100 * float(np.mean(hotter)), len(hotter)), "top-5": (100 * float(np.mean(top)), len(top))}
+        by_videos = [
+            popularity(model.score(Texts(*(x[i : i + chunk] for x in texts)), bank[1]).T, b)
+            for i in range(0, scores.shape[0], chunk)
+        ]
+        t2v = inverted_softmax(scores, torch.cat(by_captions))
+        v2t = inverted_softmax(scores.T, torch.cat(by_videos))
+        sizes = {"bank_captions": len(bank[0].features), "bank_videos": len(bank[1].features)}
+        done = {**asdict(how), "transductive": False, **sizes}
+    return {**done, "retrieval": {"t2v": asdict(retrieval(t2v, correct)), "v2t": asdict(retrieval(v2t, correct.T))}}
 
 
-def visitors(model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]) -> list[dict[str, object]]:  # type: ignore[type-arg]
-    """Free queries (visitor_queries.json, written before the model was seen): is the first video found a right one?
-
-    Right is a video with every named actor, one of whom does what is asked where it is asked. Queries that no video
-    answers are left out.
-    """
-
-    def answers(scene: dict, wanted: dict) -> bool:  # type: ignore[type-arg]
-        if not set(wanted["actors"]) <= {actor["name"] for actor in scene["actors"]}:
-            return False
-        return any(
-            actor["name"] in wanted["actors"]
-            and wanted.get("setting", actor["setting"]) == actor["setting"]
-            and set(wanted.get("actions", ())) <= {action for action, _, _ in actor["actions"]}
-            for actor in scene["actors"]
-        )
-
-    rows: list[dict[str, object]] = []
-    wishes = json.loads((Path(__file__).parent / "visitor_queries.json").read_text())
-    scores = model.score(encode_captions(model, [wish["query"] for wish in wishes]), videos)
-    for wish, row in zip(wishes, scores, strict=True):
-        right = torch.tensor([answers(scenes[clip.video_id], wish) for clip in clips])
-        if bool(right.any()):
-            rank = float(ranks(row[None].cpu(), right[None])[0])
-            rows.append({"query": wish["query"], "right_videos": int(right.sum()), "rank": rank})
-    return rows
-
-
-def evaluate(model: SUMA, data: str, config: str = "test_1k", **options: Any) -> dict[str, object]:
+def evaluate(
+    model: SUMA,
+    data: str,
+    config: str = "test_1k",
+    accelerator: Accelerator | None = None,
+    how: Rerank | None = None,
+    **options: Any,
+) -> dict[str, object]:
     """Retrieval both ways; where the folder has them (Scenes), also the time probes and the pointing.
 
-    options: those of `load_clips`.
+    accelerator: every one of its processes calls this and encodes its part; the results are the main one's, {} the
+    others'. how: also re-rank, which is reported apart. options: those of `load_clips`.
     """
-    clips = load_clips(data, config, **options)
-    cache = FrameCache(clips, model.config.num_frames, model.config.image)
-    cache.build()
-    videos = encode_videos(model, clips, cache)
+    clips, cache = load(model, data, config, accelerator, **options)
     captions, correct = owners(clips)
-    sims = similarities(model, encode_captions(model, captions), videos)
-    spaces = {"original": sims.original, "aligned": sims.aligned, "SUMA": combine(sims, model.config.concept_share)}
+    videos = encode_videos(model, clips, cache, accelerator=accelerator)
+    texts = encode_captions(model, captions, accelerator=accelerator)
+    bank = None
+    if how is not None and not how.transductive:
+        bank = load_bank(model, data, config, clips, how, accelerator, **options)
+    truth = Path(data) / "truth.jsonl"
+    if truth.exists():
+        probe, cache = load(model, data, "probe", accelerator)
+        probe_videos = encode_videos(model, probe, cache, accelerator=accelerator)
+    if accelerator is not None and not accelerator.is_main_process:
+        return {}
+
+    sims = similarities(model, texts, videos)
+    scores = combine(sims, model.config.concept_share)
+    spaces = {"original": sims.original, "aligned": sims.aligned, "SUMA": scores}
     results: dict[str, object] = {
         "data": data, "config": config, "videos": len(clips), "captions": len(captions),
         "concept_share": model.config.concept_share,
         "retrieval": {n: {way: asdict(r) for way, r in both_ways(s, correct).items()} for n, s in spaces.items()},
     }  # fmt: skip
-    if (Path(data) / "truth.jsonl").exists():
-        scenes = read_truth(Path(data) / "truth.jsonl")
+    if how is not None:
+        results["rerank"] = rerank(model, how, scores, correct, texts, videos, bank)
+    if truth.exists():
+        scenes = read_truth(truth)
         results["pointing"] = pointing(model, clips, videos, scenes)
         results["visitors"] = visitors(model, clips, videos, scenes)
-        probe = load_clips(data, "probe")
-        cache = FrameCache(probe, model.config.num_frames, model.config.image)
-        cache.build()
-        results["time"] = time_probe(model, probe, encode_videos(model, probe, cache))
+        results["time"] = time_probe(model, probe, probe_videos)
     return results
+
+
+def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
+    """Lines of Markdown that keep a re-ranking apart from the plain results, and say what it knew."""
+    if done["transductive"]:
+        knew = "**transductive**: the test queries correct each other, so this is no result of a search"
+    else:
+        bank = f"{done['bank_captions']} captions and {done['bank_videos']} videos of `{done['bank_config']}`"
+        knew = f"inductive: the bank is {bank}"
+    lines = [f"Re-ranked, {knew}; inverse temperature {done['inverse_temperature']:g}", "", *HEAD]
+    both = done["retrieval"].items()
+    return [*lines, *(f"| SUMA, {done['method']} | {WAYS[way]} | {Retrieval(**m).row()} |" for way, m in both)]
 
 
 def table(results: dict) -> str:  # type: ignore[type-arg]
     """The results as the README's Markdown tables."""
     lines = [f"{results['videos']} videos, {results['captions']} captions of `{results['config']}`", ""]
-    lines += ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
-    ways = {"t2v": "text -> video", "v2t": "video -> text"}
+    lines += HEAD
     for space, both in results["retrieval"].items():
-        lines += [f"| {space} | {ways[way]} | {Retrieval(**m).row()} |" for way, m in both.items()]
+        lines += [f"| {space} | {WAYS[way]} | {Retrieval(**m).row()} |" for way, m in both.items()]
+    if "rerank" in results:
+        lines += ["", *rerank_table(results["rerank"])]
     for title, key in (
         ("minimal pair in time (chance 50)", "time"),
         ("concept heat against the scenes' truth", "pointing"),
@@ -273,26 +175,64 @@ def table(results: dict) -> str:  # type: ignore[type-arg]
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", required=True, help="a SUMA folder or Hub id")
-    parser.add_argument("--data", default=MSRVTT, help="a benchmark on the Hub, or a local folder in its layout")
+    parser.add_argument("--dataset", default=MSRVTT, help="a benchmark on the Hub, or a local folder in its layout")
     parser.add_argument("--config", default="test_1k", help="the benchmark's split to evaluate")
     parser.add_argument("--video-column", default="video", help="the column of the videos' file names")
     parser.add_argument("--caption-column", default="caption", help="the column of the captions")
-    parser.add_argument("--limit", type=int, default=0, help="only the first so many videos; 0: all")
+    parser.add_argument("--limit", type=int, default=0, help="only the first so many videos of a split; 0: all")
     parser.add_argument("--paragraph", action="store_true", help="join each video's captions (ActivityNet)")
-    parser.add_argument("--output", type=Path, help="also write the results as JSON to this file")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to run")
-    args = parser.parse_args(argv)
-    if args.device == "cpu":
-        use_fast_matmul()
-    options = {name: getattr(args, name) for name in OPTIONS}
-    results = evaluate(SUMA.from_pretrained(args.model).to(args.device), args.data, args.config, **options)
-    print(table(results))
+    parser.add_argument(
+        "--rerank", choices=RERANKS, help="also correct hubness, in a table apart; dual-softmax is transductive"
+    )
+    parser.add_argument("--bank-config", default=Rerank.bank_config, help="inverted-softmax: the split of the bank")
+    parser.add_argument("--bank-size", type=int, default=Rerank.bank_size, help="inverted-softmax: clips in the bank")
+    parser.add_argument(
+        "--inverse-temperature", type=float, default=Rerank.inverse_temperature,
+        help="of the re-ranking's softmax; choose it on training videos only",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, help="also write the results as JSON here, and as Markdown beside it")
+    parser.add_argument("--cpu", action="store_true", help="compute on the CPU, also where there is a GPU")
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate as the command line says, print the tables and write them."""
+    how = None
+    if args.rerank:
+        how = Rerank(args.rerank, args.bank_config, args.bank_size, args.inverse_temperature)
     if args.output:
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
+        if args.output.suffix == ".md":
+            raise ValueError(f"--output {args.output} is for JSON: the Markdown is written beside it")
+        args.output.parent.mkdir(parents=True, exist_ok=True)  # now, not after the work
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one process unpacks and decodes
+    accelerator = Accelerator(cpu=args.cpu, kwargs_handlers=[patience])
+    if accelerator.device.type == "cpu":
+        use_fast_matmul()
+    model = SUMA.from_pretrained(args.model).to(accelerator.device)
+    options = {name: getattr(args, name) for name in OPTIONS}
+    results = evaluate(model, args.dataset, args.config, accelerator, how, **options)
+    if accelerator.is_main_process:
+        print(table(results))
+        if args.output:
+            args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+            args.output.with_suffix(".md").write_text(table(results) + "\n", encoding="utf-8")
+    accelerator.end_training()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; errors of the user's input are one line on stderr and exit code 2."""
+    args = parse(argv)
+    try:
+        run(args)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes would only repeat it
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -34,6 +34,18 @@ def unflatten(flat: list[Tensor], anchors: Tensor, mask: Tensor) -> dict[str, An
     }
 
 
+def random_state(devices: list[torch.device]) -> list[Tensor]:
+    """The state of the random numbers of the CPU, and of these GPUs."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def set_random_state(devices: list[torch.device], states: list[Tensor]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(states[0])
+    for device, state in zip(devices, states[1:], strict=True):
+        torch.cuda.set_rng_state(state, device)
+
+
 def cached_step(
     model: nn.Module,
     batch: tuple[Tensor, ...],
@@ -46,8 +58,11 @@ def cached_step(
     `batch` holds tokens, anchors, pixels and mask, B rows each; `loss` returns something with the scalar `.total`.
     """
     pieces = list(zip(*(x.split(chunk) for x in batch), strict=True))
+    devices, states, outs = [batch[2].device] if batch[2].is_cuda else [], [], []
     with torch.no_grad():
-        outs = [flatten(model(*piece)) for piece in pieces]
+        for piece in pieces:
+            states.append(random_state(devices))
+            outs.append(flatten(model(*piece)))
     flat = [torch.cat(parts) for parts in list(zip(*outs, strict=True))[:-2]] + outs[0][-2:]
     leaves = [x.detach().requires_grad_() for x in flat]
     losses = loss(unflatten(leaves, batch[1], batch[3]))
@@ -58,10 +73,12 @@ def cached_step(
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         unsynced = model.no_sync if hasattr(model, "no_sync") and not last else nullcontext
-        with unsynced():
+        with unsynced(), torch.random.fork_rng(devices):
+            set_random_state(devices, states[i])  # dropped patches and paths are those of the first pass
             out = flatten(model(*piece))
             surrogate = sum((x * g[i]).sum() for x, g in zip(out[:-2], wanted, strict=True))
             for scale, gradient in zip(out[-2:], scales, strict=True):  # one scalar for the whole batch: counted once
                 surrogate = surrogate + scale * (gradient if last else 0.0)
             surrogate.backward()
+            del out, surrogate
     return losses

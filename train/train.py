@@ -1,4 +1,4 @@
-"""Train SUMA: `accelerate launch train/train.py --data DIR-or-Hub-id --output runs/suma`. See `--help`."""
+"""Train SUMA: `accelerate launch train/train.py --dataset DIR-or-Hub-id --output runs/suma`. See `--help`."""
 
 import os
 import sys
@@ -8,218 +8,155 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import json
-import math
-import shutil
 import signal
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import OPTIONS, Clip, load_clips
 from card import model_card, push
+from checkpoints import RESULTS, check_same_run, load_checkpoint, save_checkpoint, write_whole
 from config import TrainConfig, parse
-from data import FrameCache, batches, hold_out, pad_frames, pick_frames
-from evaluate import both_ways, choose_share, encode_captions, encode_videos, evaluate, similarities, table
+from data import Batches, hold_out
+from encode import encode_captions, encode_videos, similarities
+from evaluate import evaluate, load, table
+from frame_cache import FrameCache
 from gradcache import cached_step
 from losses import suma_loss
-from torch import Tensor
-from tqdm import tqdm
+from metrics import both_ways, choose_share
+from monitor import Monitor
+from optimizer import freeze, learn, learning_rate, parameter_groups
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
 from suma.similarity import combine
 
 
-def parameter_groups(model: SUMA, c: TrainConfig) -> list[dict[str, Any]]:
-    """Backbone and new modules, each with and without weight decay (none on vectors and scalars)."""
-    groups = []
-    for of_clip, lr in ((True, c.clip_lr), (False, c.new_lr)):
-        named = [(n, p) for n, p in model.named_parameters() if n.startswith("clip.") == of_clip and p.requires_grad]
-        for decay, matrices in ((c.weight_decay, True), (0.0, False)):
-            params = [p for _, p in named if (p.ndim >= 2) == matrices]
-            groups.append({"params": params, "peak": lr, "lr": lr, "weight_decay": decay})
-    return groups
+class Run(NamedTuple):
+    """What is trained on what."""
+
+    model: SUMA
+    clips: list[Clip]
+    cache: FrameCache
+    held: list[int]  # indices of the held-out training clips
+    loader: Batches
+    pairs: int  # training captions
 
 
-def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Factor of the peak rate: linear warm-up, then cosine to 0."""
-    rising = max(1, int(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
+def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
+    """Clips, held-out training clips for selection, the model to start from, and cached frames.
 
-
-class Batches:
-    """Step -> this process's part of the global batch, the same however often a run is resumed: all randomness hangs
-    on (seed, step)."""
-
-    def __init__(self, model: SUMA, clips: list[Clip], cache: FrameCache, picks: list[int], c: TrainConfig):
-        self.model, self.cache, self.picks, self.c = model, cache, picks, c
-        self.clips = [clips[i] for i in picks]
-        self.per_epoch = len(self._epoch(0))
-        if not self.per_epoch:
-            raise ValueError(f"{len(self.clips)} training clips do not fill one batch of {c.batch_size}")
-
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng((self.c.seed, 1, epoch))
-        return list(batches(self.clips, self.c.batch_size, self.c.group_size, rng))
-
-    def load(self, step: int, members: list[int], rank: int, world: int) -> dict[str, Tensor]:
-        """Tokens, anchors, pixels, mask, and the ids by which pairs that are no negatives are told."""
-        rng = np.random.default_rng((self.c.seed, 2, step))
-        captions = [self.clips[i].captions[rng.integers(len(self.clips[i].captions))] for i in members]
-        distinct = {caption: n for n, caption in enumerate(captions)}
-        rows = [self.picks[i] for i in members]
-        frames = [pick_frames(int(self.cache.counts[row]), self.c.train_frames, rng) for row in rows]
-        mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
-        videos = [self.cache.get(row, at) for row, at in zip(rows[mine], frames[mine], strict=True)]
-        pixels, mask = pad_frames(videos, self.c.train_frames)
-        return {
-            "tokens": self.model.tokenize(captions[mine]), "anchors": self.model.anchors(captions[mine]).cpu(),
-            "pixels": torch.from_numpy(pixels), "mask": torch.from_numpy(mask),
-            "video": torch.tensor(members[mine]), "caption": torch.tensor([distinct[x] for x in captions[mine]]),
-        }  # fmt: skip
-
-    def __call__(self, first: int, last: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of steps [first, last), each loaded while the one before is computed on."""
-
-        def members() -> Iterator[tuple[int, list[int]]]:
-            for epoch in range(first // self.per_epoch, -(-last // self.per_epoch)):
-                for i, batch in enumerate(self._epoch(epoch), start=epoch * self.per_epoch):
-                    if first <= i < last:
-                        yield i, batch
-
-        with ThreadPoolExecutor(1) as pool:
-            ahead = None
-            for step, batch in members():
-                following = pool.submit(self.load, step, batch, rank, world)
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = following
-            if ahead is not None:
-                yield ahead.result()
-
-
-def check_same_run(c: TrainConfig, output: Path) -> None:
-    """Note the run's options in its folder. Raises ValueError where a checkpoint of other options stands there."""
-    file = output / "train_config.json"
-    now = asdict(c)
-    if file.exists() and newest_checkpoint(output):
-        before = json.loads(file.read_text())
-        free = ("output", "push_to_hub", "log_every", "save_every")  # what does not touch the weights
-        changed = [name for name in now if name not in free and before.get(name) != now[name]]
-        if changed:
-            told = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in changed)
-            raise ValueError(f"{output} holds a run with other options ({told}): choose another --output")
-    file.write_text(json.dumps(now, indent=2) + "\n")
-
-
-def newest_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint: `progress.json` is written last."""
-    found = [p for p in output.glob("checkpoint-*") if (p / "progress.json").exists()]
-    return max(found, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def save_checkpoint(accelerator: Accelerator, output: Path, step: int, best: float) -> None:
-    """Weights, optimiser and random states; the two newest are kept."""
-    folder = output / f"checkpoint-{step}"
-    accelerator.save_state(str(folder))
-    if accelerator.is_main_process:
-        (folder / "progress.json").write_text(json.dumps({"step": step, "best": best}))
-        for old in sorted(output.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))[:-2]:
-            shutil.rmtree(old)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    c = parse(argv)
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one process unpacks and decodes
-    accelerator = Accelerator(mixed_precision=c.mixed_precision, kwargs_handlers=[patience])
-    rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
-    if accelerator.device.type == "cpu":
-        use_fast_matmul()
-        use_fast_attention_backward()
-    if c.batch_size % world:
-        raise ValueError(f"batch_size={c.batch_size} cannot be shared evenly by {world} processes")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    output = Path(c.output)
-    output.mkdir(parents=True, exist_ok=True)
-    if is_main:
-        check_same_run(c, output)
-
-    # data: clips, held-out training clips for selection, cached frames
+    The test split is looked for and decoded, and left alone until the end: what is wrong with it is told now.
+    Raises ValueError or OSError for what is wrong with the options or the data.
+    """
     with accelerator.main_process_first():
-        clips = load_clips(c.data, c.train_config, **{name: getattr(c, name) for name in OPTIONS})
+        clips = load_clips(c.dataset, c.train_config, **{name: getattr(c, name) for name in OPTIONS})
     train, held = hold_out(clips, c.held_out, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
     model = SUMA.from_clip(
         c.clip, captions, c.pretrained or None, c.seed, c.min_count, num_concepts=c.num_concepts, anchor=c.anchor,
         temporal_layers=c.temporal_layers, aggregation=c.aggregation, num_frames=c.num_frames,
     )  # fmt: skip
+    freeze(model, c)
+    model.clip.set_grad_checkpointing(c.checkpoint_activations)
+    if c.compile:
+        model.clip.visual.compile()
     with accelerator.main_process_first():
-        cache = FrameCache(clips, c.cache_frames, model.config.image)
+        cache = FrameCache(clips, c.cache_frames, model.config.image, form=c.cache_format)
         failures = cache.build(c.skip_unreadable)
     for reason in failures:
         accelerator.print(f"left out: {reason}")
-    train = [i for i in train if cache.counts[i]]
-    held = [i for i in held if cache.counts[i]]
+    if c.test_config:
+        load(model, c.dataset, c.test_config, accelerator, **{name: getattr(c, name) for name in OPTIONS})
+    readable = cache.counts > 0
+    loader = Batches(model, clips, cache, [i for i in train if readable[i]], c)
+    return Run(model, clips, cache, [i for i in held if readable[i]], loader, len(captions))
 
-    model.clip.set_grad_checkpointing(c.checkpoint_activations)
 
-    # optimiser
-    loader = Batches(model, clips, cache, train, c)
-    steps = c.steps or max(1, c.epochs * len(captions) // c.batch_size)
+def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor, accelerator: Accelerator) -> float:
+    """Evaluate on the held-out training videos; the best model so far is saved with its best share. The best R@1.
+
+    Every process encodes its part; the main one decides.
+    """
+    model, folder = run.model, Path(c.output) / "best"
+    if not run.held:
+        if accelerator.is_main_process:
+            model.save_pretrained(folder)
+        return best
+    clips = [run.clips[i] for i in run.held]
+    rng = np.random.default_rng((c.seed, 3))
+    queries = [clip.captions[rng.integers(len(clip.captions))] for clip in clips]
+    videos = encode_videos(model, clips, run.cache, run.held, accelerator=accelerator)
+    texts = encode_captions(model, queries, accelerator=accelerator)
+    learn(model)
+    if not accelerator.is_main_process:
+        return best
+    sims = similarities(model, texts, videos)
+    correct = torch.eye(len(clips), dtype=torch.bool)
+    share = choose_share(sims, correct)
+    result = both_ways(combine(sims, share), correct)
+    monitor.held_out(step, result, share)
+    mean = (result["t2v"].r1 + result["v2t"].r1) / 2
+    if mean > best:
+        model.config.concept_share = share
+        model.save_pretrained(folder)
+    return max(best, mean)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    c = parse(argv)
+    output = Path(c.output)
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one process unpacks and decodes
+    try:
+        accelerator = Accelerator(
+            mixed_precision=c.mixed_precision, kwargs_handlers=[patience], log_with=c.tracker or None,
+            project_dir=output,
+        )  # fmt: skip
+    except ValueError as error:  # an unknown tracker
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from error
+    rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
+    if accelerator.device.type == "cpu":
+        use_fast_matmul()
+        use_fast_attention_backward()
+    try:
+        if c.batch_size % world:
+            raise ValueError(f"batch_size={c.batch_size} cannot be shared evenly by {world} processes")
+        if c.tracker and not accelerator.log_with:
+            raise ValueError(f"the tracker {c.tracker} is not installed: pip install {c.tracker}")
+        output.mkdir(parents=True, exist_ok=True)
+        if is_main:
+            check_same_run(c, output)
+        if (output / RESULTS).exists():  # all is done but perhaps the push
+            if is_main:
+                finish(c, output)
+            return
+        run = prepare(c, accelerator)
+    except (ValueError, OSError) as error:  # what the user gave; the loop's own errors keep their traceback
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from error
+
+    model, loader = run.model, run.loader
+    steps = c.steps or max(1, c.epochs * run.pairs // c.batch_size)
     optimizer = torch.optim.AdamW(parameter_groups(model, c), betas=(0.9, 0.98))
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    first, best = 0, -1.0
-    if checkpoint := newest_checkpoint(output):
-        accelerator.load_state(str(checkpoint))
-        progress = json.loads((checkpoint / "progress.json").read_text())
-        first, best = progress["step"], progress["best"]
-        accelerator.print(f"resumed from {checkpoint}")
+    first, best = load_checkpoint(accelerator, output)
+    if c.tracker:
+        accelerator.init_trackers("suma", asdict(c))
+    monitor = Monitor(accelerator, c, steps, first, run.pairs)
 
-    def log(**values: Any) -> None:
-        if is_main:
-            with (output / "log.jsonl").open("a") as file:
-                file.write(json.dumps(values) + "\n")
-
-    def select(step: int) -> float:
-        """Evaluate on the held-out training videos; the best model so far is saved with its best share."""
-        if not held:
-            model.save_pretrained(output / "best")
-            return best
-        held_clips = [clips[i] for i in held]
-        rng = np.random.default_rng((c.seed, 3))
-        queries = [clip.captions[rng.integers(len(clip.captions))] for clip in held_clips]
-        sims = similarities(model, encode_captions(model, queries), encode_videos(model, held_clips, cache, held))
-        correct = torch.eye(len(held), dtype=torch.bool)
-        share = choose_share(sims, correct)
-        result = both_ways(combine(sims, share), correct)
-        mean = (result["t2v"].r1 + result["v2t"].r1) / 2
-        log(step=step, held_out={way: asdict(r) for way, r in result.items()}, concept_share=share)
-        tqdm.write(f"step {step} held-out t2v {result['t2v'].row()} v2t {result['v2t'].row()} share {share}")
-        if mean > best:
-            model.config.concept_share = share
-            model.save_pretrained(output / "best")
-        model.train()
-        return max(best, mean)
-
-    # the loop
-    model.train()
-    began, seen = time.time(), 0
-    bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not is_main or None)
+    stop = threading.Event()
+    default = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    learn(model)
     for step, batch in enumerate(loader(first, steps, rank, world), start=first):
         factor = learning_rate(step, steps, c.warmup)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
+        rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
         batch = {name: x.to(accelerator.device) for name, x in batch.items()}
         how, temperature = model.config.aggregation, model.config.aggregation_temperature
         loss = partial(
@@ -233,43 +170,30 @@ def main(argv: Sequence[str] | None = None) -> None:
             losses = loss(wrapped(*inputs))
             accelerator.backward(losses.total)
         if not bool(losses.total.isfinite()):
-            names = [clips[train[i]].video_id for i in batch["video"].tolist()]
-            rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
+            names = [loader.clips[i].video_id for i in batch["video"].tolist()]
             raise RuntimeError(f"loss is {losses.total.item()} at step {step} with {rates}, videos {names}")
-        accelerator.clip_grad_norm_(model.parameters(), c.grad_norm)
+        norm = accelerator.clip_grad_norm_(model.parameters(), c.grad_norm)
+        if c.mixed_precision != "fp16" and not bool(torch.as_tensor(norm).isfinite()):  # fp16's scaler skips such steps
+            raise RuntimeError(f"the gradient's norm is {float(norm)} at step {step} with {rates}")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         model.limit_scales()
 
-        seen += c.batch_size
-        bar.update()
         done = step + 1
-        if done % c.log_every == 0:
-            values = {name: round(x.item(), 4) for name, x in losses._asdict().items()}
-            speed = seen / (time.time() - began)
-            rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
-            log(
-                step=done,
-                epoch=round(done * c.batch_size / len(captions), 4),
-                **values,
-                **rates,
-                pairs_per_second=round(speed, 1),
-            )
-            if is_main:
-                metrics = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-                tqdm.write(f"step {done}/{steps} {metrics} {speed:.0f} pairs/s")
+        monitor.step(done, losses, **rates)
         if done % c.eval_every == 0 or done == steps:
-            if is_main:
-                best = select(done)
+            best = select(run, c, done, best, monitor, accelerator)
             accelerator.wait_for_everyone()
         stopping = bool(accelerator.reduce(torch.tensor(float(stop.is_set()), device=accelerator.device)))
         if done % c.save_every == 0 or done == steps or stopping:
             save_checkpoint(accelerator, output, done, best)
         if stopping:
+            monitor.close()
+            accelerator.end_training()
             accelerator.print(f"stopped after step {done}: the same command goes on from here")
             return
-    bar.close()
-
+    monitor.close()
+    signal.signal(signal.SIGTERM, default)
     if is_main:
         finish(c, output)
     accelerator.end_training()
@@ -278,23 +202,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 def finish(c: TrainConfig, output: Path) -> None:
     """Save the selected model, evaluate it once on the test split, write its card, and push it.
 
-    results.json is written last: where it stands, all is done but the push. A failed push is the end of the process,
-    not of the model: SystemExit says what went wrong, and the same command tries again.
+    Where results.json stands, all is done but the card and the push. A failed push is the end of the process, not of
+    the model: SystemExit says what went wrong, and the same command tries again.
     """
-    folder, file = output / "model", output / "results.json"
+    folder, file = output / "model", output / RESULTS
+    options = {name: getattr(c, name) for name in OPTIONS}
     if not file.exists():
         chosen = SUMA.from_pretrained(output / "best")
         (chosen.half() if c.half else chosen).save_pretrained(folder)
-        saved = SUMA.from_pretrained(folder)
+    saved = SUMA.from_pretrained(folder)
+    results = json.loads(file.read_text()) if file.exists() else {}
+    if c.test_config and results.get("config") != c.test_config:
         saved.to("cuda" if torch.cuda.is_available() else "cpu")
-        options = {name: getattr(c, name) for name in OPTIONS}
-        results = evaluate(saved, c.data, c.test_config, **options) if c.test_config else {}
-        (folder / "README.md").write_text(model_card(saved, asdict(c), results), encoding="utf-8")
-        if results:
-            print(table(results))
-            partial_file = file.with_suffix(".partial")
-            partial_file.write_text(json.dumps(results, indent=2) + "\n")
-            partial_file.rename(file)
+        try:
+            results = evaluate(saved, c.dataset, c.test_config, **options)
+        except (ValueError, OSError) as error:
+            told = " ".join(str(error).split())
+            raise SystemExit(f"not evaluated: {told}. The trained model is in {folder}") from error
+        print(table(results))
+        write_whole(file, json.dumps(results, indent=2) + "\n")
+    (folder / "README.md").write_text(model_card(saved, asdict(c), results), encoding="utf-8")
     if c.push_to_hub:
         try:
             push(folder, c.push_to_hub)

@@ -1,0 +1,318 @@
+"""Today's backbones, checkpoint files, tokenizers that travel with a model, and the zero-shot model."""
+
+import gc
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from suma import SUMA, SUMAConfig, VideoIndex
+from suma.backbone import load_backbone
+from suma.concepts import ANCHORS, common_words, split_words
+from suma.text import can_shorten, load_tokenizer, token_table
+from suma.video import read_frames, resize_frames
+
+CLIP = (list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD), "bicubic", "shortest")
+SIGLIP = ([0.5] * 3, [0.5] * 3, "bicubic", "squash")
+PE = ([0.5] * 3, [0.5] * 3, "bilinear", "squash")
+MOBILE = ([0.0] * 3, [1.0] * 3, "bilinear", "shortest")
+# name: tags, preprocessing, size, joint width D, token width E, context, whether padding may be left out
+BACKBONES: dict[str, tuple[list[str], Any, int, int, int, int, bool]] = {
+    "ViT-B-32": (["openai", "laion2b_s34b_b79k", "datacomp_xl_s13b_b90k"], CLIP, 224, 512, 512, 77, True),
+    "ViT-B-32-quickgelu": (["openai"], CLIP, 224, 512, 512, 77, True),
+    "ViT-B-16": (["openai", "laion2b_s34b_b88k", "datacomp_xl_s13b_b90k"], CLIP, 224, 512, 512, 77, True),
+    "ViT-L-14": (["openai", "laion400m_e32", "datacomp_xl_s13b_b90k"], CLIP, 224, 768, 768, 77, True),
+    "PE-Core-B-16": (["meta"], PE, 224, 1024, 1024, 32, True),
+    "PE-Core-L-14-336": (["meta"], PE, 336, 1024, 1024, 32, True),
+    "ViT-B-16-SigLIP2": (["webli"], SIGLIP, 224, 768, 768, 64, False),
+    "ViT-B-32-SigLIP2-256": (["webli"], SIGLIP, 256, 768, 768, 64, False),
+    "ViT-gopt-16-SigLIP2-256": (["webli"], SIGLIP, 256, 1536, 1152, 64, False),
+    "MobileCLIP2-S0": (["dfndr2b"], MOBILE, 256, 512, 512, 77, False),
+    "MobileCLIP2-B": (["dfndr2b"], MOBILE, 224, 512, 512, 77, True),
+}
+
+
+def described(image: dict[str, Any]) -> tuple[Any, int]:
+    return (image["mean"], image["std"], image["interpolation"], image["resize_mode"]), image["size"]
+
+
+@pytest.fixture
+def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """open_clip's tags, without their weights."""
+    monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: "weights")
+    monkeypatch.setattr("open_clip.factory.load_checkpoint", lambda *_, **__: {})
+    monkeypatch.setattr("open_clip.factory._set_model_device_and_precision", lambda *_, **__: None)  # stay on meta
+
+
+@pytest.mark.filterwarnings("ignore:QuickGELU mismatch")  # open_clip's advice to take ViT-B-32-quickgelu
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_backbone_has_its_widths_and_its_familys_preprocessing(name: str, no_downloads: None):
+    tags, preprocessing, size, dim, width, context, shorten = BACKBONES[name]
+    with torch.device("meta"):  # shapes without memory
+        backbone = load_backbone(name, None)
+        tagged = [(load_backbone(name, tag), open_clip.create_model(name, pretrained=tag)) for tag in tags[:1]]
+    assert described(backbone.image) == (preprocessing, size)
+    for tag in tags:  # what open_clip says of the weights
+        cfg = open_clip.get_pretrained_cfg(name, tag)
+        assert (list(cfg["mean"]), list(cfg["std"]), cfg["interpolation"], cfg["resize_mode"]) == preprocessing
+    for ours, theirs in tagged:
+        cfg = open_clip.get_model_preprocess_cfg(theirs)
+        assert ours.image == backbone.image
+        assert described({**cfg, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "size": cfg["size"][0]}) == (
+            preprocessing, size
+        )  # fmt: skip
+    assert backbone.config["embed_dim"] == dim and token_table(backbone.clip).embedding_dim == width
+    assert backbone.config["text_cfg"].get("context_length", 77) == context
+    assert can_shorten(backbone.clip) is shorten
+    if "SigLIP" not in name:
+        assert load_tokenizer(name, backbone.config["text_cfg"])(["a dog"]).shape == (1, context)
+    assert backbone.clip.logit_scale.shape == ()
+
+
+def test_preprocessing_follows_the_tag_where_the_tags_of_a_model_differ(no_downloads: None):
+    with torch.device("meta"):
+        assert load_backbone("ViT-L-14", "laion2b_s32b_b82k").image["mean"] == [0.5] * 3
+        assert (
+            load_backbone("ViT-L-14", "openai").image["mean"]
+            == CLIP[0]
+            == load_backbone("ViT-L-14", None).image["mean"]
+        )
+
+
+def test_every_backbone_of_open_clip_has_a_preprocessing_we_can_do():
+    for name in open_clip.list_models():
+        for tag in open_clip.list_pretrained_tags_by_model(name):
+            cfg = open_clip.get_pretrained_cfg(name, tag)
+            assert cfg["interpolation"] in ("bicubic", "bilinear") and cfg["resize_mode"] in ("shortest", "squash")
+
+
+# ---- whole models ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def outputs(model: SUMA) -> list[Tensor]:
+    size = model.config.image["size"]
+    pixels = torch.randint(0, 256, (1, 2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    texts = model.texts(["a dog runs", "two red cars on a road", ""])
+    videos = model.videos(*model.encode_video(pixels, mask), mask)
+    return [*texts, *videos, model.score(texts, videos)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small tokenizer in the manner of SigLIP2's, as transformers saves it."""
+    transformers = pytest.importorskip("transformers", reason="SigLIP's tokenizers need transformers")
+    letters = list("▁abcdefghijklmnopqrstuvwxyz0123456789'")
+    merges = [("▁", "d"), ("▁d", "o"), ("▁do", "g"), ("▁", "c"), ("d", "o"), ("do", "g")]
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *letters, *(a + b for a, b in merges)]
+    folder = tmp_path_factory.mktemp("tokenizer")
+    transformers.GemmaTokenizerFast(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, add_bos_token=False, add_eos_token=True,
+        padding_side="right",
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "PE-Core-B-16", "ViT-B-16-SigLIP2", "MobileCLIP2-S0"])
+def test_a_backbone_encodes_saves_and_loads(name: str, tmp_path: Path, request: pytest.FixtureRequest):
+    folder = request.getfixturevalue("tokenizer_folder") if "SigLIP" in name else None
+    model = SUMA.from_clip(name, num_concepts=64, temporal_layers=1, tokenizer_folder=folder)
+    before = outputs(model)
+    assert all(x.isfinite().all() for x in before)
+    with torch.no_grad():  # leaving out padding changes nothing
+        whole = F.normalize(model.clip.encode_text(model.tokenizer(["a dog runs"])), dim=-1)
+    assert torch.allclose(whole, before[0][:1], atol=1e-5)
+    model.save_pretrained(tmp_path)
+    del model
+    gc.collect()
+    loaded = SUMA.from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(loaded), before, strict=True))
+    shutil.rmtree(tmp_path)  # up to 2 GB
+
+
+@pytest.mark.slow
+def test_a_checkpoint_file_of_a_named_backbone_gets_the_familys_preprocessing(tmp_path: Path):
+    weights = load_backbone("MobileCLIP2-S0", None).clip.state_dict()
+    save_file(weights, tmp_path / "mobile.safetensors")
+    backbone = load_backbone("MobileCLIP2-S0", tmp_path / "mobile.safetensors")
+    assert described(backbone.image) == (MOBILE, 256)
+    assert all(torch.equal(x, weights[key]) for key, x in backbone.clip.state_dict().items())
+
+
+# ---- checkpoint files ------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    """What a pickle may hold: a call of any function."""
+
+    def __init__(self, witness: Path):
+        self.witness = witness
+
+    def __reduce__(self):
+        return Path.touch, (self.witness,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt", ".safetensors"])
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tower, tmp_path: Path, suffix: str):
+    file, witness = tmp_path / f"clip{suffix}", tmp_path / "witness"
+    torch.save({"state_dict": Evil(witness)}, file)
+    with pytest.raises(ValueError, match=rf"clip\{suffix} .*safetensors\.torch\.save_file"):
+        load_backbone(tower, file)
+    assert not witness.exists()
+    torch.load(file.rename(tmp_path / "any.pt"), weights_only=False)  # it does what it is meant to
+    assert witness.exists()
+
+
+def test_files_that_are_no_checkpoint_are_named(tower, tmp_path: Path):
+    script = torch.jit.script(torch.nn.Linear(2, 2))
+    script.save(str(tmp_path / "script.pt"))
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "noise.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)))
+    torch.save([torch.zeros(1)], tmp_path / "list.pt")
+    for name, message in {
+        "script.pt": "TorchScript", "empty.pt": "damaged", "noise.bin": "more than tensors",
+        "noise.safetensors": "damaged", "list.pt": "no checkpoint",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=rf"{name} .*{message}"):
+            load_backbone(tower, tmp_path / name)
+    save_file({"logit_scale": torch.zeros(())}, tmp_path / "other.safetensors")
+    with pytest.raises(RuntimeError, match=r"other\.safetensors .*fit"):
+        load_backbone(tower, tmp_path / "other.safetensors")
+
+
+def test_a_tag_or_file_that_does_not_exist_is_named_before_anything_is_built(tower):
+    with pytest.raises(ValueError, match=r"'meta' is no file$"):
+        load_backbone(tower, "meta")
+    with pytest.raises(ValueError, match=r"'mata' is no file and no tag of PE-Core-B-16 \(those are meta\)"):
+        load_backbone("PE-Core-B-16", "mata")
+    with pytest.raises(ValueError, match="CoCa"):
+        load_backbone("coca_ViT-B-32", "laion2b_s13b_b90k")
+
+
+# ---- tokenizers that travel with the model ---------------------------------------------------------------------------
+
+
+def siglip(tower: dict[str, Any]) -> dict[str, Any]:
+    """SigLIP2's kind of text tower, tiny, with a tokenizer of the Hub."""
+    extra = {"hf_tokenizer_name": "nobody/nothing", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    shape = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "context_length": 16}
+    return {**tower, "custom_text": True, "init_logit_bias": -10, "text_cfg": {**tower["text_cfg"], **shape, **extra}}
+
+
+def test_a_saved_model_carries_its_tokenizer(tower, captions, tokenizer_folder: Path, tmp_path: Path):
+    cfg = siglip(tower)
+    model = SUMA.from_clip(cfg, captions, num_concepts=4, temporal_layers=0, tokenizer_folder=tokenizer_folder)
+    assert model.tokenize(["A dog!"]).shape == (1, 16) and not model.shorten
+    assert torch.equal(model.tokenize(["A dog!"]), model.tokenize(["a dog"]))
+    model.save_pretrained(tmp_path / "one")
+    loaded = SUMA.from_pretrained(tmp_path / "one")  # "nobody/nothing" is nowhere, and HF_HUB_OFFLINE is set
+    assert all(torch.equal(a, b) for a, b in zip(outputs(loaded), outputs(model), strict=True))
+    again = SUMA.from_clip(tmp_path / "one", captions, num_concepts=4, temporal_layers=0)
+    again.save_pretrained(tmp_path / "two")
+    assert sorted(p.name for p in (tmp_path / "two" / "tokenizer").iterdir()) == [
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    assert torch.equal(SUMA.from_pretrained(tmp_path / "two").tokenize(captions), model.tokenize(captions))
+
+
+def test_a_word_has_the_pieces_it_has_within_a_sentence(tower, tokenizer_folder: Path):
+    model = SUMA.from_clip(siglip(tower), ["dog", "a"], num_concepts=2, tokenizer_folder=tokenizer_folder)
+    piece = model.tokenizer.tokenizer.convert_tokens_to_ids("▁dog")  # at the start of a sentence it is "d o g"
+    assert piece in model.tokenize(["a dog"])[0] and piece not in model.tokenize(["dog"])[0]
+    assert torch.allclose(model.embed_words(["dog"])[0], token_table(model.clip).weight[piece])
+
+
+def test_a_tokenizer_that_cannot_be_had_is_an_error_that_says_what_to_do(tower, captions, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    with pytest.raises(FileNotFoundError, match=r"nobody/nothing.*Hub.*folder"):
+        SUMA.from_clip(siglip(tower), captions, num_concepts=4)
+    with pytest.raises(FileNotFoundError, match=r"nobody/nothing.*missing"):
+        SUMA.from_clip(siglip(tower), captions, num_concepts=4, tokenizer_folder=tmp_path / "missing")
+
+
+def test_without_transformers_the_error_names_it(tower, captions, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match="pip install transformers"):
+        SUMA.from_clip(siglip(tower), captions, num_concepts=4)
+
+
+def test_a_foreign_config_reaches_no_code_through_its_tokenizer(tower):
+    cfg = siglip(tower)["text_cfg"]
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_tokenizer("", {**cfg, "tokenizer_kwargs": {"trust_remote_code": True}})
+    with pytest.raises(ValueError, match="hf-hub:evil/model"):
+        load_tokenizer("hf-hub:evil/model", tower["text_cfg"])
+
+
+# ---- zero-shot -------------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_words_are_lower_case_whole_and_weighted_like_captions():
+    counts, captions = common_words()
+    assert len(counts) >= 3000
+    assert [word for word in counts if split_words(word) != [word]] == []
+    values = list(counts.values())
+    assert values == sorted(values, reverse=True) and values[-1] >= 1 and values[0] < captions == 10_000
+    for common, rarer in [("a", "man"), ("the", "dog"), ("is", "running"), ("man", "giraffe"), ("dog", "dalmatian")]:
+        assert counts[common] > 3 * counts[rarer]
+    assert {"children", "runs", "running", "ran", "tomatoes", "wolves", "swimming", "lying", "bigger", "2"} <= set(
+        counts
+    )
+
+
+@pytest.fixture(scope="module")
+def zero_shot(tower: dict[str, Any]) -> SUMA:
+    return SUMA.from_clip(tower, temporal_layers=0)
+
+
+def test_a_model_without_captions_has_a_full_concept_space_and_no_share_for_it(zero_shot: SUMA):
+    counts, captions = common_words()
+    assert zero_shot.space.num_concepts == SUMAConfig.num_concepts == 1024
+    assert int(torch.bincount(zero_shot.space.word_to_concept, minlength=1024).min()) >= 1
+    assert set(zero_shot.config.words) == set(counts) and zero_shot.config.num_captions == captions
+    assert zero_shot.config.concept_share == 0 and zero_shot.config.anchor in ANCHORS
+    content, function = zero_shot.space._weight("giraffe", 0), zero_shot.space._weight("the", 0)
+    assert content > 5 * function > 0
+    assert sum(x < 1 for x in zero_shot.space._idf) < 10  # only words such as "a", "the", "is" weigh next to nothing
+
+
+def test_a_share_can_be_asked_for_and_captions_keep_theirs(tower, captions):
+    assert SUMA.from_clip(tower, num_concepts=8, concept_share=0.3).config.concept_share == 0.3
+    assert SUMA.from_clip(tower, captions, num_concepts=8).config.concept_share == SUMAConfig.concept_share > 0
+
+
+@torch.no_grad()
+def test_a_zero_shot_model_is_saved_indexes_and_searches(zero_shot: SUMA, tmp_path: Path):
+    zero_shot.save_pretrained(tmp_path)
+    model = SUMA.from_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["concept_share"] == 0
+    index = VideoIndex(model)
+    videos = sorted((Path(__file__).parents[1] / "assets/gallery/videos").glob("*.mp4"))[:3]
+    assert len(index.add(videos).added) == 3
+    query = "a dog runs on the grass"
+    found = index.search(query, top_k=3)
+    assert {Path(match.path) for match in found} == set(videos)
+    by_hand = {}
+    for video in videos:  # the original space alone decides
+        image = model.config.image
+        frames = read_frames(video, model.config.num_frames).frames
+        pixels = resize_frames(frames, image["size"], image["resize_mode"], image["interpolation"])
+        video_feature, frames = model.encode_video(pixels[None])
+        scores = (model.encode_text([query]) @ frames[0].T)[0]
+        fine = float((torch.softmax(scores / 0.05, 0) * scores).sum())
+        by_hand[str(video)] = (float(model.encode_text([query])[0] @ video_feature[0]) + fine) / 2
+    for match in found:
+        assert match.score == pytest.approx(by_hand[match.path], abs=2e-3)
+    assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)

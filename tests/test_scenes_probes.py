@@ -1,0 +1,51 @@
+"""Scenes' own probes by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks import Clip
+from scenes_probes import time_probe
+
+from suma.similarity import Texts
+
+
+class Stub:
+    """Stands for a model whose score of a caption and a video is a table's entry."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, captions: list[str], scores: list[list[float]]):
+        self.captions, self.scores, self.batches = captions, torch.tensor(scores), []
+
+    def eval(self) -> None:
+        pass
+
+    def texts(self, sentences: list[str]) -> Texts:
+        self.batches.append(sentences)
+        at = torch.tensor([[self.captions.index(s)] for s in sentences])
+        return Texts(at, at)
+
+    def score(self, texts: Texts, videos: Any) -> torch.Tensor:
+        return self.scores[texts.features[:, 0]]
+
+
+def twin(n: int, label: str) -> Clip:
+    return Clip(f"v{n}", Path("none"), ("x" * (9 - n),), 0, f"pair {n // 2}", label)
+
+
+def test_the_time_probe_by_hand():
+    clips = [twin(0, "order"), twin(1, "order"), twin(2, "turn"), twin(3, "turn"), twin(4, "order"), twin(5, "order")]
+    scores = [
+        [5, 1, 9, 9, 9, 9],  # right: only its twin counts
+        [3, 2, 0, 0, 0, 0],  # wrong
+        [0, 0, 4, 4, 0, 0],  # level
+        [0, 0, 4, 4, 0, 0],  # level
+        [0, 0, 0, 0, 2, 1],  # right
+        [0, 0, 0, 0, 1, 2],  # right
+    ]
+    model = Stub([clip.captions[0] for clip in clips], scores)
+    assert time_probe(model, clips, None) == {"order": (75.0, 2), "turn": (50.0, 1)}
+    with pytest.raises(ValueError, match="pair 1 is not a pair"):
+        time_probe(model, clips[:3], None)

@@ -1,0 +1,92 @@
+"""A benchmark's videos and captions -> features, each encoded once, by one process or shared by several; their scores.
+
+Shapes: T texts, V videos, F frames, D joint width, K concepts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from benchmarks import Clip
+from data import pad_frames, pick_frames
+from frame_cache import FrameCache
+from tqdm import tqdm
+
+from suma.model import SUMA
+from suma.similarity import Similarities, Texts, Videos, four_similarities
+
+Features = TypeVar("Features", Texts, Videos)
+
+
+def encode_all(
+    items: Sequence[Any],
+    encode: Callable[[Sequence[Any]], Features],
+    batch_size: int,
+    accelerator: Accelerator | None,
+    label: str,
+) -> Features:
+    """`encode` of all items, in their order, a batch at a time. The accelerator's processes take turns at the items,
+    so that each is encoded by one of them, and all get everything; the numbers need not be even.
+    """
+    if not items:
+        raise ValueError(f"{label}: there is nothing to encode")
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    shared = len(items) >= world > 1
+    mine = items[rank::world] if shared else items
+    quiet = True if rank else None
+    steps = tqdm(range(0, len(mine), batch_size), desc=label, disable=quiet, leave=False)
+    parts = [encode(mine[i : i + batch_size]) for i in steps]
+    features = type(parts[0])(*(torch.cat(x) for x in zip(*parts, strict=True)))
+    if accelerator is None or not shared:
+        return features
+    longest = -(-len(items) // world)  # all processes send as much, the last row twice; `rows` leaves that out
+    sent = torch.arange(longest).clamp_max(len(mine) - 1)
+    rows = torch.tensor([i % world * longest + i // world for i in range(len(items))])
+    return type(features)(*(accelerator.gather(x[sent.to(x.device)])[rows.to(x.device)] for x in features))
+
+
+@torch.no_grad()
+def encode_videos(
+    model: SUMA,
+    clips: Sequence[Clip],
+    cache: FrameCache,
+    picks: Sequence[int] | None = None,
+    batch_size: int = 32,
+    accelerator: Accelerator | None = None,
+) -> Videos:
+    """Every clip (or those of `picks`, indices of the cache) once, from the middle frames of its segments."""
+    model.eval()
+    num_frames = model.config.num_frames
+
+    def encode(chosen: Sequence[int]) -> Videos:
+        frames = [cache.get(j, pick_frames(int(cache.counts[j]), num_frames)) for j in chosen]
+        pixels, mask = (torch.from_numpy(x).to(model.device) for x in pad_frames(frames, num_frames))
+        return model.videos(*model.encode_video(pixels, mask), mask)
+
+    indices = range(len(clips)) if picks is None else picks
+    return encode_all(indices, encode, batch_size, accelerator, "encode videos")
+
+
+@torch.no_grad()
+def encode_captions(
+    model: SUMA, captions: Sequence[str], batch_size: int = 256, accelerator: Accelerator | None = None
+) -> Texts:
+    """Every caption once, batched by length so that little is padded."""
+    model.eval()
+    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    ordered = [captions[i] for i in order]
+    texts = encode_all(ordered, model.texts, batch_size, accelerator, "encode captions")
+    back = torch.tensor(np.argsort(order), device=model.device)
+    return Texts(texts.features[back], texts.anchors[back])
+
+
+def similarities(model: SUMA, texts: Texts, videos: Videos, chunk: int = 64) -> Similarities:
+    """All four similarities (T, V) on the CPU, `chunk` videos at a time."""
+    c = model.config
+    parts = [
+        four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), c.aggregation, c.aggregation_temperature)
+        for i in range(0, len(videos.features), chunk)
+    ]
+    return Similarities(*(torch.cat(x, dim=1).cpu() for x in zip(*parts, strict=True)))

@@ -1,0 +1,192 @@
+"""A benchmark's frames, decoded and resized once: on disk as raw bytes (memory-mapped) or as JPEG.
+
+Shapes: N clips, F frames, S pixels per side.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from benchmarks import CACHE, Clip
+from filelock import FileLock
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+from tqdm import tqdm
+
+from suma.video import read_frames, resize_frames
+
+FORMATS = ("raw", "jpeg")
+JPEG_QUALITY = 90
+
+
+class Store(Protocol):
+    """Where frames are kept: `put` may be called by several threads, each for other clips."""
+
+    def put(self, i: int, pixels: np.ndarray) -> None: ...
+
+    def get(self, i: int, picks: np.ndarray, out: np.ndarray) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class RawStore:
+    """uint8 (N, F, 3, S, S) in one file, memory-mapped: the fastest, and exact; F frames of 224 px are F * 0.15 MB."""
+
+    def __init__(self, folder: Path, clips: int, num_frames: int, size: int):
+        self._frames = _array(folder / "frames.npy", np.uint8, (clips, num_frames, 3, size, size))
+
+    def put(self, i: int, pixels: np.ndarray) -> None:
+        self._frames[i, : len(pixels)] = pixels
+
+    def get(self, i: int, picks: np.ndarray, out: np.ndarray) -> None:
+        np.take(self._frames[i], picks, axis=0, out=out, mode="clip")
+
+    def flush(self) -> None:
+        self._frames.flush()  # type: ignore[attr-defined]
+
+
+class JpegStore:
+    """Each frame a JPEG of quality 90, one after the other in one file: about a tenth of the disk, slightly lossy."""
+
+    def __init__(self, folder: Path, clips: int, num_frames: int):
+        self._spans = _array(folder / "spans.npy", np.int64, (clips, num_frames, 2))  # offset and length, bytes
+        self._file = (folder / "frames.jpeg").open("a+b")
+        self._writing = threading.Lock()
+
+    def put(self, i: int, pixels: np.ndarray) -> None:
+        pictures = [bytes(encode_jpeg(torch.from_numpy(p), JPEG_QUALITY).numpy()) for p in pixels]
+        with self._writing:  # a killed build leaves some bytes that no span points to
+            offset = self._file.seek(0, os.SEEK_END)
+            self._file.write(b"".join(pictures))
+            self._file.flush()
+        for j, picture in enumerate(pictures):
+            self._spans[i, j] = offset, len(picture)
+            offset += len(picture)
+
+    def get(self, i: int, picks: np.ndarray, out: np.ndarray) -> None:
+        data = [os.pread(self._file.fileno(), length, offset) for offset, length in self._spans[i][picks].tolist()]
+        for picture, x in zip(out, data, strict=True):
+            picture[:] = decode_jpeg(torch.frombuffer(bytearray(x), dtype=torch.uint8), ImageReadMode.RGB).numpy()
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+        self._spans.flush()  # type: ignore[attr-defined]
+
+
+class FrameCache:
+    """The frames of a list of clips, up to F of each.
+
+    `counts` (N,) says how many frames each clip has (fewer than F in very short videos; 0: not readable).
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        num_frames: int,
+        image: dict[str, Any],
+        folder: Path | None = None,
+        form: str = "raw",
+    ):
+        if form not in FORMATS:
+            raise ValueError(f"frames are kept as {' or '.join(FORMATS)}, not {form!r}")
+        self.clips, self.num_frames, self.image = list(clips), num_frames, image
+        identity = [[str(c.path), *_state(c.path)] for c in self.clips]
+        key = json.dumps([identity, num_frames, image, form], sort_keys=True)
+        self.folder = (folder or CACHE / "frames") / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder / "lock")  # one process builds, the others find it built
+        with self._lock:
+            self._open(form)
+
+    def _open(self, form: str) -> None:
+        num_frames, image = self.num_frames, self.image
+        self._store: Store = (
+            RawStore(self.folder, len(self.clips), num_frames, image["size"])
+            if form == "raw"
+            else JpegStore(self.folder, len(self.clips), num_frames)
+        )
+        self._counts = _array(self.folder / "counts.npy", np.int32, (len(self.clips),))  # 0: to do, -1: unreadable
+
+    @property
+    def counts(self) -> np.ndarray:
+        return np.maximum(self._counts, 0)
+
+    def build(self, skip_unreadable: bool = False, workers: int = 0) -> list[str]:
+        """Decode what is not there yet, with a progress bar; a killed build goes on where it stopped.
+
+        Returns the reasons of unreadable videos when they are to be skipped, otherwise the first one raises.
+        """
+        with self._lock:
+            return self._build(skip_unreadable, workers)
+
+    def _build(self, skip_unreadable: bool, workers: int) -> list[str]:
+        def attempt(i: int) -> str:
+            try:
+                frames = read_frames(self.clips[i].path, self.num_frames).frames
+            except (ValueError, OSError) as error:
+                if not skip_unreadable:
+                    raise
+                self._counts[i] = -1
+                return f"{self.clips[i].path}: {error}"
+            pixels = resize_frames(frames, self.image["size"], self.image["resize_mode"], self.image["interpolation"])
+            self._store.put(i, pixels.numpy())
+            self._counts[i] = len(pixels)
+            return ""
+
+        todo = np.flatnonzero(self._counts <= 0)
+        failures: list[str] = []
+        if len(todo):
+            with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+                steps = pool.map(attempt, todo.tolist())
+                try:
+                    for reason in tqdm(steps, total=len(todo), desc="decode frames", unit="video", disable=None):
+                        failures += [reason] if reason else []
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                finally:
+                    self._store.flush()
+                    self._counts.flush()  # type: ignore[attr-defined]
+        return failures
+
+    def get(self, i: int, picks: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Frames `picks` of clip i: (len(picks), 3, S, S) uint8; in `out` where given (much faster than new memory)."""
+        if out is None:
+            out = np.empty((len(picks), 3, self.image["size"], self.image["size"]), np.uint8)
+        self._store.get(i, picks, out)
+        return out
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file, by which another content is told; (-1, 0) where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped array of zeros, or the one that is there."""
+    if path.exists():
+        there = np.load(path, mmap_mode="r+")
+        if there.shape != shape or there.dtype != dtype:
+            raise ValueError(f"{path} is {there.dtype}{there.shape}, not {np.dtype(dtype)}{shape}: remove its folder")
+        return there
+    needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
+    if needed > free:  # a memory map that outgrows its disk ends the process without a word
+        raise OSError(
+            f"the cached frames need {needed / 1e9:.1f} GB, {path.parent} has {free / 1e9:.1f} GB left: "
+            "set SUMA_CACHE to another disk, keep fewer frames, or keep them as JPEG (--cache-format jpeg)"
+        )
+    fresh = np.lib.format.open_memmap(path.with_suffix(".partial"), mode="w+", dtype=dtype, shape=shape)
+    path.with_suffix(".partial").rename(path)
+    return fresh

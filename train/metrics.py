@@ -1,0 +1,84 @@
+"""Ranks and the metrics of retrieval made of them (R@K, median and mean rank), with their bootstrap interval.
+
+Shapes: Q queries, N items, T texts, V videos.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from benchmarks import Clip
+from torch import Tensor
+
+from suma.similarity import Similarities, combine
+
+SHARES = tuple(i / 20 for i in range(0, 21))  # candidates for the aligned space's share of the score
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """R@K in percent, median and mean rank, of one direction; `low` and `high` bound R@1 with 95 % confidence."""
+
+    r1: float
+    r5: float
+    r10: float
+    mdr: float
+    mnr: float
+    low: float
+    high: float
+
+    def row(self) -> str:
+        first = f"{self.r1:.1f} ({self.low:.1f} to {self.high:.1f})"
+        return " | ".join([first, *(f"{x:.1f}" for x in (self.r5, self.r10, self.mdr, self.mnr))])
+
+
+def ranks(scores: Tensor, correct: Tensor) -> Tensor:
+    """Rank (Q,) of each query's best correct item in scores (Q, N): 1 + wrong items above it + half of those level.
+
+    correct: (Q, N) bool, at least one per row. Raises ValueError for NaN, which has no rank.
+
+    >>> ranks(torch.tensor([[3.0, 2.0, 2.0]]), torch.tensor([[False, True, False]]))
+    tensor([2.5000])
+    """
+    if bool(scores.isnan().any()):
+        raise ValueError("a score is NaN: it cannot be ranked")
+    if not bool(correct.any(1).all()):
+        raise ValueError("a query has no correct item")
+    wrong = ~correct.to(scores.device)
+    best = scores.masked_fill(wrong, float("-inf")).amax(1, keepdim=True)
+    above, level = ((scores > best) & wrong).sum(1), ((scores == best) & wrong).sum(1)
+    return 1 + above + level / 2
+
+
+def retrieval(scores: Tensor, correct: Tensor) -> Retrieval:
+    """Metrics of scores (Q, N) given which items are correct (Q, N)."""
+    r = ranks(scores, correct)
+    at = [100 * float((r <= k).double().mean()) for k in (1, 5, 10)]
+    low, high = bootstrap((r <= 1).double().numpy())
+    return Retrieval(*at, float(r.quantile(0.5)), float(r.double().mean()), 100 * low, 100 * high)
+
+
+def bootstrap(values: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
+    """The 95 % interval of the mean of values (Q,), by resampling the queries (percentiles, fixed seed)."""
+    picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def both_ways(scores: Tensor, correct: Tensor) -> dict[str, Retrieval]:
+    """Scores (T, V) -> metrics text-to-video and video-to-text (a video's best-ranked own sentence)."""
+    return {"t2v": retrieval(scores, correct), "v2t": retrieval(scores.T, correct.T)}
+
+
+def owners(clips: Sequence[Clip]) -> tuple[list[str], Tensor]:
+    """All captions of the clips, and which video each belongs to: (T, V) bool."""
+    captions = [caption for clip in clips for caption in clip.captions]
+    owner = torch.tensor([v for v, clip in enumerate(clips) for _ in clip.captions])
+    return captions, owner[:, None] == torch.arange(len(clips))[None]
+
+
+def choose_share(sims: Similarities, correct: Tensor) -> float:
+    """The aligned space's share that gives the best mean R@1 of both ways: to be called on held-out training videos."""
+    results = [both_ways(combine(sims, share), correct) for share in SHARES]
+    return SHARES[int(np.argmax([r["t2v"].r1 + r["v2t"].r1 for r in results]))]

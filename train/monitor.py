@@ -1,0 +1,117 @@
+"""What a run shows and keeps of its course: a progress bar, log.jsonl, curve.png, and a tracker of your choice."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from checkpoints import write_whole
+from config import TrainConfig
+from losses import Losses
+from metrics import Retrieval
+from tqdm import tqdm
+
+LOG, CURVE = "log.jsonl", "curve.png"
+
+
+def keep_log_until(file: Path, step: int) -> None:
+    """Drop the lines after `step`, which a run that goes on from there writes again."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:  # a line cut off by a kill
+            continue
+    write_whole(file, "".join(kept))
+
+
+class Monitor:
+    """Follows one run, on the main process only. Lines are printed where there is no terminal for a progress bar."""
+
+    def __init__(self, accelerator: Accelerator, c: TrainConfig, steps: int, first: int, pairs_per_epoch: int):
+        self.accelerator, self.c, self.pairs_per_epoch = accelerator, c, pairs_per_epoch
+        self.folder, self.is_main = Path(c.output), accelerator.is_main_process
+        self.first, self.began, self.best_r1 = first, time.monotonic(), ""
+        if self.is_main:
+            keep_log_until(self.folder / LOG, first)
+        self.bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not self.is_main or None)
+
+    def step(self, done: int, losses: Losses, clip_lr: float, new_lr: float) -> None:
+        """After every step; every `log_every` steps it is shown and kept."""
+        self.bar.update()
+        if not self.is_main or done % self.c.log_every:
+            return
+        values = {name: round(x.item(), 4) for name, x in losses._asdict().items()}
+        speed = (done - self.first) * self.c.batch_size / (time.monotonic() - self.began)
+        epoch = round(done * self.c.batch_size / self.pairs_per_epoch, 4)
+        rates = {"clip_lr": clip_lr, "new_lr": new_lr}
+        self._keep(done, {"epoch": epoch, **values, **rates, "pairs_per_second": round(speed, 1)})
+        shown = {"loss": f"{values['total']:.3f}", "lr": f"{clip_lr:.1e}/{new_lr:.1e}", "pairs/s": f"{speed:.0f}"}
+        if self.best_r1:
+            shown["R@1"] = self.best_r1
+        self.bar.set_postfix(shown)
+        if self.bar.disable:
+            left = (self.bar.total - done) * self.c.batch_size / speed
+            parts = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+            end = f"{speed:.0f} pairs/s, {tqdm.format_interval(left)} left"
+            print(f"step {done}/{self.bar.total} {parts} {end}", flush=True)
+
+    def held_out(self, done: int, ways: dict[str, Retrieval], share: float) -> None:
+        """After an evaluation on the held-out training videos."""
+        self._keep(done, {"held_out": {way: asdict(found) for way, found in ways.items()}, "concept_share": share})
+        self.best_r1 = "/".join(f"{found.r1:.1f}" for found in ways.values())
+        rows = " ".join(f"{way} {found.row()}" for way, found in ways.items())
+        tqdm.write(f"step {done} held-out {rows} share {share}")
+
+    def _keep(self, done: int, values: dict[str, Any]) -> None:
+        with (self.folder / LOG).open("a") as file:
+            file.write(json.dumps({"step": done, **values}) + "\n")
+        self.accelerator.log(dict(flat(values)), step=done)
+
+    def close(self) -> None:
+        """The end of the run, or of this part of it: the curve is drawn."""
+        self.bar.close()
+        if self.is_main:
+            draw_curve(self.folder / LOG, self.folder / CURVE)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """Nested numbers by a path of names, as trackers take them.
+
+    >>> flat({"a": 1, "b": {"c": 2}})
+    [('a', 1), ('b/c', 2)]
+    """
+    pairs: list[tuple[str, float]] = []
+    for name, value in values.items():
+        pairs += flat(value, f"{prefix}{name}/") if isinstance(value, dict) else [(prefix + name, value)]
+    return pairs
+
+
+def draw_curve(log: Path, picture: Path) -> None:
+    """The losses and the held-out R@1 (percent) over the steps of a log, as a PNG."""
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    trained = [line for line in lines if "total" in line]
+    tested = [line for line in lines if "held_out" in line]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in ("total", "sim", "asim", "align"):
+        left.plot([line["step"] for line in trained], [line[name] for line in trained], label=name, linewidth=1)
+    left.set(xlabel="step", ylabel="loss")
+    if trained:
+        left.legend()
+    for way, label in (("t2v", "text to video"), ("v2t", "video to text")):
+        found = [line["held_out"][way] for line in tested]
+        steps = [line["step"] for line in tested]
+        right.plot(steps, [x["r1"] for x in found], marker="o", label=label)
+        right.fill_between(steps, [x["low"] for x in found], [x["high"] for x in found], alpha=0.15)
+    right.set(xlabel="step", ylabel="R@1 on held-out training videos (%)")
+    if tested:
+        right.legend()
+    figure.savefig(picture, dpi=120)

@@ -1,0 +1,107 @@
+"""What only Scenes can tell of a model, by its scripts: a sense of time, concepts that point, free queries.
+
+Shapes: V videos, F frames, K concepts.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks import Clip
+from encode import encode_captions
+from metrics import ranks
+
+from suma.concepts import split_words
+from suma.model import SUMA
+from suma.similarity import Videos
+
+
+def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, tuple[float, int]]:
+    """Minimal pairs, alike but for time: how often a caption scores its own clip above its twin, in percent, and pairs.
+
+    Chance is 50; a tie counts half. By kind of pair (the rows' source column); twins share the row's url.
+    """
+    pairs: dict[str, list[int]] = {}
+    for i, clip in enumerate(clips):
+        pairs.setdefault(clip.source, []).append(i)
+    broken = [source for source, pair in pairs.items() if len(pair) != 2]
+    if broken:
+        raise ValueError(f"{broken[0]} is not a pair of clips")
+    scores = model.score(encode_captions(model, [clip.captions[0] for clip in clips]), videos)
+    won: dict[str, list[float]] = {}
+    for a, b in pairs.values():
+        for own, twin in ((a, b), (b, a)):
+            margin = float(scores[own, own] - scores[own, twin])
+            won.setdefault(clips[own].label, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
+    return {kind: (100 * float(np.mean(w)), len(w) // 2) for kind, w in sorted(won.items())}
+
+
+def read_truth(file: Path) -> dict[str, dict]:  # type: ignore[type-arg]
+    """Scenes' truth by video id: kind, fps, and each actor's name, setting, actions and boxes."""
+    with file.open() as lines:
+        return {scene["video_id"]: scene for scene in map(json.loads, lines)}
+
+
+def pointing(
+    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
+) -> dict[str, tuple[float, int]]:  # type: ignore[type-arg]
+    """Does an actor's concept point to the frames it is in? By Scenes' truth, in clips with A first and B then.
+
+    `pointing`: how often (in percent, and of how many) an actor's concept is hotter on the frames that show it than on
+    the frames that show the other. `top-5`: how often it is among the five strongest (standardised) of one of them.
+    """
+    mask, concepts = videos.mask.cpu(), videos.frame_concepts.cpu().double()
+    valid = concepts[mask]
+    standard = (concepts - valid.mean(0)) / valid.std(0)
+    hotter, top = [], []
+    for v, clip in enumerate(clips):
+        scene = scenes[clip.video_id]
+        if scene["kind"] not in ("twoact", "cut"):
+            continue
+        count = int(mask[v].sum())
+        shown = [
+            np.array([actor["boxes"][int((i + 0.5) / count * len(actor["boxes"]))] is not None for i in range(count)])
+            for actor in scene["actors"]
+        ]
+        for actor, own, other in zip(scene["actors"], shown, reversed(shown), strict=True):
+            own, other = own & ~other, other & ~own
+            words = [w for w in split_words(actor["name"]) if w in model.space._index]
+            if not words or not own.any() or not other.any():
+                continue
+            rarest = min(words, key=lambda w: model.config.word_counts[model.space._index[w]])
+            k = model.space.concept_of([rarest], model.embed_words)[0]
+            heat = concepts[v, :count, k].numpy()
+            hotter.append(float(heat[own].mean() > heat[other].mean()))
+            place = (standard[v, :count] > standard[v, :count, k : k + 1]).sum(1).numpy()
+            top.append(float((place[own] < 5).any()))
+    return {"pointing": (100 * float(np.mean(hotter)), len(hotter)), "top-5": (100 * float(np.mean(top)), len(top))}
+
+
+def visitors(model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]) -> list[dict[str, object]]:  # type: ignore[type-arg]
+    """Free queries (visitor_queries.json, written before the model was seen): is the first video found a right one?
+
+    Right is a video with every named actor, one of whom does what is asked where it is asked. Queries that no video
+    answers are left out.
+    """
+
+    def answers(scene: dict, wanted: dict) -> bool:  # type: ignore[type-arg]
+        if not set(wanted["actors"]) <= {actor["name"] for actor in scene["actors"]}:
+            return False
+        return any(
+            actor["name"] in wanted["actors"]
+            and wanted.get("setting", actor["setting"]) == actor["setting"]
+            and set(wanted.get("actions", ())) <= {action for action, _, _ in actor["actions"]}
+            for actor in scene["actors"]
+        )
+
+    rows: list[dict[str, object]] = []
+    wishes = json.loads((Path(__file__).parent / "visitor_queries.json").read_text())
+    scores = model.score(encode_captions(model, [wish["query"] for wish in wishes]), videos)
+    for wish, row in zip(wishes, scores, strict=True):
+        right = torch.tensor([answers(scenes[clip.video_id], wish) for clip in clips])
+        if bool(right.any()):
+            rank = float(ranks(row[None].cpu(), right[None])[0])
+            rows.append({"query": wish["query"], "right_videos": int(right.sum()), "rank": rank})
+    return rows
