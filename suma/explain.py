@@ -3,14 +3,16 @@
 Shapes: F frames, K concepts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from suma.similarity import concept_parts, frame_scores, score_parts
+from suma.similarity import Texts, concept_parts, frame_scores, score_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +27,8 @@ class Concept:
     id: int
     name: str  # its most central words
     words: list[str]  # all of them
-    query_weight: float  # in the query's anchor, 0..1; 0 without a query
+    query_weight: float  # in the query's unit anchor; 0 without a query, negative where a steered query bans it
+    activation: float  # cosine of the whole video with the concept
     part: float  # of the score; all parts and the original space's shares add up to it
     heat: list[float]  # activation (cosine) of each frame, F
 
@@ -51,8 +54,9 @@ def explain(
     query: str = "",
     by: str = "query",
     top_k: int = 8,
+    texts: Texts | None = None,
 ) -> Explanation:
-    """Explain a video of the index, or any other file.
+    """Explain a video of the index, or any other file; `texts` (T = 1): the query as `suma.steer` changed it.
 
     Concepts are those of the query that add most to the score (`by="query"`), or those that stand out most in the
     video: highest above their mean in the gallery, in its standard deviations (`by="video"`; also without a query).
@@ -66,8 +70,10 @@ def explain(
     row, video = index.read(path)
     count = len(row.times)
     activations = model.space.activations(video.frames[0, :count])  # (F, K)
-    if query.strip():
+    whole = model.space.activations(video.features[0])  # (K,)
+    if texts is None and query.strip():
         texts = model.texts([query.strip()])
+    if texts is not None:
         c = model.config
         part_of = score_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
         parts = concept_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
@@ -76,8 +82,8 @@ def explain(
     else:
         parts, anchor, part_of = torch.zeros(model.space.num_concepts), torch.zeros(model.space.num_concepts), {}
         per_frame = []
-    if by == "query" and query.strip():
-        named = (anchor > 0).nonzero().flatten()
+    if by == "query" and texts is not None:
+        named = (anchor != 0).nonzero().flatten()
         order = named[parts[named].argsort(descending=True)][:top_k]
     else:
         order = standout(index, activations).amax(0).topk(min(top_k, model.space.num_concepts)).indices
@@ -87,6 +93,7 @@ def explain(
             model.space.name(k),
             model.space.members(k),
             float(anchor[k]),
+            float(whole[k]),
             float(parts[k]),
             activations[:, k].tolist(),
         )
@@ -102,20 +109,36 @@ def standout(index: "VideoIndex", activations: Tensor) -> Tensor:
     return (activations - mean) / deviation
 
 
-def heat_map(explanation: Explanation, width: float = 9.0) -> "Figure":
-    """A picture of the concepts x frames heat map with its legend, and the frame scores above it (inches wide)."""
+def heat_map(explanation: Explanation, pictures: Sequence[np.ndarray] = (), width: float = 10.0) -> "Figure":
+    """A picture (inches wide) of the frame scores, the frames' pictures (h, w, 3) uint8 where given, and the concepts x
+    frames heat map with its values and legend."""
     from matplotlib.figure import Figure
 
-    rows = len(explanation.concepts)
-    figure = Figure(figsize=(width, 1.6 + 0.42 * rows), layout="constrained")
-    above, below = figure.subplots(2, 1, height_ratios=[1, max(1.0, 0.45 * rows)], sharex=True)
-    positions = range(len(explanation.times))
+    rows, count = len(explanation.concepts), len(explanation.times)
+    shown = bool(len(pictures))
+    figure = Figure(figsize=(width, 1.9 + 0.42 * rows + 0.8 * shown), layout="constrained")
+    heights = [1.0, *([0.9] if shown else []), max(1.0, 0.45 * rows)]
+    above, *middle, below = figure.subplots(len(heights), 1, height_ratios=heights, sharex=True)
+    positions = range(count)
     if explanation.frame_scores:
         above.plot(positions, explanation.frame_scores, marker="o", color="#31688e")
     above.set_ylabel("score")
-    above.set_title(explanation.query or Path(explanation.path).name)
-    image = below.imshow([c.heat for c in explanation.concepts] or [[0.0]], aspect="auto", cmap="cividis")
-    below.set_yticks(range(rows), [c.name for c in explanation.concepts])
-    below.set_xticks(list(positions), [f"{t:.1f} s" for t in explanation.times], rotation=45)
+    above.set_title(explanation.query or Path(explanation.path).name, parse_math=False)
+    for axes in middle:
+        axes.set_axis_off()
+        for i, picture in enumerate(pictures[:count]):
+            aspect = picture.shape[1] / picture.shape[0]
+            inset = axes.inset_axes((i - 0.45, 0, 0.9, 1), transform=axes.get_xaxis_transform())
+            inset.imshow(picture, aspect="equal", extent=(0, aspect, 0, 1))
+            inset.set_axis_off()
+    heat = [c.heat for c in explanation.concepts] or [[0.0] * count]
+    image = below.imshow(heat, aspect="auto", cmap="cividis")
+    middle_value = (image.norm.vmin + image.norm.vmax) / 2
+    for y, concept in enumerate(explanation.concepts):
+        for x, value in enumerate(concept.heat):
+            ink = "white" if value < middle_value else "black"
+            below.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    below.set_yticks(range(rows), [c.name for c in explanation.concepts], parse_math=False)
+    below.set_xticks(list(positions), [f"{t:.1f} s" for t in explanation.times])
     figure.colorbar(image, ax=below, label="activation (cosine)")
     return figure

@@ -185,11 +185,12 @@ class VideoIndex:
         return fold_videos(v.features, v.frames, v.mask, self.model.space.concepts(), share)
 
     @torch.no_grad()
-    def search(self, query: str, top_k: int = 10) -> list[Match]:
-        """The videos that a text describes best, best first. Raises ValueError for an empty query or top_k < 1."""
-        texts, snapshot = self.model.texts([_checked(query)]), self.store.snapshot
+    def search(self, query: str | Texts, top_k: int = 10) -> list[Match]:
+        """The videos that a text (or one that is encoded already, T = 1) describes best, best first. Raises ValueError
+        for an empty query or top_k < 1."""
+        texts = query if isinstance(query, Texts) else self.model.texts([_checked(query)])
+        snapshot, number = self.store.snapshot, max(CANDIDATES, _positive(top_k))
         folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
-        number = max(CANDIDATES, _positive(top_k))
         found = self._candidates.search(self.store, snapshot, folded[0].cpu().numpy(), number)
         if not found:
             return []

@@ -16,7 +16,7 @@ import torch  # noqa: E402
 
 from suma.model import SUMA  # noqa: E402
 
-collect_ignore = ["bench"]  # scripts, run by hand
+collect_ignore = ["bench", "pictures.py"]  # scripts, run by hand
 TOWER: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2, "head_width": 32},

@@ -1,5 +1,6 @@
 """The app in a real browser: what a visitor does, and that the page stays quiet and within its walls."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,18 @@ from clips import noise_picture, write_video
 from test_app import make_gallery
 
 import app
-from suma import SUMA
+from suma import SUMA, VideoIndex
+from suma.steer import steered
+from ui.api import Options
 from ui.look import launch_options
+from ui.uploads import Uploads
 
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 ]  # fmt: skip
 
 
@@ -33,13 +38,25 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def url(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def made(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, VideoIndex]]:
+    """The app over four clips, with a library and a folder that may be added: its address, its folder, its index."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        demo = app.build_demo(make_gallery(tmp_path_factory.mktemp("browser"), tiny_model))
+        folder = tmp_path_factory.mktemp("browser")
+        index = make_gallery(folder, tiny_model)
+        (folder / "allowed").mkdir()
+        write_video(folder / "allowed" / "one.mp4", picture=lambda i, w, h: noise_picture(900 + i, w, h))
+        (folder / "allowed" / "broken.mp4").write_bytes(b"no video")
+        options = Options(False, [folder / "allowed"], folder / "library", Uploads(max_seconds=20))
+        demo = app.build_demo(index, options)
         _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
-        yield url
+        yield url, folder, index
         demo.close()
+
+
+@pytest.fixture(scope="module")
+def url(made: tuple[str, Path, VideoIndex]) -> str:
+    return made[0]
 
 
 @pytest.fixture(params=[(1440, 900)])
@@ -54,10 +71,25 @@ def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any
     page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
     page.goto(url)
     page.wait_for_selector("#why .suma-cell", timeout=30_000)
+    quiet(page)
     yield page
     assert page.evaluate("window.pwned") is None, "a caption ran as a script"
     page.close()
     assert wrong == []
+
+
+def quiet(page: Any) -> None:
+    """Wait until the page has nothing more to draw."""
+    page.wait_for_function("!document.querySelector('.suma-busy') && !document.querySelector('.suma-ghost')")
+    page.wait_for_timeout(200)
+
+
+def box(page: Any) -> Any:
+    return page.locator("#query textarea, #query input")
+
+
+def best_is(page: Any, name: str) -> None:
+    page.wait_for_function("n => document.querySelector('#results .suma-tile')?.dataset.video == n", arg=name)
 
 
 def search(page: Any, query: str) -> None:
@@ -65,6 +97,8 @@ def search(page: Any, query: str) -> None:
     page.locator("#query textarea, #query input").fill(query)
     page.keyboard.press("Enter")
     page.wait_for_selector(f"#results .suma-tiles:not([data-run='{before}'])")
+    answered = "q => document.querySelector('#title .suma-heading')?.dataset.for == q"
+    page.wait_for_function(answered, arg=query.strip()[: app.MAX_QUERY])
 
 
 def wait_until_at(page: Any, player: str, seconds: float, within: float = 0.4) -> None:
@@ -87,7 +121,7 @@ def test_typing_and_enter_finds_posters_that_open_at_their_best_moment(page: Any
                                arg=tile.locator(".suma-title").text_content())  # fmt: skip
         wait_until_at(page, "#player", float(tile.get_attribute("data-moment")), within=2.5)
     assert page.locator("#why .suma-top").count() == page.locator("#why image").count() == 12
-    assert page.locator("#shares tr").count() == 5
+    assert page.locator("#shares table").first.locator("tr").count() == 5
 
 
 def test_a_click_on_a_cell_the_timeline_or_a_frame_plays_that_moment(page: Any):
@@ -105,6 +139,10 @@ def test_a_click_on_a_cell_the_timeline_or_a_frame_plays_that_moment(page: Any):
 
 def test_the_switch_shows_the_strongest_concepts(page: Any):
     before = page.locator("#why .suma-name").all_text_contents()
+    words = page.locator("#why .suma-name").first.get_attribute("title")
+    assert set(page.locator("#why .suma-name span").first.text_content().split(", ")) <= set(
+        words.replace(":", ",").split(", ")
+    )
     page.get_by_label("strongest in the video").check()
     page.wait_for_function("n => document.querySelectorAll('#why .suma-name').length != n", arg=len(before))
     assert page.locator("#why .suma-name").count() == 8
@@ -119,15 +157,15 @@ def test_a_concepts_name_an_example_and_a_caption_search(page: Any):
     example.click()
     page.wait_for_function("q => document.querySelector('#query textarea, #query input').value == q",
                            arg=example.get_attribute("data-query"))  # fmt: skip
-    page.get_by_role("tab", name="Video to captions").click()
+    page.get_by_role("tab", name="From a video").click()
     page.locator("#picker .suma-tile").nth(1).click()
     page.locator("#captions button", has_text="a cat sits").click()
     page.wait_for_selector("#results .suma-tile:visible")
-    assert page.locator("#query textarea, #query input").input_value() == "a cat sits"
+    assert box(page).input_value() == "a cat sits"
 
 
 def test_an_upload_gets_captions_similar_videos_and_a_heat_map(page: Any, tmp_path: Path):
-    page.get_by_role("tab", name="Video to captions").click()
+    page.get_by_role("tab", name="From a video").click()
     page.wait_for_selector("#picker .suma-tile")
     clip = write_video(tmp_path / "mine.mp4", frames=30, size=(96, 64), picture=noise_picture)
     page.locator("#query-video input[type=file]").set_input_files(str(clip))
@@ -142,11 +180,11 @@ def test_an_upload_gets_captions_similar_videos_and_a_heat_map(page: Any, tmp_pa
 
 
 def test_a_broken_upload_is_told_kindly(page: Any, tmp_path: Path):
-    page.get_by_role("tab", name="Video to captions").click()
+    page.get_by_role("tab", name="From a video").click()
     page.wait_for_selector("#picker .suma-tile")
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     page.locator("#query-video input[type=file]").set_input_files(str(tmp_path / "broken.mp4"))
-    page.get_by_text("cannot be read as a video").wait_for()
+    page.get_by_text("cannot be read as a video").first.wait_for()
     page.locator("#picker .suma-tile").first.click()
     page.wait_for_selector("#captions li")
 
@@ -162,6 +200,199 @@ def test_concepts_are_found_by_word_and_play(page: Any):
     wait_until_at(page, "#concept-player", float(tile.get_attribute("data-moment")), within=2.5)
 
 
+def test_typing_searches_when_it_pauses_and_the_keyboard_reaches_every_result(page: Any):
+    before = page.locator("#results .suma-tiles").get_attribute("data-run")
+    box(page).fill("")
+    box(page).press_sequentially("a cat sits", delay=30)
+    page.wait_for_selector(f"#results .suma-tiles:not([data-run='{before}'])")
+    quiet(page)
+    after = int(page.locator("#results .suma-tiles").get_attribute("data-run"))
+    assert after - int(before) <= 3  # ten letters, but one search (others draw tiles, too)
+    page.keyboard.press("ArrowDown")
+    names = page.locator("#results .suma-tile").evaluate_all("all => all.map(t => t.dataset.video)")
+    focused = "document.activeElement.dataset.video"
+    assert page.evaluate(focused) == names[0]
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) == names[2]
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    chosen = page.locator("#results .suma-tile").nth(1)
+    page.wait_for_selector("#results .suma-tile:nth-child(2)[aria-pressed=true]")
+    wait_until_at(page, "#player", float(chosen.get_attribute("data-moment")), within=2.5)
+    page.locator("#why svg").focus()
+    times = page.evaluate("JSON.parse(document.querySelector('#why svg').dataset.times)")
+    page.evaluate("document.querySelector('#player video').pause()")
+    now = int(page.locator("#why svg").get_attribute("data-now") or 0)
+    page.keyboard.press("ArrowRight")
+    wait_until_at(page, "#player", times[min(now + 1, len(times) - 1)])
+
+
+def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str, Path, VideoIndex], browser: Any):
+    _, _, index = made
+    search(page, "a dog runs")
+    quiet(page)
+    knob = page.locator("#steer .suma-knob").first
+    word = knob.locator("input").get_attribute("data-word")
+    knob.get_by_text("Ban").click()
+    page.wait_for_selector("#steer .suma-banned")
+    assert box(page).input_value() == f"a dog runs [{word} -1]"
+    expected = [Path(m.path).name for m in index.search(steered(index.model, "a dog runs", {word: -1.0}), 4)]
+    best_is(page, expected[0])
+    page.get_by_label("add a concept by a word").fill("snow")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('#steer .suma-set').length == 1")
+    slider = page.locator("#steer .suma-set input")
+    slider.focus()
+    slider.press("ArrowRight")
+    page.wait_for_function("document.querySelector('#query textarea, #query input').value.includes('[snow 0.85]')")
+    weights = {word: -1.0, "snow": 0.85}
+    expected = [Path(m.path).name for m in index.search(steered(index.model, "a dog runs", weights), 4)]
+    shown = "all => all.map(t => t.dataset.video)"
+    now = "JSON.stringify([...document.querySelectorAll('#results .suma-tile')].map(t => t.dataset.video))"
+    page.wait_for_function(f"e => {now} == e", arg=json.dumps(expected, separators=(",", ":")))
+    page.wait_for_function("new URL(location.href).searchParams.get('q').includes('snow 0.85')")
+    other = browser.new_page()
+    other.goto(page.url)
+    other.wait_for_selector("#steer .suma-banned", timeout=30_000)
+    quiet(other)
+    assert other.locator("#results .suma-tile").evaluate_all(shown) == expected
+    other.close()
+    page.get_by_role("button", name="Reset").click()
+    page.wait_for_function("document.querySelector('#query textarea, #query input').value == 'a dog runs'")
+    best_is(page, Path(index.search("a dog runs", 1)[0].path).name)
+    page.wait_for_function("new URL(location.href).searchParams.get('q') == 'a dog runs'")
+
+
+def test_the_query_is_copied_as_text_and_as_a_link(page: Any):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    search(page, "a cat sits [ball 0.5]")
+    quiet(page)
+    for button, expected in (("Copy as text", "a cat sits [ball 0.5]"), ("Copy link", page.url)):
+        page.get_by_role("button", name=button).click()
+        page.wait_for_selector("#steer [data-done]")
+        assert page.evaluate("navigator.clipboard.readText()") == expected
+
+
+def test_an_explanation_is_saved_as_png_and_json(page: Any, made: tuple[str, Path, VideoIndex]):
+    search(page, "a dog runs")
+    quiet(page)
+    with page.expect_download() as png:
+        page.get_by_role("button", name="Save as PNG").click()
+    picture = Path(png.value.path()).read_bytes()
+    assert picture.startswith(b"\x89PNG") and png.value.suggested_filename.endswith(".png")
+    with page.expect_download() as text:
+        page.get_by_role("button", name="Save as JSON").click()
+    found = json.loads(Path(text.value.path()).read_text())
+    best = made[2].search("a dog runs", 1)[0]
+    assert found["path"] == Path(best.path).name and found["score"] == pytest.approx(best.score, abs=1e-3)
+
+
+def test_own_captions_are_ranked(page: Any):
+    page.get_by_role("tab", name="From a video").click()
+    page.locator("#picker .suma-tile").first.click()
+    page.wait_for_selector("#captions li")
+    page.locator("#lines textarea").fill("a bird sings\n<img src=x onerror='window.pwned=3'>\na man drives")
+    page.wait_for_function("document.querySelectorAll('#captions li').length == 3")
+    assert set(page.locator("#captions li span").all_text_contents()) == {
+        "a bird sings", "<img src=x onerror='window.pwned=3'>", "a man drives",
+    }  # fmt: skip
+
+
+def test_a_recording_of_the_webcam_is_described(page: Any):
+    page.context.grant_permissions(["camera", "microphone"])
+    page.get_by_role("tab", name="From a video").click()
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.locator("#query-video button", has_text="Record").click()
+    page.wait_for_timeout(1500)
+    page.locator("#query-video button", has_text="Stop").click()
+    page.wait_for_selector("#captions li", timeout=20_000)
+    assert "Your video" in page.locator("#about").text_content()
+
+
+def test_the_map_of_concepts_opens_a_concepts_frames(page: Any, made: tuple[str, Path, VideoIndex]):
+    page.get_by_role("tab", name="Concepts").click()
+    page.wait_for_selector("#concept-map circle")
+    space = made[2].model.space
+    assert page.locator("#concept-map circle").count() == space.num_concepts
+    page.locator("#concept-map circle[data-concept='3']").dispatch_event("click")
+    page.wait_for_function("n => document.querySelector('#concept h3')?.textContent == n", arg=space.name(3))
+    assert page.locator("#concept-videos .suma-tile").count() >= 4
+    page.locator("#concept-query .suma-chip").click()
+    page.wait_for_function(
+        "w => document.querySelector('#query textarea, #query input').value == w", arg=space.members(3)[0]
+    )
+
+
+def test_videos_are_added_and_removed_in_the_gallery(page: Any, tmp_path: Path, made: tuple[str, Path, VideoIndex]):
+    page.get_by_role("tab", name="Gallery").click()
+    page.wait_for_selector("#members .suma-tile")
+    clip = write_video(tmp_path / "mine.avi", frames=30, size=(96, 64), picture=noise_picture)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Add videos").click()
+    chooser.value.set_files(str(clip))
+    page.get_by_text("1 of 1").wait_for()
+    page.wait_for_selector("#members .suma-tile[data-video='mine.avi']")
+    page.locator("#add-folder").click()
+    page.get_by_text("2 of 2").wait_for()
+    page.get_by_text("broken.mp4").first.wait_for()
+    page.wait_for_selector("#members .suma-tile[data-video='one.mp4']")
+    page.get_by_role("tab", name="Search").click()
+    search(page, "a dog")
+    assert page.locator("#results .suma-tile").count() == 6
+    page.get_by_role("tab", name="Gallery").click()
+    for name in ("mine.avi", "one.mp4"):
+        page.locator(f"#members .suma-tile[data-video='{name}']").click()
+        page.wait_for_function("n => document.querySelector('#member-title')?.textContent.includes(n)", arg=name)
+        page.wait_for_function("document.querySelector('#member-player video')?.readyState > 0")
+        page.locator("#remove").click()
+        page.wait_for_selector(f"#members .suma-tile[data-video='{name}']", state="detached")
+    assert len(made[2]) == 4
+
+
+def test_nothing_jumps_while_the_page_fills(browser: Any, url: str):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.add_init_script("""window.shift = 0;
+        new PerformanceObserver(list => {
+          for (const e of list.getEntries()) if (!e.hadRecentInput) window.shift += e.value;
+        }).observe({type: 'layout-shift', buffered: true})""")
+    page.goto(url)
+    page.wait_for_selector("#why .suma-cell", timeout=30_000)
+    quiet(page)
+    shift = page.evaluate("window.shift")
+    print(f"cumulative layout shift {shift:.3f}")
+    assert shift < 0.1
+    page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_accessibility(browser: Any, url: str, theme: str):
+    """axe-core finds nothing serious on any tab. AXE: the path of its axe.min.js (npm pack axe-core)."""
+    axe = os.environ.get("AXE", "")
+    if not Path(axe).is_file():
+        pytest.skip("axe-core is not there: set AXE to its axe.min.js (npm pack axe-core)")
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=theme)
+    page.goto(f"{url}?__theme={theme}")
+    page.wait_for_selector("#why .suma-cell", timeout=30_000)
+    page.add_script_tag(path=axe)
+    wrong = []
+    for tab in ("Search", "From a video", "Concepts", "Gallery"):
+        page.get_by_role("tab", name=tab).click()
+        for opened in ("#picker .suma-tile", "#concept-list .suma-concept", "#members .suma-tile"):
+            page.wait_for_timeout(700)
+            if page.locator(opened).first.is_visible():
+                page.locator(opened).first.click()
+                break
+        page.wait_for_timeout(1000)
+        for found in page.evaluate("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"):
+            if found["impact"] in ("serious", "critical"):
+                nodes = [node["target"][0] for node in found["nodes"][:3]]
+                wrong.append((tab, found["id"], nodes, found["nodes"][0]["failureSummary"][:200]))
+    page.close()
+    assert wrong == []
+
+
 def test_an_empty_and_a_very_long_query_leave_the_page_up(page: Any):
     page.locator("#query textarea, #query input").fill("")
     page.keyboard.press("Enter")
@@ -175,7 +406,7 @@ def test_an_empty_and_a_very_long_query_leave_the_page_up(page: Any):
 def test_a_phone_shows_everything_without_scrolling_sideways(page: Any):
     wide = "document.documentElement.scrollWidth"
     assert page.evaluate(wide) <= 390
-    page.get_by_role("tab", name="Video to captions").click()
+    page.get_by_role("tab", name="From a video").click()
     page.locator("#picker .suma-tile").first.click()
     page.wait_for_selector("#seen .suma-cell")
     assert page.evaluate(wide) <= 390
@@ -183,4 +414,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Any):
     page.locator("#concept-list .suma-concept").first.click()
     page.locator("#concept-videos .suma-tile").first.click()
     page.wait_for_selector("#concept-player video")
+    assert page.evaluate(wide) <= 390
+    page.get_by_role("tab", name="Gallery").click()
+    page.wait_for_selector("#members .suma-tile")
     assert page.evaluate(wide) <= 390

@@ -1,11 +1,14 @@
 """Models and datasets from the Hub and back to it, over real HTTP against a stand-in on localhost."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -17,6 +20,7 @@ import pytest
 import safetensors.torch
 import torch
 from card import downloaded_revision, model_card
+from clips import write_video
 from config import TrainConfig
 from hub import TOKEN, Files, Hub, running_hub
 from huggingface_hub import ModelCard
@@ -54,7 +58,6 @@ def refused(name: str, **options: Any) -> tuple[str, str]:
 
 def finished(output: Path, **options: Any) -> str:
     """What `finish` prints at a run's end, or the line it leaves the process with."""
-    import contextlib
     import io
 
     import train
@@ -396,3 +399,33 @@ def test_from_a_dataset_on_the_hub_to_a_model_on_the_hub(hub, client, benchmark,
     assert str(tmp_path) not in made.content
     found = client(search, "me/tiny", benchmark / "video", "a dog moves left")
     assert len(found) == 3 and all(name.endswith(".mp4") for name in found)
+
+
+# ---- the app ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_app_searches_with_a_model_of_the_hub(hub: Hub, tmp_path: Path):
+    from gradio_client import Client
+
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "gray.mp4", 8, (64, 64))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    env = {**os.environ, **environment(hub, tmp_path / "home"), "SUMA_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "app.py", "--model", "me/suma", "--videos", str(tmp_path / "videos"), "--port", port]
+    log = (tmp_path / "log").open("w")
+    app = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            assert app.poll() is None, (tmp_path / "log").read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+                break
+            time.sleep(0.25)
+        found = Client(f"http://127.0.0.1:{port}", verbose=False).predict("a dog", api_name="/search")
+    finally:
+        app.terminate()
+        app.wait(20)
+    assert [match["video"] for match in found] == ["gray.mp4"]
+    assert any("model.safetensors" in call for call in hub.calls)

@@ -255,7 +255,9 @@ def test_readers_see_whole_states_while_a_writer_works(store: Store):
     for reader in readers:
         reader.join()
     assert not errors
-    assert all(count % 3 == 2 or count == 39 for count in seen) and len(set(seen)) > 2, seen
+    whole = set(range(2, 60, 3))
+    forgotten = {count - len(range(1, min(count, 39) + 1, 2)) for count in whole}  # in a state opened before
+    assert set(seen) <= whole | forgotten and len(set(seen)) > 2, seen
 
 
 # Without space, without permission

@@ -3,6 +3,7 @@
 Shapes: N videos, F frames, K concepts.
 """
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import torch
 
 from suma import Match, VideoIndex
 from suma.concepts import split_words
-from suma.store import Row
-from ui.media import captions_beside, names_of, poster
+from suma.rows import Row
+from ui.media import captions_beside, examples_beside, name_for, poster, thumbnails
 from ui.tiles import Tile
 
+EXAMPLES = 6
 BEST = 8  # videos kept for each concept
 STANDS_OUT = 2.0  # standard deviations above a concept's mean activation
 
@@ -32,14 +34,37 @@ class Gallery:
 
     def __init__(self, index: VideoIndex):
         self.index = index
-        paths = [row.path for row in index.rows]
-        self.names = names_of(paths)
-        self.rows = {row.path: row for row in index.rows}
-        self._name_of = {path: name for name, path in self.names.items()}
-        self._captions = captions_beside(paths)
+        self.lock = threading.RLock()  # around every use of the index: one at a time
+        self.names: dict[str, str] = {}  # name -> path
+        self.rows: dict[str, Row] = {}  # path -> row
+        self._name_of: dict[str, str] = {}
+        self._captions: dict[str, list[str]] = {}
+        self._use: ConceptUse | None = None
+        self.refresh()
         if not index.caption_list and self._captions:
             index.set_captions([caption for captions in self._captions.values() for caption in captions])
-        self._use: ConceptUse | None = None
+
+    def refresh(self) -> None:
+        """Take over what is in the index now; a video keeps its name as long as it stays."""
+        with self.lock:
+            rows = {row.path: row for row in self.index.rows}
+            names = {name: path for name, path in self.names.items() if path in rows}
+            name_of = {path: name for name, path in names.items()}
+            for path in rows:
+                if path not in name_of:
+                    name_of[path] = name_for(path, names)
+                    names[name_of[path]] = path
+            self._captions |= captions_beside(path for path in rows if path not in self.rows)
+            self.names, self.rows, self._name_of, self._use = names, rows, name_of, None
+
+    def remove(self, name: str, own: Path | None) -> None:
+        """Forget a video; its file is deleted where it lies in `own`, the folder of uploads."""
+        path = self.row(name).path
+        with self.lock:
+            self.index.remove([path])
+            self.refresh()
+        if own is not None and Path(path).is_relative_to(own):
+            Path(path).unlink(missing_ok=True)
 
     def row(self, name: str) -> Row:
         """The video of this name. Raises ValueError for another name."""
@@ -56,10 +81,14 @@ class Gallery:
         captions = self._captions.get(path)
         return captions[0] if captions else Path(path).stem
 
-    def examples(self, number: int = 5) -> list[str]:
-        """Queries that this gallery can answer: short captions from all over its list."""
+    def examples(self) -> list[str]:
+        """Queries to click: those in `examples.json` beside the videos, else short captions from all over the list."""
+        for row in list(self.rows.values())[:1]:
+            listed = examples_beside(row.path)
+            if listed:
+                return listed[:EXAMPLES]
         listed = [c for c in self.index.caption_list if len(c) <= 60]
-        return listed[:: max(1, len(listed) // number)][:number]
+        return listed[:: max(1, len(listed) // EXAMPLES)][:EXAMPLES]
 
     def tiles(self, matches: list[Match]) -> list[Tile]:
         """Matches with their posters."""
@@ -84,26 +113,30 @@ class Gallery:
     @torch.no_grad()
     def concept_use(self) -> ConceptUse:
         """Computed once, 64 videos at a time."""
-        if self._use is None:
-            space, count = self.index.model.space, len(self.index)
-            mean, deviation = self.index.concept_statistics()
-            standing, frames = torch.zeros(space.num_concepts), 0
-            peaks, places = [], []
-            for i in range(0, count, 64):
-                videos = self.index.videos(range(i, min(i + 64, count)))
-                activations = space.activations(videos.frames).masked_fill(~videos.mask[..., None], -9.0)  # (N, F, K)
-                standing += (activations > mean + STANDS_OUT * deviation).sum((0, 1)).cpu()
-                frames += int(videos.mask.sum())
-                peak = activations.max(1)
-                peaks.append(peak.values.cpu())
-                places.append(peak.indices.to(torch.int16).cpu())
-            best: list[list[tuple[int, int]]] = [[] for _ in range(space.num_concepts)]
-            if count:
-                order = torch.cat(peaks).topk(min(BEST, count), dim=0).indices  # (BEST, K)
-                at = torch.cat(places).gather(0, order)
-                best = [list(zip(r, f, strict=True)) for r, f in zip(order.T.tolist(), at.T.tolist(), strict=True)]
-            self._use = ConceptUse((standing / max(1, frames)).tolist(), best)
-        return self._use
+        with self.lock:
+            if self._use is None:
+                self._use = self._concept_use()
+            return self._use
+
+    def _concept_use(self) -> ConceptUse:
+        space, count = self.index.model.space, len(self.index)
+        mean, deviation = self.index.concept_statistics()
+        standing, frames = torch.zeros(space.num_concepts), 0
+        peaks, places = [], []
+        for i in range(0, count, 64):
+            videos = self.index.videos(range(i, min(i + 64, count)))
+            activations = space.activations(videos.frames).masked_fill(~videos.mask[..., None], -9.0)  # (N, F, K)
+            standing += (activations > mean + STANDS_OUT * deviation).sum((0, 1)).cpu()
+            frames += int(videos.mask.sum())
+            peak = activations.max(1)
+            peaks.append(peak.values.cpu())
+            places.append(peak.indices.to(torch.int16).cpu())
+        best: list[list[tuple[int, int]]] = [[] for _ in range(space.num_concepts)]
+        if count:
+            order = torch.cat(peaks).topk(min(BEST, count), dim=0).indices  # (BEST, K)
+            at = torch.cat(places).gather(0, order)
+            best = [list(zip(r, f, strict=True)) for r, f in zip(order.T.tolist(), at.T.tolist(), strict=True)]
+        return ConceptUse((standing / max(1, frames)).tolist(), best)
 
     def find_concepts(self, text: str, limit: int = 80) -> list[tuple[int, str, str, float]]:
         """Concepts (id, name, more words, share of frames where it stands out): those that the words belong to, then
@@ -117,8 +150,16 @@ class Gallery:
             order = named + holding
         return [(k, space.name(k), ", ".join(space.members(k)[3:12]), share[k]) for k in order[:limit]]
 
+    def concept_moments(self, concept: int) -> list[tuple[Row, int]]:
+        """The videos where a concept is strongest, and the frame: best first."""
+        with self.lock:
+            return [(self.index.rows[r], frame) for r, frame in self.concept_use().best[concept]]
+
     def concept_videos(self, concept: int) -> list[Tile]:
-        """The videos where a concept is strongest, with that moment."""
-        best = self.concept_use().best[concept]
-        rows = [(self.index.rows[r], f) for r, f in best]
-        return self._tiles([(row.path, None, row.times[f]) for row, f in rows])
+        """The same as tiles that show that frame."""
+        found, out = self.concept_moments(concept), []
+        for row, frame in found:
+            frames, aspect = thumbnails(row.path, self.index.model.config.num_frames)
+            picture = frames[frame] if frame < len(frames) else poster(row)[0]
+            out.append(Tile(self.name(row.path), self.title(row.path), picture, aspect, None, row.times[frame]))
+        return out

@@ -4,11 +4,15 @@ import json
 from collections.abc import Sequence
 
 from suma.explain import Explanation
+from ui.colours import SCALE, colour
 from ui.tiles import esc, mark
 
-# cividis: dark blue to yellow, even in lightness, and the same for colour-blind eyes
-SCALE = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
 ROW, TIMELINE, SECONDS = 32, 54, 20  # heights, pixels
+EXPORT = (
+    '<div class="suma-actions"><button class="suma-link" data-kind="export" data-event="submit" data-format="png">'
+    'Save as PNG</button><button class="suma-link" data-kind="export" data-event="submit" data-format="json">'
+    "Save as JSON</button></div>"
+)
 MIN_COLUMN = 42  # width, pixels: below it the map scrolls in its box
 SHARES = {
     "coarse": ("whole video", "original space"),
@@ -16,18 +20,6 @@ SHARES = {
     "concept_coarse": ("whole video", "concept space"),
     "concept_fine": ("frames", "concept space"),
 }
-
-
-def colour(share: float) -> str:
-    """The scale's colour at 0..1, interpolated.
-
-    >>> colour(0), colour(1), colour(0.5)
-    ('#00224e', '#fee838', '#7d7c76')
-    """
-    at = min(max(share, 0.0), 1.0) * (len(SCALE) - 1)
-    low = min(int(at), len(SCALE) - 2)
-    a, b = (bytes.fromhex(SCALE[i][1:]) for i in (low, low + 1))
-    return "#" + bytes(round(x + (at - low) * (y - x)) for x, y in zip(a, b, strict=True)).hex()
 
 
 def why(found: Explanation, thumbs: Sequence[str], aspect: float, player: str, start: float = 0.0) -> str:
@@ -57,16 +49,18 @@ def why(found: Explanation, thumbs: Sequence[str], aspect: float, player: str, s
     spread = (high - low) or 1.0
     for n, concept in enumerate(found.concepts):
         y = top + n * ROW
-        part = f"<small>{concept.part:+.3f}</small>" if found.query and concept.query_weight > 0 else ""
-        words = "search by this concept: " + ", ".join(concept.words[:60])
+        part = f"<small>{concept.part:+.3f}</small>" if concept.query_weight else ""
+        words = "search by this concept: " + ", ".join(concept.words)
         names.append(
             f'<button class="suma-name" style="height:{ROW}px" data-kind="query" title="{esc(words)}" '
-            f'data-query="{esc(concept.name.replace(",", ""))}"><span>{esc(concept.name)}</span>{part}</button>'
+            f'data-query="{esc(concept.words[0])}"><span>{esc(concept.name)}</span>{part}</button>'
         )
         svg += [
             f'<rect class="suma-cell" {_column(i, count)} y="{y + 1}" height="{ROW - 2}" '
             f'fill="{colour((value - low) / spread)}" data-concept="{concept.id}">'
             f"<title>{esc(concept.name)} at {time:.1f} s: {value:.3f}</title></rect>"
+            f'<text class="suma-value" x="{_middle(i, count)}%" y="{y + ROW / 2 + 4}" '
+            f'fill="{"#fff" if (value - low) / spread < 0.5 else "#000"}">{value:.2f}</text>'
             for i, (value, time) in enumerate(zip(concept.heat, found.times, strict=True))
         ]
     height = top + len(found.concepts) * ROW
@@ -83,10 +77,13 @@ def why(found: Explanation, thumbs: Sequence[str], aspect: float, player: str, s
     return (
         f'<div class="suma-why"><div class="suma-heat">'
         f'<div class="suma-names" style="padding-top:0">{"".join(names)}</div>'
-        f'<svg class="suma-svg" style="min-width:{count * MIN_COLUMN}px" height="{height}" role="img" '
-        f'aria-label="activation of {len(found.concepts)} concepts in {count} frames" '
+        f'<svg class="suma-svg" style="min-width:{count * MIN_COLUMN}px" height="{height}" '
+        f'role="slider" tabindex="0" aria-valuemin="0" aria-valuemax="{found.duration:.1f}" '
+        f'aria-valuenow="{start:.1f}" '
+        f'aria-valuetext="{start:.1f} seconds" aria-label="Moment of the video; below, the activation of '
+        f'{len(found.concepts)} concepts in {count} frames" '
         f'{mark(player, found.path, start)} data-times="{esc(json.dumps(found.times))}">{"".join(svg)}</svg></div>'
-        f"{_legend(low, high) if values else empty}</div>"
+        f"{_legend(low, high) if values else empty}{EXPORT}</div>"
     )
 
 
@@ -104,6 +101,25 @@ def shares(found: Explanation) -> str:
     return (
         f'<table class="suma-shares"><caption>What the score is made of</caption>{rows}'
         f"<tr class=suma-sum><th scope=row>score</th><td></td><td>{found.score:.3f}</td></tr></table>"
+    )
+
+
+def carried(found: Explanation) -> str:
+    """The concepts that carried a match: words, weight in the query, activation in the video, part of the score."""
+    named = [concept for concept in found.concepts if concept.query_weight]
+    rows = "".join(
+        f'<tr><th scope=row><button class="suma-link" data-kind="query" data-query="{esc(concept.words[0])}" '
+        f'title="search by this concept: {esc(", ".join(concept.words))}">{esc(concept.name)}</button></th>'
+        f"<td>{concept.query_weight:.2f}</td><td>{concept.activation:.2f}</td><td>{concept.part:+.3f}</td></tr>"
+        for concept in named[:5]
+    )
+    return (
+        '<table class="suma-shares suma-carried"><caption>Concepts that carried it: weight in the query, activation '
+        "in the video</caption>"
+        "<tr><th scope=col>words</th><th scope=col>weight</th><th scope=col>activation</th>"
+        f"<th scope=col>score</th></tr>{rows}</table>"
+        if rows
+        else ""
     )
 
 

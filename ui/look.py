@@ -20,7 +20,7 @@ def theme() -> gr.themes.Base:
         font_mono=MONO,
     ).set(
         color_accent="*primary_700",
-        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_400",
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
@@ -44,17 +44,22 @@ def theme() -> gr.themes.Base:
         checkbox_label_padding="4px 10px",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_primary_text_color="white",
+        block_title_background_fill="transparent",
+        block_title_text_color="*neutral_700",
+        block_title_text_color_dark="*neutral_200",
     )
 
 
-def launch_options() -> dict[str, Any]:
+def launch_options(max_megabytes: int = 200) -> dict[str, Any]:
     """What `demo.launch` gets, in the app and in the tests."""
     return {
         "theme": theme(),
         "css": (Path(__file__).parent / "style.css").read_text(encoding="utf-8"),
+        "head": f"<script>{(Path(__file__).parent / 'page.js').read_text(encoding='utf-8')}</script>",
+        "state_session_capacity": 300,  # Gradio keeps some 200 kB for each visitor, and for each call without a session
         "footer_links": ["api", "settings"],
-        "max_file_size": "500mb",
+        "max_file_size": f"{max_megabytes}mb",
     }

@@ -6,16 +6,18 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 from suma import read_frames
 from suma.store import Row
+from ui.uploads import browser_plays, to_mp4
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
 POSTER, THUMB = 240, 96  # pixels, the longer side
@@ -25,11 +27,15 @@ MISSING = "data:image/svg+xml," + quote(
 )
 
 
-def names_of(paths: Iterable[str]) -> dict[str, str]:
-    """name -> path; a name is the path below the folder that all videos share, so it tells no more than it must."""
-    paths = list(paths)
-    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-    return {Path(os.path.relpath(path, root)).as_posix(): path for path in paths}
+def name_for(path: str, taken: Container[str]) -> str:
+    """What a video is called on the page: the shortest end of its path that is not taken, so it tells no more of the
+    path than it must."""
+    parts = Path(path).parts
+    for n in range(1, len(parts)):
+        name = "/".join(parts[-n:])
+        if name not in taken:
+            return name
+    return path
 
 
 def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
@@ -40,6 +46,15 @@ def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
         if listed:
             found[path] = [listed] if isinstance(listed, str) else [str(caption) for caption in listed]
     return found
+
+
+def examples_beside(path: str) -> list[str]:
+    """The queries in an `examples.json` (a list of texts) next to a folder of videos."""
+    try:
+        listed = json.loads((Path(path).parent.parent / "examples.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
 
 
 @lru_cache(maxsize=64)
@@ -82,13 +97,19 @@ def poster(row: Row) -> tuple[str, float]:
     return _poster(row.path, row.digest or hashlib.sha256(row.path.encode()).hexdigest())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _thumbnails(path: str, stamp: int, num_frames: int) -> tuple[list[str], float]:
     try:
         frames = read_frames(path, num_frames).frames
     except (ValueError, OSError):
         return [], 1.6
     return [_uri(_jpeg(Image.fromarray(f), THUMB)) for f in frames], frames.shape[2] / frames.shape[1]
+
+
+def pictures(path: str, num_frames: int) -> list[np.ndarray]:
+    """The frames the model saw, small: uint8 (h, w, 3)."""
+    uris = thumbnails(path, num_frames)[0]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))) for uri in uris]
 
 
 def thumbnails(path: str, num_frames: int) -> tuple[list[str], float]:
@@ -101,14 +122,20 @@ def thumbnails(path: str, num_frames: int) -> tuple[list[str], float]:
 
 
 def playable(row: Row) -> str:
-    """The video's file as a hard link (or copy) in Gradio's cache: so the server gives out this file alone.
+    """The video's file, or a copy that browsers can play, as a hard link (or copy) in Gradio's cache: so the server
+    gives out this file alone.
 
-    Raises FileNotFoundError where the video is gone.
+    Raises FileNotFoundError where the video is gone, ValueError where no copy can be made.
     """
     source = Path(row.path)
     if not source.is_file():
         raise FileNotFoundError(f"{source.name} is no longer where it was indexed")
-    target = Path(get_upload_folder()) / "suma" / row.digest[:32] / source.name
+    digest = row.digest[:32] or hashlib.sha256(row.path.encode()).hexdigest()[:32]
+    if not browser_plays(row.path):
+        source = CACHE / "playable" / digest / f"{source.stem}.mp4"
+        if not source.is_file():
+            to_mp4(row.path, source)
+    target = Path(get_upload_folder()) / "suma" / digest / source.name
     if not target.is_file() or target.stat().st_size != source.stat().st_size:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Results as HTML that can be clicked: posters, captions, concepts. All words are escaped here."""
 
+import base64
 import html
 import zlib
 from collections.abc import Sequence
@@ -7,50 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from statistics import median
 
-# One listener for every gr.HTML of the app: `data-kind="seek"` jumps in the player, anything else goes to Python.
-ON_LOAD = """
-const act = (hit) => {
-  if (hit.dataset.kind === 'seek') {
-    const svg = hit.closest('svg');
-    const video = document.querySelector(svg.dataset.player + ' video');
-    if (!video) return;
-    video.currentTime = JSON.parse(svg.dataset.times)[hit.dataset.frame];
-    video.play().catch(() => {});
-    return;
-  }
-  for (const on of element.querySelectorAll('[aria-pressed=true]')) on.setAttribute('aria-pressed', 'false');
-  if (hit.hasAttribute('aria-pressed')) hit.setAttribute('aria-pressed', 'true');
-  trigger('select', {...hit.dataset});
-};
-element.addEventListener('click', (event) => {
-  const hit = event.target.closest('[data-kind]');
-  if (hit) act(hit);
-});
-// what stands beside a player says where it starts: a new source loses gr.Video's playback_position
-let started = '';
-const start = (loaded) => {
-  const mark = element.querySelector('[data-start]');
-  const video = mark && document.querySelector(mark.dataset.player + ' video');
-  if (!video || video.readyState < 1 || (loaded && loaded !== video)) return;
-  const now = mark.dataset.clip + '@' + mark.dataset.start;
-  if (!loaded && now === started) return;
-  started = now;
-  video.currentTime = Number(mark.dataset.start);
-};
-document.addEventListener('loadedmetadata', (event) => start(event.target), true);
-watch('value', () => start(null));
-document.addEventListener('timeupdate', (event) => {
-  const svg = element.querySelector('svg[data-times]');
-  if (!svg || event.target !== document.querySelector(svg.dataset.player + ' video')) return;
-  const times = JSON.parse(svg.dataset.times), now = event.target.currentTime, n = times.length;
-  let i = 0;
-  while (i + 1 < n && times[i + 1] <= now) i++;
-  const gap = i + 1 < n ? times[i + 1] - times[i] : 2 * (event.target.duration - times[i]);
-  const at = Math.min(n, Math.max(0, i + 0.5 + (gap > 0 ? (now - times[i]) / gap : 0)));
-  const line = svg.querySelector('.suma-playhead');
-  for (const side of ['x1', 'x2']) line.setAttribute(side, (100 * at / n) + '%');
-}, true);
-"""
+from ui.colours import SCALE, colour
+
+ON_LOAD = "window.sumaListen(element, trigger, watch)"  # page.js, of every gr.HTML of the app
 _run = count()
 
 
@@ -71,15 +31,19 @@ def esc(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def tiles(items: Sequence[Tile], chosen: int | None = None, empty: str = "", more: int = 0) -> str:
-    """Posters with title, score and best moment; `more`: how many videos a last button still holds."""
+def tiles(
+    items: Sequence[Tile], chosen: int | None = None, empty: str = "", more: int = 0, link: str | None = None
+) -> str:
+    """Posters with title, score and best moment; `more`: how many videos a last button still holds; `link`: the query
+    that goes into the page's address."""
+    address = "" if link is None else f'<i hidden data-link="{esc(link)}"></i>'
     if not items:
-        return note(empty)
+        return note(empty) + address
     shape = "16 / 10" if median(tile.aspect for tile in items) > 1.15 else "1 / 1"
     buttons = "".join(_tile(tile, i == chosen) for i, tile in enumerate(items))
     button = f'<button class="suma-more" data-kind="more">{more} more</button>' if more else ""
     # the number makes every answer a new one, so that the choice is drawn again
-    return f'<div class="suma-tiles" style="--shape:{shape}" data-run="{next(_run)}">{buttons}{button}</div>'
+    return f'<div class="suma-tiles" style="--shape:{shape}" data-run="{next(_run)}">{buttons}{button}</div>{address}'
 
 
 def _tile(tile: Tile, chosen: bool) -> str:
@@ -135,6 +99,68 @@ def concept_list(rows: Sequence[tuple[int, str, str, float]], total: int) -> str
     )
 
 
+def concept_map(places: Sequence[Sequence[float]], names: Sequence[str], shares: Sequence[float]) -> str:
+    """All concepts on a plane: a dot each, at its place in [0, 1], coloured by how often it stands out."""
+    largest = max(shares, default=0.0) or 1.0
+    dots, labels, boxes = [], [], []
+    for k in sorted(range(len(names)), key=lambda k: shares[k]):
+        x, y, share = 20 + 660 * places[k][0], 16 + 468 * places[k][1], shares[k] / largest
+        dots.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4 + 5 * share:.1f}" fill="{colour(share)}" data-kind="concept" '
+            f'data-concept="{k}"><title>{esc(names[k])}: {100 * shares[k]:.1f} % of frames</title></circle>'
+        )
+    for k in sorted(range(len(names)), key=lambda k: -shares[k]):  # labels where they find room, frequent ones first
+        word = names[k].split(",")[0]
+        x, y, wide = 20 + 660 * places[k][0] + 9, 16 + 468 * places[k][1] + 4, 6.4 * len(word)
+        box = (x, y - 11, x + wide, y + 2)
+        if (
+            len(labels) < 60
+            and x + wide < 700
+            and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes)
+        ):
+            boxes.append(box)
+            labels.append(f'<text x="{x:.1f}" y="{y:.1f}">{esc(word)}</text>')
+    return (
+        f'<figure class="suma-map"><svg viewBox="0 0 700 500" role="img" aria-label="Map of {len(names)} concepts; the '
+        f'list beside it has the same ones">{"".join(dots)}{"".join(labels)}</svg><figcaption class="suma-legend">'
+        f'<span>0 %</span><i style="background:linear-gradient(90deg,{",".join(SCALE)})"></i>'
+        f"<span>{100 * largest:.1f} % of frames</span><span>near = alike (t-SNE); far apart says little</span>"
+        "</figcaption></figure>"
+    )
+
+
+def skeleton(number: int) -> str:
+    """Where tiles will be."""
+    tile = '<span class="suma-tile suma-ghost"><span></span><span></span></span>'
+    return f'<div class="suma-tiles" style="--shape:1 / 1" aria-hidden="true">{tile * number}</div>'
+
+
+def progress(total: int, done: int, added: int, skipped: int, failed: dict[str, str], rate: float, left: float) -> str:
+    """How far an addition is: count, rate, time left, failures with their reasons."""
+    facts = [f"{done} of {total}", f"{added} added"]
+    facts += [f"{skipped} there already"] if skipped else []
+    facts += [f"{len(failed)} failed"] if failed else []
+    facts += [f"{rate:.1f} videos/s"] if rate else []
+    facts += [f"{left:.0f} s left"] if rate and done < total else []
+    return (
+        f'<div class="suma-progress" role="status"><progress max="{max(total, 1)}" value="{done}" '
+        f'aria-label="videos added"></progress><p>{" · ".join(facts)}</p>{failures(failed)}</div>'
+    )
+
+
+def failures(failed: dict[str, str], limit: int = 50) -> str:
+    """Files that could not be read, with reasons."""
+    rows = "".join(f"<li><b>{esc(name)}</b> {esc(reason)}</li>" for name, reason in list(failed.items())[:limit])
+    more = f"<li>and {len(failed) - limit} more</li>" if len(failed) > limit else ""
+    return f'<ul class="suma-failures">{rows}{more}</ul>' if rows else ""
+
+
+def download(name: str, kind: str, data: bytes) -> str:
+    """A file that the browser saves at once."""
+    uri = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<a download="{esc(name)}" href="{uri}" data-run="{next(_run)}" hidden>{esc(name)}</a>'
+
+
 def note(text: str) -> str:
     """A quiet line where a result will be, or is missing."""
     return f'<p class="suma-note">{esc(text)}</p>' if text else ""
@@ -155,6 +181,6 @@ def playing(player: str, path: str, title: str, start: float) -> str:
     return f'<p class="suma-playing" {mark(player, path, start)}><b>{esc(title)}</b> at {start:.1f} s</p>'
 
 
-def heading(title: str, note: str = "") -> str:
-    """A result's title and what is said about it."""
-    return f'<div class="suma-heading"><h3>{esc(title)}</h3><p>{esc(note)}</p></div>'
+def heading(title: str, note: str = "", query: str = "") -> str:
+    """A result's title, what is said about it, and the query that it answers."""
+    return f'<div class="suma-heading" data-for="{esc(query)}"><h3>{esc(title)}</h3><p>{esc(note)}</p></div>'

@@ -1,0 +1,320 @@
+"""What comes into the app and what goes: uploads, the library, removal, limits, copies that browsers play."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+from clips import corner_picture, noise_picture, write_audio, write_video
+from gradio_client import Client, handle_file
+from test_app import make_gallery
+
+import app
+from suma import SUMA, VideoIndex, read_frames
+from suma.similarity import score
+from ui import startup
+from ui.api import Options
+from ui.look import launch_options
+from ui.media import playable
+from ui.startup import options_of, parser
+from ui.uploads import Uploads, browser_plays, keep, playable_upload, to_mp4
+
+
+def session(name: str) -> Any:
+    return SimpleNamespace(session_hash=name)
+
+
+def noise(path: Path, seed: int = 0, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_video(path, picture=lambda i, w, h: noise_picture(1000 * seed + i, w, h), **options)
+
+
+@pytest.fixture
+def made(tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[app.Handlers]:
+    """An app whose gallery can be written to: an index on disk, a library, a folder that may be added."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    make_gallery(tmp_path, tiny_model)
+    index = VideoIndex.load(tmp_path / "index", tiny_model)
+    noise(tmp_path / "allowed" / "more.mp4", 7)
+    (tmp_path / "allowed" / "broken.mp4").write_bytes(b"no video")
+    options = Options(False, [tmp_path / "allowed"], tmp_path / "library", Uploads(max_megabytes=1, max_seconds=5))
+    yield app.Handlers(index, options)
+
+
+def test_an_upload_joins_the_gallery_and_survives_a_restart(made: app.Handlers, tiny_model: SUMA, tmp_path: Path):
+    clip = noise(tmp_path / "mine.mp4", 9)
+    steps = list(made.add_uploads([str(clip)]))
+    assert "1 of 1" in steps[-1] and "1 added" in steps[-1]
+    assert not clip.exists()  # the upload itself is gone, the library has its copy
+    assert "mine.mp4" in made.gallery.names and len(made.show_results("a dog")[0].split("data-video")) == 6
+    again = app.Handlers(VideoIndex.load(tmp_path / "index", tiny_model), made.options)
+    assert set(again.gallery.names) == set(made.gallery.names)
+    assert again.search("a dog", 9) == made.search("a dog", 9)
+
+
+def test_a_folder_of_the_server_is_added_with_progress_and_reasons(made: app.Handlers, tmp_path: Path):
+    steps = list(made.add_folder(str(tmp_path / "allowed")))
+    assert "0 of 2" in steps[0] and "s left" in steps[1]
+    assert "2 of 2 · 1 added · 1 failed" in steps[-1] and "<b>broken.mp4</b>" in steps[-1]
+    stock, _ = made.show_gallery("", 24)
+    assert "5 videos" in stock and "broken.mp4" in stock
+    assert "1 there already" in list(made.add_folder(str(tmp_path / "allowed")))[-1]
+
+
+@pytest.mark.parametrize("folder", [None, "", "/etc", "allowed/..", ".."])
+def test_no_other_folder_is_added(made: app.Handlers, tmp_path: Path, folder: str | None):
+    with pytest.raises(gr.Error, match="allowed"):
+        list(made.add_folder(str(tmp_path / folder) if folder == ".." else folder))
+    assert len(made.gallery.names) == 4
+
+
+def test_a_removed_video_is_gone_and_its_own_file_with_it(made: app.Handlers, tiny_model: SUMA, tmp_path: Path):
+    list(made.add_uploads([str(noise(tmp_path / "mine.mp4", 9))]))
+    mine, other = (made.gallery.names[name] for name in ("mine.mp4", "clip 0.mp4"))
+    made.remove("mine.mp4")
+    made.remove("clip 0.mp4")
+    assert not Path(mine).exists() and Path(other).exists()
+    assert set(made.gallery.names) == {"clip 1.mp4", "clip 2.mp4", "clip 3.mp4"}
+    assert len(VideoIndex.load(tmp_path / "index", tiny_model)) == 3
+    with pytest.raises(gr.Error, match="no video"):
+        made.remove("mine.mp4")
+
+
+def test_read_only_refuses_everything_that_writes(made: app.Handlers, tmp_path: Path):
+    made.options.read_only = True
+    clip = noise(tmp_path / "mine.mp4")
+    for call in (
+        lambda: list(made.add_uploads([str(clip)])),
+        lambda: list(made.add_folder(str(tmp_path / "allowed"))),
+        lambda: made.remove("clip 0.mp4"),
+        lambda: made.add(str(clip)),
+    ):
+        with pytest.raises(gr.Error):
+            call()
+    assert len(made.gallery.names) == 4
+
+
+def test_a_videos_name_stays_when_another_of_the_same_name_comes(made: app.Handlers, tmp_path: Path):
+    before = dict(made.gallery.names)
+    list(made.add_uploads([str(noise(tmp_path / "clip 0.mp4", 5))]))
+    assert before.items() <= made.gallery.names.items() and len(made.gallery.names) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.mp4", "..mp4", "/etc/passwd", ".hidden.mp4", "a" * 300 + ".mp4", "x;$(y).mp4"]
+)
+def test_an_upload_keeps_within_the_library_and_overwrites_nothing(tmp_path: Path, name: str):
+    (tmp_path / "up").mkdir()
+    first, second = tmp_path / "up" / "1", tmp_path / "up" / "2"
+    first.write_bytes(b"one")
+    second.write_bytes(b"two")
+    kept = []
+    for source, content in ((first, b"one"), (second, b"two")):
+        target = tmp_path / "up" / Path(name).name[-120:]
+        shutil.copyfile(source, target)
+        kept.append(keep(str(target), tmp_path / "library"))
+        assert kept[-1].read_bytes() == content
+    assert kept[0] != kept[1] and kept[0].read_bytes() == b"one"
+    assert all(path.resolve().is_relative_to(tmp_path / "library") and not path.name.startswith(".") for path in kept)
+
+
+def test_limits_are_said(made: app.Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
+    large, long, sound = tmp_path / "large.mp4", tmp_path / "long.mp4", write_audio(tmp_path / "sound.mp4")
+    large.write_bytes(b"x" * 1_100_000)
+    noise(long, frames=80)
+    for file in (large, long, sound):
+        made.show_upload(str(file), "", session("me"))
+        assert not file.exists()
+    assert "limit is 1 MB" in said[0] and "lasts 8 s; the limit is 5 s" in said[1] and "sound.mp4" in said[2]
+    noise(long, frames=80)
+    assert "limit is 5 s" in list(made.add_uploads([str(long)]))[-1]
+
+
+def test_an_upload_is_deleted_when_the_next_comes_and_when_its_visitor_leaves(made: app.Handlers, tmp_path: Path):
+    files = [noise(tmp_path / str(n) / "clip.avi", n) for n in range(3)]
+    shown = made.show_upload(str(files[0]), "", session("a"))[0]
+    made.show_upload(str(files[0]), "", session("b"))
+    assert shown != str(files[0]) and browser_plays(shown)
+    made.show_upload(str(files[1]), "", session("a"))
+    assert files[0].exists()  # b still looks at it
+    made.forget_upload(session("b"))
+    assert not files[0].exists() and not Path(shown).exists() and files[1].exists()
+    made.forget_upload(session("a"))
+    made.forget_upload(session("nobody"))
+    assert not files[1].exists() and files[2].exists()
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".gif", ".mkv", ".ts", ".webm"])
+def test_any_format_that_is_read_is_made_playable(tmp_path: Path, suffix: str):
+    clip = write_video(tmp_path / f"clip{suffix}", frames=20, size=(64, 48), picture=corner_picture)
+    shown = playable_upload(str(clip))
+    assert browser_plays(shown) and (shown == str(clip)) == (suffix == ".webm")
+    frames, _, duration = read_frames(shown, 4)
+    assert frames.shape == (4, 48, 64, 3) and duration == pytest.approx(2, abs=0.3)
+    assert frames[0, 5, 5, 0] > 180 and frames[0, 5, 50, 2] > 180  # red top left, blue top right
+
+
+def test_a_copy_is_upright_and_not_larger_than_it_must_be(tmp_path: Path):
+    clip = write_video(tmp_path / "turned.mp4", frames=6, size=(1600, 900), rotation=90, picture=corner_picture)
+    to_mp4(clip, tmp_path / "copy.mp4")
+    copy, original = read_frames(tmp_path / "copy.mp4", 1).frames[0], read_frames(clip, 1).frames[0]
+    assert copy.shape == (720, 404, 3) and original.shape == (1600, 900, 3)
+    for y, x in ((100, 100), (100, 300), (600, 100), (600, 300)):
+        assert abs(int(copy[y, x, 0]) - int(original[y * 20 // 9, x * 20 // 9, 0])) < 25
+    (tmp_path / "broken.mkv").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be converted"):
+        to_mp4(tmp_path / "broken.mkv", tmp_path / "no.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mkv", "copy.mp4", "turned.mp4"]
+
+
+def test_a_gallery_video_that_browsers_cannot_play_is_served_as_a_copy(tiny_model: SUMA, tmp_path: Path):
+    noise(tmp_path / "old.avi")
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path)
+    assert browser_plays(playable(index.rows[0])) and playable(index.rows[0]).endswith("old.mp4")
+
+
+def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path):
+    for n in range(12):
+        noise(tmp_path / "allowed" / f"{n}.mp4", 20 + n)
+    answers: list[int] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            answers.append(len(made.search("a dog", 99)))
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    list(made.add_folder(str(tmp_path / "allowed")))
+    done.set()
+    thread.join()
+    assert answers == sorted(answers) and len(set(answers)) > 2 and len(made.gallery.names) == 17
+
+
+def test_own_lines_are_ranked_by_the_models_score(made: app.Handlers, tiny_model: SUMA):
+    lines = "a dog runs\n\n  a cat sits \na dog runs\na red car"
+    found = made.captions("clip 0.mp4", None, 9, lines)
+    video = made.index.read(made.gallery.names["clip 0.mp4"])[1]
+    c = tiny_model.config
+    texts = ["a dog runs", "a cat sits", "a red car"]
+    scores = score(tiny_model.texts(texts), video, c.concept_share, c.aggregation, c.aggregation_temperature)[:, 0]
+    expected = dict(zip(texts, scores.tolist(), strict=True))
+    assert {f["caption"]: f["score"] for f in found} == pytest.approx(expected, abs=1e-4)
+    assert [f["score"] for f in found] == sorted((f["score"] for f in found), reverse=True)
+    assert "a cat sits" in made.show_captions({"video": "clip 0.mp4"}, lines) and made.show_captions({}, lines) == ""
+
+
+# ---- over HTTP -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(made: app.Handlers) -> Iterator[Client]:
+    demo = app.build_demo(made.index, made.options)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(1))
+    yield Client(url, verbose=False)
+    demo.close()
+
+
+def test_add_concepts_and_steered_search_answer_by_api(client: Client, made: app.Handlers, tmp_path: Path):
+    clip = noise(tmp_path / "new one.mp4", 33)
+    assert client.predict(handle_file(str(clip)), api_name="/add") == {
+        "added": ["new one.mp4"], "skipped": 0, "failed": {}, "videos": 5,
+    }  # fmt: skip
+    assert len(client.predict("a dog", 9, api_name="/search")) == 5
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    assert "broken.mp4" in client.predict(handle_file(str(tmp_path / "broken.mp4")), api_name="/add")["failed"]
+    concepts = client.predict("dog", 3, api_name="/concepts")
+    assert "dog" in concepts[0]["words"] and set(concepts[0]) == {"id", "name", "words", "frequency", "best"}
+    assert {b["video"] for b in concepts[0]["best"]} <= {*made.gallery.names, "new one.mp4"}
+    plain, steered = (client.predict("a dog", 9, w, api_name="/search") for w in (None, {"snow": 1.0, "dog": -1.0}))
+    assert {f["video"]: f["score"] for f in plain} != {f["video"]: f["score"] for f in steered}
+    why = client.predict(steered[0]["video"], "a dog", "query", 8, {"snow": 1.0, "dog": -1.0}, api_name="/explain")
+    assert why["score"] == pytest.approx(steered[0]["score"], abs=1e-3)
+
+
+def test_no_upload_of_a_call_is_left(client: Client, tmp_path: Path):
+    clip = noise(tmp_path / "private.mp4", 44)
+    before = clip.read_bytes()
+    for endpoint in ("/captions", "/similar"):
+        assert client.predict(file=handle_file(str(clip)), api_name=endpoint)
+    left = [path for path in (tmp_path / "gradio").rglob("*") if path.is_file() and path.read_bytes() == before]
+    assert left == []
+
+
+def test_an_upload_over_the_limit_is_refused_by_the_server(client: Client, tmp_path: Path):
+    (tmp_path / "large.mp4").write_bytes(os.urandom(1_500_000))
+    with pytest.raises(Exception, match=r"413|exceed|large"):
+        client.predict(file=handle_file(str(tmp_path / "large.mp4")), api_name="/captions")
+    assert client.predict("a dog", api_name="/search")
+
+
+def test_a_full_queue_says_so(made: app.Handlers, monkeypatch: pytest.MonkeyPatch):
+    release = threading.Event()
+    demo = app.build_demo(made.index, made.options)
+    made_find = app.Handlers.find
+    monkeypatch.setattr(app.Handlers, "find", lambda self, *a: release.wait(30) and made_find(self, *a))
+    demo.queue(max_size=2)
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+    try:
+        client = Client(url, verbose=False)
+        jobs = [client.submit("a dog", api_name="/search") for _ in range(12)]
+        deadline = time.monotonic() + 10
+        while not any(job.done() for job in jobs) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        errors = [str(job.exception()) for job in jobs if job.done()]
+        assert errors and all("queue is full" in error.lower() for error in errors)
+    finally:
+        release.set()
+        demo.close()
+
+
+# ---- the command line ----------------------------------------------------------------------------------------------
+
+
+def test_the_operators_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert options_of(parser().parse_args([])).read_only is False
+    assert options_of(parser().parse_args(["--read-only"])).read_only is True
+    assert options_of(parser().parse_args(["--share"])).read_only is True
+    monkeypatch.setenv("SPACE_ID", "me/suma")
+    assert options_of(parser().parse_args([])).read_only is True
+    monkeypatch.setenv("SUMA_READ_ONLY", "0")
+    assert options_of(parser().parse_args([])).read_only is False
+    for wrong in (["--auth", "nobody"], ["--folder", str(tmp_path / "none")], ["--max-megabytes", "0"]):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            options_of(parser().parse_args(wrong))
+
+
+def test_the_bundled_index_is_carried_on_elsewhere(
+    made: app.Handlers, tiny_model: SUMA, tmp_path: Path, monkeypatch: Any
+):
+    (tmp_path / "gallery").mkdir()
+    shutil.copytree(tmp_path / "videos", tmp_path / "gallery" / "videos")
+    bundled = VideoIndex(tiny_model)
+    bundled.add(tmp_path / "gallery" / "videos")
+    bundled.save(tmp_path / "gallery" / "index")
+    monkeypatch.setattr(startup, "ASSETS", tmp_path)
+    monkeypatch.setattr(startup.media, "CACHE", tmp_path / "cache")
+    before = {path.name for path in (tmp_path / "gallery" / "index").iterdir()}
+    opened = startup.open_index(tiny_model, "", "", read_only=False)
+    opened.add(tmp_path / "allowed" / "more.mp4")
+    assert {path.name for path in (tmp_path / "gallery" / "index").iterdir()} == before
+    assert len(startup.open_index(tiny_model, "", "", read_only=False)) == 5
+    assert len(startup.open_index(tiny_model, "", "", read_only=True)) == 4
+
+
+def test_a_copy_of_a_video_of_the_gallery_is_counted_as_there_already(made: app.Handlers, tmp_path: Path):
+    clip = write_video(tmp_path / "one.mp4", picture=lambda i, w, h: noise_picture(500 + i, w, h))
+    list(made.add_files([str(clip)]))
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(made.gallery.rows[made.gallery.names["one.mp4"]].path, copy)
+    *_, last = made.add_files([str(copy)])
+    assert last.added == [] and last.skipped == 1 and last.failed == {}

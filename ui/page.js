@@ -1,0 +1,141 @@
+// What every gr.HTML of the app listens to: each calls this when it is loaded, with what Gradio gives its js_on_load.
+// data-kind="seek" jumps in the player, "copy" fills the clipboard, anything else goes to Python as `data-event`.
+window.sumaListen = (element, trigger, watch) => {
+  const player = (of) => document.querySelector(of.dataset.player + ' video');
+  const seek = (svg, frame) => {
+    const video = player(svg);
+    if (!video) return;
+    video.currentTime = JSON.parse(svg.dataset.times)[frame];
+    video.play().catch(() => {});
+  };
+  const busy = () => {  // the results are being made anew; after a while the page is not kept waiting for them
+    const results = document.querySelector('#results');
+    results?.classList.add('suma-busy');
+    setTimeout(() => results?.classList.remove('suma-busy'), 8000);
+  };
+  const act = (hit) => {
+    if (hit.dataset.kind === 'seek') return seek(hit.closest('svg'), hit.dataset.frame);
+    if (hit.dataset.kind === 'copy') {
+      const text = hit.dataset.text || window.location.href;
+      const done = () => { hit.dataset.done = 'true'; setTimeout(() => delete hit.dataset.done, 1500); };
+      navigator.clipboard?.writeText(text).then(done, () => window.prompt('Copy:', text));
+      if (!navigator.clipboard) window.prompt('Copy:', text);
+      return;
+    }
+    if (hit.hasAttribute('aria-pressed')) {
+      for (const on of element.querySelectorAll('[aria-pressed=true]')) on.setAttribute('aria-pressed', 'false');
+      hit.setAttribute('aria-pressed', 'true');
+    }
+    if (hit.dataset.kind === 'query' || hit.dataset.event === 'input') busy();
+    trigger(hit.dataset.event || 'select', {...hit.dataset});
+  };
+  element.addEventListener('click', (event) => {
+    const hit = event.target.closest('[data-kind]');
+    if (hit && hit.tagName !== 'INPUT') act(hit);
+  });
+
+  // sliders and words of the steering: a slider tells Python while it moves, and is not drawn again
+  element.addEventListener('input', (event) => {
+    const slider = event.target.closest('input[type=range][data-word]');
+    if (!slider) return;
+    const value = Number(slider.value);
+    slider.parentElement.querySelector('output').textContent = value.toFixed(2);
+    slider.setAttribute('aria-valuetext', value.toFixed(2));
+    trigger('input', {kind: 'weight', word: slider.dataset.word, value});
+  });
+  element.addEventListener('submit', (event) => {
+    const form = event.target.closest('form[data-add]');
+    if (!form) return;
+    event.preventDefault();
+    const word = form.querySelector('input').value.trim();
+    if (word) trigger('input', {kind: 'add', word});
+  });
+
+  // keys: arrows walk through tiles, and through the moments of a heat map
+  element.addEventListener('keydown', (event) => {
+    const step = {ArrowRight: 1, ArrowLeft: -1, ArrowDown: 'down', ArrowUp: 'up'}[event.key];
+    if (!step) return;
+    const svg = event.target.closest('svg[data-times]');
+    if (svg) {
+      if (typeof step === 'string') return;
+      const count = JSON.parse(svg.dataset.times).length;
+      const now = Math.min(count - 1, Math.max(0, Number(svg.dataset.now || 0) + step));
+      seek(svg, now);
+      return event.preventDefault();
+    }
+    const tile = event.target.closest('.suma-tile');
+    if (!tile) return;
+    const all = [...element.querySelectorAll('.suma-tile')], at = all.indexOf(tile);
+    const columns = all.filter((other) => other.offsetTop === all[0].offsetTop).length || 1;
+    const next = all[at + (step === 'down' ? columns : step === 'up' ? -columns : step)];
+    event.preventDefault();
+    if (next) next.focus();
+    else if (step === 'up') document.querySelector('#query textarea, #query input')?.focus();
+  });
+
+  // what stands beside a player says where it starts: a new source loses gr.Video's playback_position
+  let started = '';
+  const start = (loaded) => {
+    const mark = element.querySelector('[data-start]');
+    const video = mark && player(mark);
+    if (!video || video.readyState < 1 || (loaded && loaded !== video)) return;
+    const now = mark.dataset.clip + '@' + mark.dataset.start;
+    if (!loaded && now === started) return;
+    started = now;
+    video.currentTime = Number(mark.dataset.start);
+  };
+  document.addEventListener('loadedmetadata', (event) => start(event.target), true);
+  watch('value', () => {
+    element.classList.remove('suma-busy');
+    start(null);
+    const link = element.querySelector('[data-link]');
+    if (link) {  // the state of the page is in its address
+      const url = new URL(window.location.href);
+      if (link.dataset.link) url.searchParams.set('q', link.dataset.link);
+      else url.searchParams.delete('q');
+      window.history.replaceState(window.history.state, '', url);
+    }
+    const file = element.querySelector('a[download]');
+    if (file) file.click();
+  });
+  document.addEventListener('timeupdate', (event) => {
+    const svg = element.querySelector('svg[data-times]');
+    if (!svg || event.target !== player(svg)) return;
+    const times = JSON.parse(svg.dataset.times), now = event.target.currentTime, n = times.length;
+    let i = 0;
+    while (i + 1 < n && times[i + 1] <= now + 0.001) i++;
+    const gap = i + 1 < n ? times[i + 1] - times[i] : 2 * (event.target.duration - times[i]);
+    const at = Math.min(n, Math.max(0, i + 0.5 + (gap > 0 ? (now - times[i]) / gap : 0)));
+    const line = svg.querySelector('.suma-playhead');
+    for (const side of ['x1', 'x2']) line.setAttribute(side, (100 * at / n) + '%');
+    svg.dataset.now = i;
+    svg.setAttribute('aria-valuenow', now.toFixed(1));
+    svg.setAttribute('aria-valuetext', now.toFixed(1) + ' seconds');
+  }, true);
+
+  // one of them watches the search box: a search once typing pauses, the first result on the arrow down
+  if (element.querySelector('[data-live]')) {
+    let timer = 0;
+    const inQuery = (event) => event.target.closest?.('#query');
+    document.addEventListener('input', (event) => {
+      if (!inQuery(event) || event.isComposing) return;
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        busy();
+        trigger('input', {});
+      }, 350);
+    });
+    document.addEventListener('keydown', (event) => {
+      if (inQuery(event)) {
+        if (event.key === 'Enter') clearTimeout(timer);
+        if (event.key === 'ArrowDown') {
+          event.preventDefault();
+          document.querySelector('#results .suma-tile')?.focus();
+        }
+      } else if (event.key === '/' && !event.target.closest?.('input, textarea')) {
+        const box = document.querySelector('#query textarea, #query input');
+        if (box && box.offsetParent) { event.preventDefault(); box.focus(); box.select(); }
+      }
+    });
+  }
+};
