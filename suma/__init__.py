@@ -1,8 +1,25 @@
 """SUMA: search videos by what happens in them, in both directions, and see why a video was found."""
 
-from suma.index import Match, VideoIndex
-from suma.model import SUMA, SUMAConfig
-from suma.video import read_frames
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suma.index import Match, VideoIndex
+    from suma.model import SUMA, SUMAConfig
+    from suma.video import read_frames
 
 __version__ = "0.1.0"
 __all__ = ["SUMA", "Match", "SUMAConfig", "VideoIndex", "__version__", "read_frames"]
+_HOMES = {
+    "SUMA": "suma.model", "SUMAConfig": "suma.model", "Match": "suma.index", "VideoIndex": "suma.index",
+    "read_frames": "suma.video",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The public names are imported when they are first used: a command that needs no torch starts without it."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'suma' has no attribute {name!r}")
+    globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return globals()[name]

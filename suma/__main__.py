@@ -1,4 +1,4 @@
-"""`python -m suma index | search | captions | similar | info`: the index from the command line."""
+"""`python -m suma index | search | captions | similar | info | check`: the index from the command line."""
 
 import os
 
@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from suma.cpu import use_fast_matmul
+from suma.files import find_videos
 from suma.index import Match, VideoIndex
 from suma.model import SUMA
 from suma.store import MANIFEST
-from suma.video import find_videos
 
 MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 
@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="captions to search: a text file, one per line, or JSON {video: captions}",
     )
+    index.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
+    index.add_argument("--time-limit", type=float, default=60.0, help="seconds after which a video is given up")
+    index.add_argument("--prune", action="store_true", help="remove what is gone from the folders that are given")
+    index.add_argument("--retry", action="store_true", help="read files again that could not be read")
+    index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster, cosines off by less than 1e-3")
     search = command("search", "text -> videos")
     search.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
@@ -50,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (search, captions, similar):
         sub.add_argument("-k", "--top-k", type=int, default=5, help="how many answers")
     info = command("info", "what an index holds, and the files it could not read")
-    info.add_argument("index", help="the index's folder")
+    check = command("check", "compare all features of an index with their checksums")
+    for sub in (info, check):
+        sub.add_argument("index", help="the index's folder")
     return parser
 
 
@@ -85,17 +92,23 @@ def run(args: argparse.Namespace) -> int:
         if args.captions:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)
-        report = index.add(args.videos)
+        report = index.add(args.videos, args.workers, args.prune, args.retry, args.time_limit, args.bf16)
         if args.json:
             print(json.dumps(asdict(report), ensure_ascii=False))
         else:
             done = f"{len(report.added)} added, {len(report.skipped)} unchanged, {len(report.failed)} failed"
+            for name in ("moved", "duplicates", "missing", "pruned"):
+                count = len(getattr(report, name))
+                done += f", {count} {name}" * bool(count)
             print(f"{done}; {len(index)} videos in {args.output}")
             for path, reason in report.failed.items():
                 print(f"failed: {path}: {reason}", file=sys.stderr)
         return 0 if len(index) else 1
     index = VideoIndex.load(args.index, model)
-    if args.command == "search":
+    if args.command == "check":
+        index.store.verify()
+        print(json.dumps({"sound": True, "videos": len(index)}) if args.json else f"{args.index} is sound")
+    elif args.command == "search":
         _show(index.search(args.query, args.top_k), args.json)
     elif args.command == "similar":
         _show(index.similar(args.video, args.top_k), args.json)

@@ -3,27 +3,39 @@
 Shapes: N videos, F frames, D joint width, K concepts.
 """
 
-import time
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
-from suma import store
+from suma.build import Builder, Report
+from suma.candidates import Candidates
+from suma.decoder import TIME_LIMIT, Decoder
+from suma.disk import digest_of
 from suma.model import SUMA
-from suma.similarity import Texts, Videos, concept_parts, concept_scale, fold_texts, fold_videos, frame_scores
-from suma.store import Contents, Row, describe, digest_of, key
-from suma.video import find_videos, read_frames, resize_frames
+from suma.rows import Row, describe, key
+from suma.similarity import (
+    Texts,
+    Videos,
+    concept_parts,
+    concept_scale,
+    fold_texts,
+    fold_videos,
+    frame_scores,
+    score_by_scale,
+)
+from suma.store import MANIFEST, Snapshot, Store
+from suma.video import resize_frames
 
-SAVE_SECONDS = 30.0
 CANDIDATES = 100  # videos of the folded first stage that are scored exactly
+SIMILAR_CANDIDATES = 1000
+STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -37,17 +49,32 @@ class Match:
     duration: float  # seconds
 
 
-@dataclass
-class Report:
-    """What `add` did, by path; `failed` says why."""
+class Rows(Sequence[Row]):
+    """The rows of an index, read from the disk when they are asked for."""
 
-    added: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    def __init__(self, snapshot: Snapshot):
+        self._snapshot = snapshot
+
+    def __len__(self) -> int:
+        return len(self._snapshot.live)
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Row]: ...
+    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+        positions = self._snapshot.live[i]
+        if isinstance(i, slice):
+            return self._snapshot.table.rows(positions)
+        return self._snapshot.table.rows([int(positions)])[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        for i in range(0, len(self), 1000):
+            yield from self[i : i + 1000]
 
 
 class VideoIndex:
-    """Videos of a gallery, encoded once by one model.
+    """Videos of a gallery, encoded once by one model, kept in a folder (a temporary one until `save` names another).
 
     All features are kept in float16. A search first ranks all videos by one inner product (the folded score, exact for
     `mean` aggregation), then scores the best candidates with all their frames.
@@ -55,139 +82,103 @@ class VideoIndex:
 
     def __init__(self, model: SUMA):
         self.model = model.eval()
-        self.rows: list[Row] = []  # videos that can be found
-        self.failed: list[Row] = []  # files that could not be read, with reasons
-        self.folder: Path | None = None  # where `add` and `save` write
+        self.folder: Path | None = None  # where the index is kept
         self.caption_list: list[str] = []
-        self._videos: list[np.ndarray] = []  # of each row (D,)
-        self._frames: list[np.ndarray] = []  # of each row (F, D)
-        self._statistics: tuple[Tensor, Tensor] | None = None  # of the concepts, over all frames
-        self._folded: Any = None  # faiss index of the rows, made at the first search
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._store: Store | None = None  # made when it is needed
+        self._candidates = Candidates()
+        self._statistics: tuple[Snapshot, Tensor, Tensor] | None = None  # of the concepts, over all frames
         self._recent: dict[str, tuple[Row, Videos]] = {}  # files that are not in the index
         self._captions: Tensor | None = None  # the captions' folded vectors (captions, 2D)
 
+    @property
+    def store(self) -> Store:
+        """What is kept on disk."""
+        if self._store is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
+            self._store = Store.create(Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim)
+        return self._store
+
+    @property
+    def rows(self) -> Rows:
+        """Videos that can be found."""
+        return Rows(self.store.snapshot)
+
+    @property
+    def failed(self) -> list[Row]:
+        """Files that could not be read, with reasons."""
+        return self.store.snapshot.table.files("reason != ''")
+
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.store.snapshot.live)
 
     # ---- adding and removing ---------------------------------------------------------------------------------------
 
-    def add(self, paths: str | Path | Iterable[str | Path], workers: int = 2) -> Report:
-        """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again.
+    def add(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        workers: int = 2,
+        prune: bool = False,
+        retry: bool = False,
+        time_limit: float = TIME_LIMIT,
+        bf16: bool = False,
+    ) -> Report:
+        """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
+        file keeps its features, copies of a file share them.
 
-        An unreadable video is kept with its reason in `failed`, never an error. With a folder (after `save` or
-        `load`) the index is saved now and then, so a stopped run goes on where it was. Raises FileNotFoundError or
-        ValueError where there is nothing to add.
+        What is done is on disk every few seconds: a stopped or killed run goes on where it was. An unreadable video is
+        kept with its reason in `failed`, never an error, and read again when it changed, or with `retry`.
+
+        Args:
+            workers: processes that decode ahead.
+            prune: also remove what is no longer there from the folders that are given.
+            time_limit: seconds without a decoded part after which a video counts as unreadable.
+            bf16: encode frames in bfloat16: about twice as fast, cosines off by less than 1e-3.
+
+        Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
+        process writes to the index, and OSError where it cannot be written.
         """
-        report = Report()
-        known = {row.path: row for row in self.rows}
-        todo: list[Row] = []
-        for path in find_videos(paths):
-            row = describe(path)
-            old = known.get(row.path)
-            if old is not None and (old.size, old.mtime) == (row.size, row.mtime):
-                report.skipped.append(row.path)
-                continue
-            if old is not None and old.size == row.size and old.digest == digest_of(row.path):
-                old.mtime = row.mtime
-                report.skipped.append(row.path)
-                continue
-            todo.append(row)
-        bar = tqdm(total=len(todo), desc="index", unit="video", disable=None)
-        saved, pause = time.monotonic(), SAVE_SECONDS
-        for row, pixels in self._decode(todo, workers):
-            self._insert(row, pixels)
-            if row.reason:
-                report.failed[row.path] = row.reason
-            else:
-                report.added.append(row.path)
-            bar.set_postfix(failed=len(report.failed))
-            bar.update()
-            if self.folder is not None and time.monotonic() - saved > pause:
-                began = time.monotonic()
-                self.save(self.folder)
-                saved = time.monotonic()
-                pause = max(SAVE_SECONDS, 20 * (saved - began))  # saving takes at most a twentieth of the time
-        bar.close()
-        if self.folder is not None:
-            self.save(self.folder)
-        return report
-
-    def _decode(self, rows: Sequence[Row], workers: int) -> Iterator[tuple[Row, Tensor | None]]:
-        """Rows with their pixels (F, 3, S, S), decoded ahead by threads; None with a reason where unreadable."""
-        image, num_frames = self.model.config.image, self.model.config.num_frames
-
-        def decode(row: Row) -> Tensor | None:
-            try:
-                frames = read_frames(row.path, num_frames)
-                row.digest = row.digest or digest_of(row.path)
-                row.duration, row.times = float(frames.duration), [round(float(t), 3) for t in frames.times]
-                return resize_frames(frames.frames, image["size"], image["resize_mode"], image["interpolation"])
-            except (ValueError, OSError) as error:
-                row.reason = str(error)
-                return None
-
-        with ThreadPoolExecutor(workers) as pool:
-            for i in range(0, len(rows), 4 * workers):  # bounds the frames in memory
-                block = rows[i : i + 4 * workers]
-                yield from zip(block, pool.map(decode, block), strict=True)
-
-    @torch.no_grad()
-    def _insert(self, row: Row, pixels: Tensor | None) -> None:
-        self._drop({row.path})
-        if pixels is None:
-            self.failed.append(row)
-            return
-        video, frames = self.model.encode_video(pixels[None].to(self.model.device))
-        self.rows.append(row)
-        self._videos.append(video[0].cpu().numpy().astype(np.float16))
-        self._frames.append(frames[0].cpu().numpy().astype(np.float16))
-        self._folded = self._statistics = None
+        return Builder(self.model, self.store, workers, time_limit, bf16).run(paths, prune, retry)
 
     def remove(self, paths: Iterable[str | Path]) -> int:
         """Forget these videos (their files stay); returns how many were in the index."""
-        before = len(self.rows) + len(self.failed)
-        self._drop({key(path) for path in paths})
-        return before - len(self.rows) - len(self.failed)
-
-    def _drop(self, paths: set[str]) -> None:
-        self.failed = [row for row in self.failed if row.path not in paths]
-        keep = [i for i, row in enumerate(self.rows) if row.path not in paths]
-        if len(keep) < len(self.rows):
-            self.rows = [self.rows[i] for i in keep]
-            self._videos, self._frames = [self._videos[i] for i in keep], [self._frames[i] for i in keep]
-            self._folded = self._statistics = None
-
-    def _features(self, rows: Sequence[int]) -> Tensor:
-        """Unit video features (n, D) of these rows, float32."""
-        stacked = np.stack([self._videos[i] for i in rows]).astype(np.float32)
-        return F.normalize(torch.from_numpy(stacked).to(self.model.device), dim=-1)
+        with self.store.writing():
+            table = self.store.snapshot.table
+            known = [row.path for row in map(table.file, dict.fromkeys(map(key, paths))) if row is not None]
+            self.store.commit(forget=known)
+        return len(known)
 
     # ---- searching -------------------------------------------------------------------------------------------------
 
     def videos(self, rows: Sequence[int]) -> Videos:
         """These rows' features (N, D), frames (N, F, D) padded with zeros, mask, and places in the concept space."""
-        frames = [self._frames[i] for i in rows]
-        longest = max((len(f) for f in frames), default=0)
-        padded = np.zeros((len(rows), longest, self.model.dim), np.float32)
-        mask = np.zeros((len(rows), longest), bool)
-        for kept, valid, f in zip(padded, mask, frames, strict=True):
-            kept[: len(f)], valid[: len(f)] = f, True
-        with torch.no_grad():
-            unit = F.normalize(torch.from_numpy(padded).to(self.model.device), dim=-1)
-            return self.model.videos(self._features(rows), unit, torch.from_numpy(mask).to(self.model.device))
+        snapshot = self.store.snapshot
+        return self._videos(snapshot, [int(snapshot.live[i]) for i in rows])
+
+    def _gather(self, snapshot: Snapshot, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
+        spans = np.array(snapshot.table.spans(positions), np.int64).reshape(-1, 2)
+        order = np.arange(1 + spans[:, 1].max(initial=0))
+        valid = order <= spans[:, 1:]  # (n, 1 + F)
+        at = np.where(valid, spans[:, :1] + order, 0)
+        device, mask = self.model.device, torch.from_numpy(valid)
+        rows = torch.from_numpy(snapshot.features[at.ravel()]).float().view(*at.shape, self.model.dim)
+        if not valid.all():
+            rows.masked_fill_(~mask[..., None], 0)
+        scales = torch.from_numpy(snapshot.scales[at])
+        return F.normalize(rows.to(device), dim=-1), scales.to(device), mask[:, 1:].to(device)
 
     @torch.no_grad()
-    def _candidates(self, texts: Texts, number: int) -> list[int]:
-        """The rows that the folded score ranks first for one text."""
-        import faiss
+    def _videos(self, snapshot: Snapshot, positions: Sequence[int]) -> Videos:
+        unit, _, mask = self._gather(snapshot, positions)
+        return self.model.videos(unit[:, 0], unit[:, 1:], mask)
 
-        if self._folded is None:
-            folded = faiss.IndexFlatIP(2 * self.model.dim)
-            for i in range(0, len(self), 1024):
-                folded.add(self._fold(self.videos(range(i, min(i + 1024, len(self))))).cpu().numpy())
-            self._folded = folded
-        query = fold_texts(texts.features, texts.anchors, self.model.space.concepts()).cpu().numpy()
-        return self._folded.search(np.ascontiguousarray(query), min(number, len(self)))[1][0].tolist()
+    def _score(self, texts: Texts, named: Tensor, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+        """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
+        c = self.model.config
+        unit, scales, mask = self._gather(snapshot, positions)
+        how = (c.concept_share, c.aggregation, c.aggregation_temperature)
+        return score_by_scale(texts, named, unit, scales, mask, *how)
 
     def _fold(self, v: Videos) -> Tensor:
         share = self.model.config.concept_share
@@ -198,23 +189,28 @@ class VideoIndex:
         """The videos that a text (or one that is encoded already, T = 1) describes best, best first. Raises ValueError
         for an empty query or top_k < 1."""
         texts = query if isinstance(query, Texts) else self.model.texts([_checked(query)])
-        rows = self._candidates(texts, max(CANDIDATES, _positive(top_k))) if len(self) else []
-        if not rows:
+        snapshot, number = self.store.snapshot, max(CANDIDATES, _positive(top_k))
+        folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
+        found = self._candidates.search(self.store, snapshot, folded[0].cpu().numpy(), number)
+        if not found:
             return []
-        videos = self.videos(rows)
-        scores = self.model.score(texts, videos)[0]
-        best = scores.topk(min(top_k, len(rows))).indices.tolist()
-        return [self._match(texts, rows[i], Videos(*(x[i : i + 1] for x in videos)), float(scores[i])) for i in best]
+        scores = self._score(texts, folded[:, self.model.dim :], snapshot, found)[0]
+        best = scores.topk(min(top_k, len(found)))
+        positions = [found[i] for i in best.indices.tolist()]
+        videos, rows = self._videos(snapshot, positions), snapshot.table.rows(positions)
+        return [
+            self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), float(best.values[i]))
+            for i, row in enumerate(rows) if row.path
+        ]  # fmt: skip
 
-    def _match(self, texts: Texts, row: int, video: Videos, score: float) -> Match:
-        c, times = self.model.config, self.rows[row].times
+    def _match(self, texts: Texts, row: Row, video: Videos, score: float) -> Match:
+        c = self.model.config
         heat = frame_scores(texts, video, c.concept_share)[0]
         parts = concept_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
         strongest = parts.topk(min(3, len(parts)))
         named = zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
         concepts = tuple((self.model.space.name(k), round(value, 4)) for k, value in named if value > 0)
-        moment = times[int(heat.argmax())]
-        return Match(self.rows[row].path, round(score, 4), moment, concepts, self.rows[row].duration)
+        return Match(row.path, round(score, 4), row.times[int(heat.argmax())], concepts, row.duration)
 
     def set_captions(self, captions: Sequence[str]) -> None:
         """The list that `captions` searches; encoded here. Empty lines and repetitions are left out."""
@@ -242,67 +238,84 @@ class VideoIndex:
 
     @torch.no_grad()
     def similar(self, path: str | Path, top_k: int = 10) -> list[Match]:
-        """The videos most like a video or an image (indexed or not; the same path left out), best first.
+        """The videos most like a video or an image (indexed or not; itself left out), best first.
 
         Score: the cosine of the video features in both spaces, in the shares of the text score.
         """
         _positive(top_k)
-        query, share = self.read(path)[1].features, self.model.config.concept_share
-        rows = [i for i, row in enumerate(self.rows) if row.path != key(path)]
-        if not rows:
-            return []
-        features = self._features(rows)
+        query, share, snapshot = self.read(path)[1].features, self.model.config.concept_share, self.store.snapshot
         concepts = self.model.space.concepts()
-        gram = concepts.T @ concepts
-        aligned = (query * concept_scale(query, concepts)) @ gram @ (features * concept_scale(features, concepts)).T
+        scaled = query * concept_scale(query, concepts) @ (concepts.T @ concepts)
+        folded = torch.cat([query, scaled], dim=-1)[0].cpu().numpy()
+        known = snapshot.table.file(path)
+        itself = set(snapshot.table.positions_of(known.digest)) if known else set()
+        found = self._candidates.search(self.store, snapshot, folded, SIMILAR_CANDIDATES + top_k + len(itself))
+        found = [position for position in found if position not in itself]
+        if not found:
+            return []
+        features = self._vectors(snapshot, found)
+        aligned = scaled @ (features * concept_scale(features, concepts)).T
         scores = ((1 - share) * (query @ features.T) + share * aligned)[0]
+        best = scores.topk(min(top_k, len(found))).indices.tolist()
         matches = []
-        for i in scores.topk(min(top_k, len(rows))).indices.tolist():
-            row = self.rows[rows[i]]
-            frames = torch.from_numpy(self._frames[rows[i]].astype(np.float32)).to(query.device)
-            moment = row.times[int((frames @ query[0]).argmax())]
-            matches.append(Match(row.path, round(float(scores[i]), 4), moment, (), row.duration))
+        for i, row in zip(best, snapshot.table.rows([found[i] for i in best]), strict=True):
+            if row.path:
+                frames = self._videos(snapshot, [found[i]]).frames[0]
+                moment = row.times[int((frames @ query[0]).argmax())]
+                matches.append(Match(row.path, round(float(scores[i]), 4), moment, (), row.duration))
         return matches
 
+    def _vectors(self, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+        """Unit video features (n, D) of these positions, without their frames."""
+        at = [first for first, _ in snapshot.table.spans(positions)]
+        return F.normalize(torch.from_numpy(snapshot.features[at]).to(self.model.device).float(), dim=-1)
+
     def row_of(self, path: str | Path) -> int:
-        """The row of an indexed video. Raises KeyError naming a path that is not in the index."""
-        for i, row in enumerate(self.rows):
-            if row.path == key(path):
+        """The (first) row of an indexed video. Raises KeyError naming a path that is not in the index."""
+        snapshot = self.store.snapshot
+        known = snapshot.table.file(path)
+        for position in snapshot.table.positions_of(known.digest) if known else []:
+            i = int(np.searchsorted(snapshot.live, position))
+            if i < len(snapshot.live) and snapshot.live[i] == position:
                 return i
         raise KeyError(f"{path} is not in the index")
 
     @torch.no_grad()
     def concept_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery."""
-        if self._statistics is None:
-            total, squares, count = torch.zeros(self.model.dim), torch.zeros(self.model.dim, self.model.dim), 0
-            for frames in self._frames:
-                x = F.normalize(torch.from_numpy(frames.astype(np.float32)), dim=-1)
+        """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in a large
+        one, of evenly spaced videos)."""
+        snapshot = self.store.snapshot
+        if self._statistics is None or self._statistics[0] is not snapshot:
+            dim, device = self.model.dim, self.model.device
+            total, squares, count = torch.zeros(dim), torch.zeros(dim, dim), 0
+            chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))].tolist()
+            for i in range(0, len(chosen), 512):
+                spans = snapshot.table.spans(chosen[i : i + 512])
+                rows = np.concatenate([np.arange(first + 1, first + 1 + frames) for first, frames in spans])
+                x = F.normalize(torch.from_numpy(snapshot.features[rows]).float(), dim=-1)
                 total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
             concepts = self.model.space.concepts().cpu()
             mean = total / max(1, count)
             covariance = squares / max(1, count) - mean[:, None] * mean
-            variance = ((concepts @ covariance) * concepts).sum(1)
-            self._statistics = (concepts @ mean, variance.clamp_min(1e-6).sqrt())
-        mean, deviation = self._statistics
-        return mean.to(self.model.device), deviation.to(self.model.device)
+            deviation = ((concepts @ covariance) * concepts).sum(1).clamp_min(1e-6).sqrt()
+            self._statistics = (snapshot, (concepts @ mean).to(device), deviation.to(device))
+        return self._statistics[1:]
 
     @torch.no_grad()
     def read(self, path: str | Path) -> tuple[Row, Videos]:
         """One video's (or image's) row and features: out of the index, or read and encoded now (the last few are
         kept). Raises FileNotFoundError or ValueError where it cannot be read."""
-        try:
-            i = self.row_of(path)
-            return self.rows[i], self.videos([i])
-        except KeyError:
-            row = describe(Path(path))
-            row.digest = digest_of(row.path)
+        snapshot = self.store.snapshot
+        known = snapshot.table.file(path)
+        positions = snapshot.table.positions_of(known.digest) if known else []
+        if positions:
+            return snapshot.table.rows(positions[:1])[0], self._videos(snapshot, positions[:1])
+        row = describe(Path(path))
+        row.digest = digest_of(row.path)
         if row.digest not in self._recent:
             if not Path(path).exists():
                 raise FileNotFoundError(f"no video {path}")
-            (_, pixels), *_ = self._decode([row], 1)
-            if pixels is None:
-                raise ValueError(row.reason)
+            pixels = self._decode(row)
             features, frames = self.model.encode_video(pixels[None].to(self.model.device))
             mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
             while len(self._recent) >= 8:
@@ -310,15 +323,36 @@ class VideoIndex:
             self._recent[row.digest] = (row, self.model.videos(features, frames, mask))
         return self._recent[row.digest]
 
+    def _decode(self, row: Row) -> Tensor:
+        """Pixels (F, 3, S, S) of a file, decoded in a process of its own; sets the row's times."""
+        image, decoder = self.model.config.image, Decoder()
+        try:
+            for part in decoder.read(row.path, self.model.config.num_frames):
+                row.duration, row.times = part.duration, part.times
+                return torch.cat(
+                    [resize_frames(f, image["size"], image["resize_mode"], image["interpolation"]) for f in part.frames]
+                )
+        finally:
+            decoder.close()
+        raise ValueError(f"{row.path} has no frames")
+
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write the index; a kill at any moment leaves the state before. Raises ValueError for a folder of other
-        things."""
+        """Keep the index in a folder from now on; a kill at any moment leaves what was there before. Raises ValueError
+        for a folder of other things."""
         folder = Path(folder).absolute()
-        contents = Contents(self.rows, self.failed, self._videos, self._frames, self.caption_list)
-        store.save(folder, self.model.fingerprint(), contents, self.model.dim)
+        if folder != self.store.folder:
+            self.store.copy_to(folder)
+            self._store = Store.open(folder, self.model.fingerprint(), self.model.dim)
+            if self._temporary is not None:
+                self._temporary.cleanup()
+                self._temporary = None
+        elif not (folder / MANIFEST).exists():
+            raise FileNotFoundError(f"{folder} is gone: save to another folder")
         self.folder = folder
+        if self.store.snapshot.table.captions() != self.caption_list:
+            self.store.set_captions(self.caption_list)
 
     @classmethod
     def load(cls, folder: str | Path, model: SUMA) -> "VideoIndex":
@@ -326,9 +360,8 @@ class VideoIndex:
         one, or one made with another model (naming both)."""
         index = cls(model)
         index.folder = Path(folder).absolute()
-        found = store.load(index.folder, model.fingerprint(), model.dim)
-        index.rows, index.failed, index._videos, index._frames = found.rows, found.failed, found.videos, found.frames
-        index.set_captions(found.captions)
+        index._store = Store.open(index.folder, model.fingerprint(), model.dim)
+        index.set_captions(index._store.snapshot.table.captions())
         return index
 
 

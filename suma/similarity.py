@@ -3,6 +3,7 @@
 Shapes: T texts, V videos, F frames, D joint width, K concepts.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -81,21 +82,26 @@ def aggregate(queries: Tensor, frames: Tensor, mask: Tensor, how: str = "softmax
     if how == "mean":
         weights = (mask / mask.sum(-1, keepdim=True)).to(frames.dtype)
         return queries @ torch.einsum("vf,vfd->vd", weights, frames).T
-    lowest = torch.finfo(frames.dtype).min
-    top = queries.new_full((len(queries), len(frames)), lowest)
-    total = weighted = torch.zeros_like(top)
-    for f in range(frames.shape[1]):
-        scores = queries @ frames[:, f].T
-        masked = scores.masked_fill(~mask[:, f], lowest)
-        if how == "max":
-            top = torch.maximum(top, masked)
+    return _over_frames((queries @ frames[:, f].T for f in range(frames.shape[1])), mask, how, temperature)
+
+
+def _over_frames(scores: Iterable[Tensor], mask: Tensor, how: str, temperature: float) -> Tensor:
+    """Scores (T, V) of one frame after the other -> (T, V), by `frame_weights`."""
+    top = total = weighted = torch.zeros(())
+    for f, score in enumerate(scores):
+        lowest = torch.finfo(score.dtype).min
+        masked = score.masked_fill(~mask[:, f], lowest)
+        if how == "mean":
+            weighted = weighted + score * (mask[:, f] / mask.sum(-1)).to(score.dtype)
             continue
-        before, top = top, torch.maximum(top, masked.detach())  # a constant of the softmax: it needs no gradient
-        shrink = ((before - top) / temperature).exp()
-        weight = ((masked - top) / temperature).exp()
-        total = total * shrink + weight
-        weighted = weighted * shrink + weight * scores
-    return top if how == "max" else weighted / total
+        before = top if f else torch.full_like(score, lowest)
+        top = torch.maximum(before, masked if how == "max" else masked.detach())  # softmax: a constant, no gradient
+        if how == "softmax":
+            shrink = ((before - top) / temperature).exp()
+            weight = ((masked - top) / temperature).exp()
+            total = total * shrink + weight
+            weighted = weighted * shrink + weight * score
+    return top if how == "max" else weighted if how == "mean" else weighted / total
 
 
 def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temperature: float = 0.05) -> Similarities:
@@ -170,6 +176,28 @@ def concept_scale(features: Tensor, concepts: Tensor) -> Tensor:
     gram = unit.T @ unit  # (D, D), so no K-wide activation is ever made
     squared = ((features @ gram) * features).sum(-1, keepdim=True)
     return squared.clamp_min(1e-12).rsqrt()
+
+
+def score_by_scale(
+    texts: Texts, named: Tensor, rows: Tensor, scales: Tensor, mask: Tensor, concept_share: float, how: str,
+    temperature: float,
+) -> Tensor:  # fmt: skip
+    """`score` (T, V) without K-wide activations, exact: the cosine of C f and an anchor a is f . (C^T a) / |C f|.
+
+    named (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its frames';
+    scales (V, 1 + F): their `concept_scale`; mask (V, F).
+    """
+    original, aligned = (
+        (queries @ rows.flatten(0, 1).T).unflatten(1, rows.shape[:2]) for queries in (texts.features, named)
+    )  # (T, V, 1 + F)
+    aligned = aligned * scales
+    similarities = Similarities(
+        coarse=original[..., 0],
+        fine=_over_frames(original[..., 1:].unbind(-1), mask, how, temperature),
+        concept_coarse=aligned[..., 0],
+        concept_fine=_over_frames(aligned[..., 1:].unbind(-1), mask, how, temperature),
+    )
+    return combine(similarities, concept_share)
 
 
 def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor, concept_share: float) -> Tensor:

@@ -1,161 +1,314 @@
-"""What a VideoIndex keeps on disk: a manifest and arrays in one folder, whole after a kill at any moment.
+"""What a VideoIndex keeps on disk: one folder, whole after a kill at any moment, growing by appending.
 
-Shapes: N videos, F frames, D joint width.
+| file | holds |
+|---|---|
+| `manifest.json` | format version, the model's fingerprint, the generation G of the others; renamed into place |
+| `rows-G.sqlite` | what is known of each file and clip (suma/rows.py) |
+| `features-G.f16` | of each clip the video's feature, then those of its frames (D each), float16 |
+| `scales-G.f32` | 1 / |C f| of each of these rows: what brings them into the concept space (suma/similarity.py) |
+| `folded-G.f16` | of each clip the vector that the first stage of a search scans (2D), float16 |
+| `first-*.faiss` | a cache of the first stage, for large indexes (suma/candidates.py) |
+| `lock`, `writer.json` | held by the one process that writes, and who that is |
+
+A commit appends to the feature files, flushes them, and then ends the database transaction that names the new rows:
+what lies behind the last named row is left from a killed run, and is overwritten. Removing marks clips; once half of
+them are, a new generation without them is written beside the old one. So readers never see half of anything, and never
+wait for a writer's work.
+
+Shapes: N clips, M feature rows, F frames, D joint width.
 """
 
-import hashlib
+import contextlib
 import json
-import os
-from dataclasses import asdict, dataclass, field
+import math
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-FORMAT_VERSION = 1
+from suma.disk import LOCK, WRITER, append, clear_errors, replace, sha256, writer_lock
+from suma.rows import Row, RowTable
+
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+ARRAYS = {"features": "float16", "folded": "float16", "scales": "float32"}
+VERIFY_BYTES = 1 << 28  # a larger index is checked by `verify` only, not at every opening
+COMPACT_SHARE = 0.5  # of the clips; when more are removed the files are written anew without them
 
 
-@dataclass
-class Row:
-    """One video file of the index. An unreadable one keeps its `reason` and has no frames."""
+class NewClip(NamedTuple):
+    """A clip to be added: the content it belongs to, its part of the file in seconds, and its features."""
 
-    path: str
-    size: int  # bytes
-    mtime: float  # seconds
-    digest: str  # of the content
-    duration: float = 0.0  # seconds
-    times: list[float] = field(default_factory=list)  # of its frames, seconds
-    reason: str = ""
-
-
-@dataclass
-class Contents:
-    """An index's state: `rows` with their features, the files that failed, and the caption list."""
-
-    rows: list[Row]
-    failed: list[Row]
-    videos: list[np.ndarray]  # of each row (D,) float16
-    frames: list[np.ndarray]  # of each row (F, D) float16
-    captions: list[str]
+    digest: str
+    start: float
+    end: float
+    times: list[float]  # of its frames, seconds, F
+    features: np.ndarray  # (1 + F, D): the video's, then the frames'
+    folded: np.ndarray  # (2D,)
+    scales: np.ndarray  # (1 + F,) float32
 
 
-def key(path: str | Path) -> str:
-    """How a file is named in the index: its absolute path, links in the folder's name kept."""
-    return os.path.abspath(path)
+class Snapshot(NamedTuple):
+    """The last complete state at some moment; a writer that goes on does not change it."""
+
+    table: RowTable
+    live: np.ndarray  # (N,) int64: positions of the clips that can be found, ascending
+    features: np.ndarray  # (M, D) float16, memory-mapped
+    folded: np.ndarray  # (all positions, 2D) float16, memory-mapped
+    scales: np.ndarray  # (M,) float32, memory-mapped
 
 
-def _relative(path: str, folder: Path) -> str:
-    """Videos below the folder that holds the index are named relative to it, so that both can move together."""
-    return os.path.relpath(path, folder.parent) if Path(path).is_relative_to(folder.parent) else path
+class Store:
+    """One index folder: `create` or `open` it. Reading is safe from several threads, also while one writes."""
+
+    snapshot: Snapshot
+
+    def __init__(self, folder: Path, model: str, dim: int):
+        self.folder, self.model, self.dim, self.generation = folder, model, dim, 0
+        self._mutex, self._depth = threading.RLock(), 0  # of the writers
+
+    # ---- opening ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, folder: Path, model: str, dim: int) -> "Store":
+        """A new, empty index. Raises ValueError for a folder that holds other things or an index already."""
+        refuse_other_things(folder)
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        store = cls(folder, model, dim)
+        with writer_lock(folder), clear_errors(folder):
+            if (folder / MANIFEST).exists():
+                raise ValueError(f"{folder} holds an index already: open it")
+            store._start(1)
+            store._publish()
+        return store
+
+    @classmethod
+    def open(cls, folder: Path, model: str, dim: int) -> "Store":
+        """An existing index. Raises FileNotFoundError where there is none, ValueError for a damaged or foreign one, or
+        one made with another model (naming both)."""
+        store = cls(folder, model, dim)
+        store.refresh()
+        if store.snapshot.features.nbytes + store.snapshot.folded.nbytes <= VERIFY_BYTES:
+            store.verify()
+        return store
+
+    def refresh(self) -> None:
+        """Take over the last complete state on disk."""
+        for attempt in range(5):  # a writer may bring in a new generation between the two reads
+            generation = _read_manifest(self.folder, self.model, self.dim)
+            try:
+                same = generation == self.generation
+                table = self.snapshot.table if same else RowTable(self._rows_file(generation), self.folder.parent)
+                self.snapshot, self.generation = self._take_snapshot(table, generation), generation
+                return
+            except (OSError, sqlite3.Error) as error:
+                if attempt == 4:
+                    raise ValueError(f"{self.folder} is damaged: {error}; index the videos again") from error
+
+    def _take_snapshot(self, table: RowTable, generation: int) -> Snapshot:
+        count, rows, removed = table.extent()
+        live = np.delete(np.arange(count), removed)
+        features = self._map("features", generation, (rows, self.dim))
+        folded = self._map("folded", generation, (count, 2 * self.dim))
+        return Snapshot(table, live, features, folded, self._map("scales", generation, (rows,)))
+
+    def _map(self, name: str, generation: int, shape: tuple[int, ...]) -> np.ndarray:
+        file, kind = self._file(name, generation), np.dtype(ARRAYS[name])
+        needed = kind.itemsize * math.prod(shape)
+        if (size := file.stat().st_size) < needed:
+            raise ValueError(f"{file} is damaged ({size} of {needed} bytes): index the videos again")
+        if not needed:
+            return np.zeros(shape, kind)
+        return np.memmap(file, kind, "r", shape=shape).view(np.ndarray)  # a plain view: its slices cost less
+
+    def _file(self, name: str, generation: int) -> Path:
+        return self.folder / f"{name}-{generation}.{'f32' if ARRAYS[name] == 'float32' else 'f16'}"
+
+    def _rows_file(self, generation: int) -> Path:
+        return self.folder / f"rows-{generation}.sqlite"
+
+    def verify(self) -> None:
+        """Compare all features with their checksums. Raises ValueError naming the file that differs."""
+        table, arrays = self.snapshot.table, self.snapshot._asdict()
+        try:
+            sound = table.check()
+            spans = table.all("SELECT name, start, stop, sha256 FROM checksums ORDER BY name, start")
+        except sqlite3.Error:
+            sound, spans = False, []
+        if not sound:
+            raise ValueError(f"{self._rows_file(self.generation)} is damaged: index the videos again")
+        reached = dict.fromkeys(ARRAYS, 0)
+        for name, start, stop, digest in spans:
+            if start < len(arrays[name]):  # what came in after the snapshot lies behind it
+                if start != reached[name] or sha256(arrays[name][start:stop]) != digest:
+                    damaged = self._file(name, self.generation)
+                    raise ValueError(f"{damaged} is damaged (its checksum differs): index the videos again")
+                reached[name] = stop
+        if any(stop != len(arrays[name]) for name, stop in reached.items()):
+            raise ValueError(f"{self.folder} is damaged (features without a checksum): index the videos again")
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the one writer meanwhile, from the last complete state on. Raises IndexBusyError naming the process that
+        is, and OSError where the folder cannot be written to."""
+        with self._mutex:
+            if self._depth:
+                yield
+                return
+            with writer_lock(self.folder):
+                self._depth += 1
+                try:
+                    self.refresh()
+                    yield
+                finally:
+                    self._depth -= 1
+
+    def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
+        """Add clips, add files or replace what is known of them, forget paths: all or nothing. Clips of contents that
+        no file has any more are removed. Raises OSError, with the state before intact, where there is no space."""
+        with self.writing(), clear_errors(self.folder):
+            self._write(files, clips, forget)
+            gone = len(self.snapshot.folded) - len(self.snapshot.live)
+            if gone > 64 + COMPACT_SHARE * len(self.snapshot.folded):
+                self.copy_to(self.folder)
+                self.refresh()
+
+    def _write(self, files: Sequence[Row], clips: Sequence[NewClip], forget: Sequence[str] = ()) -> None:
+        table, position, first = self.snapshot.table, len(self.snapshot.folded), len(self.snapshot.features)
+        sums = self._append(clips)
+        with table.transaction() as run:
+            touched = set()
+            for path in [*forget, *(row.path for row in files)]:
+                touched.update(run("SELECT digest FROM files WHERE path = ?", [table.stored(path)]).fetchall())
+            for path in forget:
+                run("DELETE FROM files WHERE path = ?", [table.stored(path)])
+            for row in files:
+                table.put_file(run, row)
+            for c in clips:
+                times = np.asarray(c.times, np.float64).tobytes()
+                run(
+                    "INSERT INTO clips VALUES (?, ?, ?, ?, ?, ?, 0)", (position, c.digest, c.start, c.end, times, first)
+                )
+                position, first = position + 1, first + len(c.features)
+            for values in sums:
+                run("INSERT INTO checksums VALUES (?, ?, ?, ?)", values)
+            for (digest,) in touched:
+                if not run("SELECT 1 FROM files WHERE digest = ?", [digest]).fetchone():
+                    run("UPDATE clips SET removed = 1 WHERE digest = ?", [digest])
+        self.snapshot = self._take_snapshot(table, self.generation)
+
+    def _append(self, clips: Sequence[NewClip]) -> list[tuple[str, int, int, str]]:
+        """Write the features; the lines of `checksums` about them."""
+        if not clips:
+            return []
+        parts = {
+            "features": np.concatenate([c.features for c in clips]), "folded": np.stack([c.folded for c in clips]),
+            "scales": np.concatenate([c.scales for c in clips]),
+        }  # fmt: skip
+        sums = []
+        for name, part in parts.items():
+            part = part.astype(ARRAYS[name])
+            before = len(getattr(self.snapshot, name))
+            digest = append(self._file(name, self.generation), before * part[0].nbytes, part)
+            sums.append((name, before, before + len(part), digest))
+        return sums
+
+    def set_captions(self, captions: Sequence[str]) -> None:
+        """Replace the caption list."""
+        with self.writing(), clear_errors(self.folder), self.snapshot.table.transaction() as run:
+            run("DELETE FROM captions")
+            for values in enumerate(captions):
+                run("INSERT INTO captions VALUES (?, ?)", values)
+
+    def copy_to(self, folder: Path) -> None:
+        """Write the clips that can be found as a new generation of the index in `folder`; its manifest comes last.
+
+        Raises ValueError for a folder that holds other things."""
+        refuse_other_things(folder)
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with self.writing() if folder == self.folder else writer_lock(folder), clear_errors(folder):
+            new, table = Store(folder, self.model, self.dim), self.snapshot.table
+            new._start(1 + max((int(file.stem.split("-")[1]) for file in folder.glob("rows-*.sqlite")), default=0))
+            for i in range(0, len(self.snapshot.live), 512):
+                new._write(*self._read_block(self.snapshot.live[i : i + 512]))
+            new._write(table.files("reason != ''"), [])
+            with new.snapshot.table.transaction() as run:
+                for values in enumerate(table.captions()):
+                    run("INSERT INTO captions VALUES (?, ?)", values)
+            new._publish()
+
+    def _read_block(self, positions: np.ndarray) -> tuple[list[Row], list[NewClip]]:
+        """These clips, and the files they belong to."""
+        table, clips = self.snapshot.table, []
+        files: dict[str, Row] = {}
+        rows, spans = table.rows(positions), table.spans(positions)
+        for position, row, (first, count) in zip(positions, rows, spans, strict=True):
+            features = self.snapshot.features[first : first + 1 + count]
+            folded, scales = self.snapshot.folded[position], self.snapshot.scales[first : first + 1 + count]
+            clips.append(NewClip(row.digest, row.start, row.end, row.times, features, folded, scales))
+            files.update((file.path, file) for file in table.files("digest = ?", [row.digest]))
+        return list(files.values()), clips
+
+    def _start(self, generation: int) -> None:
+        """Empty files of a generation that no manifest names yet."""
+        self.generation = generation
+        self._rows_file(generation).unlink(missing_ok=True)
+        for name in ARRAYS:
+            self._file(name, generation).write_bytes(b"")
+        table = RowTable(self._rows_file(generation), self.folder.parent, create=True)
+        self.snapshot = self._take_snapshot(table, generation)
+
+    def _publish(self) -> None:
+        """Make this generation the index, and delete the others."""
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "dim": self.dim,
+            "generation": self.generation,
+        }
+        replace(self.folder / MANIFEST, json.dumps(manifest, indent=1).encode())
+        for file in self.folder.iterdir():
+            if _is_ours(file) and file.name not in (MANIFEST, LOCK, WRITER) and f"-{self.generation}." not in file.name:
+                file.unlink(missing_ok=True)
 
 
-def describe(path: Path) -> Row:
-    """A file's size and time, without reading it; `digest_of` adds its content."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        return Row(key(path), 0, 0.0, "", reason=str(error))
-    return Row(key(path), stat.st_size, stat.st_mtime, "")
+def _is_ours(file: Path) -> bool:
+    made = ("rows-*.sqlite*", "features-*.f16", "folded-*.f16", "scales-*.f32", "first-*.faiss*", LOCK, WRITER)
+    of_format_1 = ("videos-*.npy*", "frames-*.npy*")
+    return any(file.match(pattern) for pattern in (MANIFEST + "*", *made, *of_format_1))
 
 
-def digest_of(path: str) -> str:
-    """sha256 of a file's content; empty where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def save(folder: Path, model: str, contents: Contents, dim: int) -> None:
-    """Write an index made with `model` (a fingerprint); the manifest is renamed into place last.
-
-    Raises ValueError for a folder that holds other things.
-    """
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+def refuse_other_things(folder: Path) -> None:
+    """Raises ValueError for a folder with files that no index makes: nothing of yours is overwritten."""
+    if folder.is_dir() and not all(map(_is_ours, folder.iterdir())):
         raise ValueError(f"{folder} holds other things than an index: choose a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    nothing = np.zeros((0, dim), np.float16)
-    arrays = {
-        "videos": _write_array(folder, "videos", np.stack(contents.videos) if contents.videos else nothing),
-        "frames": _write_array(folder, "frames", np.concatenate([*contents.frames, nothing])),
-    }
-    rows = {
-        name: [{**asdict(row), "path": _relative(row.path, folder)} for row in kept]
-        for name, kept in (("rows", contents.rows), ("failed", contents.failed))
-    }
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "model": model,
-        "arrays": arrays,
-        "captions": contents.captions,
-        **rows,
-    }
-    _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    for stale in folder.glob("*.npy"):
-        if stale.name not in {a["file"] for a in arrays.values()}:
-            stale.unlink()
 
 
-def load(folder: Path, model: str, dim: int) -> Contents:
-    """Read an index. Raises FileNotFoundError where there is none, ValueError for a damaged or foreign one, or one
-    made with another model (naming both)."""
-    if not (folder / MANIFEST).is_file():
+def _read_manifest(folder: Path, model: str, dim: int) -> int:
+    """The generation in use. Raises FileNotFoundError or ValueError as `open` says."""
+    file = folder / MANIFEST
+    if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no index ({MANIFEST} is missing)")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version, made_with, arrays = manifest["format_version"], manifest["model"], manifest["arrays"]
-        rows, failed = ([Row(**row) for row in manifest[name]] for name in ("rows", "failed"))
-        captions = [str(caption) for caption in manifest["captions"]]
-        entries = [arrays[name] for name in ("videos", "frames")]
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version, made_with = manifest["format_version"], manifest["model"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged or no index manifest: {error}") from error
+        raise ValueError(f"{file} is damaged or no index manifest: {error}") from error
     if version != FORMAT_VERSION:
-        raise ValueError(f"{folder} has index format {version}, this SUMA reads {FORMAT_VERSION}: index again")
+        raise ValueError(
+            f"{folder} has index format {version}, this SUMA reads {FORMAT_VERSION}: index the videos again"
+        )
     if made_with != model:
         raise ValueError(
             f"{folder} was made with model {made_with}, not {model}: load that model, or index again with this one"
         )
-    for row in rows + failed:
-        row.path = key(folder.parent / row.path)
-    counts = [len(row.times) for row in rows]
-    videos = list(_read_array(folder, entries[0], (len(rows), dim)))
-    frames = _read_array(folder, entries[1], (sum(counts), dim))
-    return Contents(rows, failed, videos, np.split(frames, np.cumsum(counts)[:-1]) if rows else [], captions)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: a temporary file, flushed to the disk, renamed."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _write_array(folder: Path, name: str, array: np.ndarray) -> dict[str, str]:
-    """An array under a name made of its content, so that no state on disk is ever overwritten."""
-    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-    file = f"{name}-{digest[:16]}.npy"
-    if not (folder / file).exists():
-        partial = folder / (file + ".partial")
-        with partial.open("wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(folder / file)
-    return {"file": file, "sha256": digest}
-
-
-def _read_array(folder: Path, entry: dict[str, str], shape: tuple[int, ...]) -> np.ndarray:
-    path = folder / Path(entry["file"]).name
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is missing or damaged: {error}; index again") from error
-    if array.shape != shape or array.dtype != np.float16:
-        raise ValueError(f"{path} is {array.dtype}{array.shape}, expected float16{shape}: index again")
-    if hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() != entry["sha256"]:
-        raise ValueError(f"{path} is damaged (its checksum differs): index again")
-    return array
+    if manifest.get("dim") != dim or not isinstance(manifest.get("generation"), int):
+        raise ValueError(f"{file} is damaged: dim {manifest.get('dim')}, generation {manifest.get('generation')}")
+    return manifest["generation"]

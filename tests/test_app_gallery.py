@@ -309,3 +309,12 @@ def test_the_bundled_index_is_carried_on_elsewhere(
     assert {path.name for path in (tmp_path / "gallery" / "index").iterdir()} == before
     assert len(startup.open_index(tiny_model, "", "", read_only=False)) == 5
     assert len(startup.open_index(tiny_model, "", "", read_only=True)) == 4
+
+
+def test_a_copy_of_a_video_of_the_gallery_is_counted_as_there_already(made: app.Handlers, tmp_path: Path):
+    clip = write_video(tmp_path / "one.mp4", picture=lambda i, w, h: noise_picture(500 + i, w, h))
+    list(made.add_files([str(clip)]))
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(made.gallery.rows[made.gallery.names["one.mp4"]].path, copy)
+    *_, last = made.add_files([str(copy)])
+    assert last.added == [] and last.skipped == 1 and last.failed == {}

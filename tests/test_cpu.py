@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from suma.cpu import use_fast_attention_backward, use_fast_matmul
+from suma.cpu import half_image_tower, use_fast_attention_backward, use_fast_matmul
 
 
 def test_fast_products_stay_float32():
@@ -39,3 +39,16 @@ def test_attention_has_the_same_gradients_without_the_fused_kernel():
             torch.backends.cuda.enable_flash_sdp(before)
         gradients.append(torch.stack([q.grad, k.grad, v.grad]))
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+def test_the_half_image_tower_is_near_and_leaves_no_trace(tiny_model):
+    pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = {name: weight.clone() for name, weight in tiny_model.state_dict().items()}
+    with torch.no_grad():
+        exact = tiny_model.encode_frames(pixels)
+        with half_image_tower(tiny_model.clip):
+            half = tiny_model.encode_frames(pixels)
+        again = tiny_model.encode_frames(pixels)
+    assert half.dtype == torch.bfloat16 and torch.equal(exact, again)
+    assert float(torch.cosine_similarity(exact, half.float()).min()) > 0.999
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny_model.state_dict().items())

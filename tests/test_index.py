@@ -1,17 +1,16 @@
 """VideoIndex: what it finds equals the score of every pair; what it cannot read it says; what it keeps is whole."""
 
-import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex
-from suma import store as on_disk
+from suma.decoder import Decoder
 from suma.video import read_frames
 
 QUERIES = ["a dog runs", "a cat sits on the mat", "something never said before"]
@@ -25,6 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(6):
         pictures = [noise_picture(100 * n + i // 4, 64, 48) for i in range(16)]
         write_video(folder / f"clip {n}.mp4", frames=16, size=(64, 48), picture=lambda i, w, h, p=pictures: p[i])
+    write_video(folder.parent / "other.mp4", frames=16, size=(64, 48), picture=noise_picture)
     (folder / "liar.mp4").write_text("not a video")
     (folder / "empty.mp4").touch()
     return folder
@@ -134,14 +134,14 @@ def test_unchanged_files_are_not_decoded_again_and_changed_ones_are(tiny_model: 
     shutil.copytree(folder, videos)
     index = VideoIndex(tiny_model)
     index.add(videos)
-    before = dict(zip([r.path for r in index.rows], [f.copy() for f in index._frames], strict=True))
+    before = {row.path: index.videos([i]).frames for i, row in enumerate(index.rows)}
     (videos / "clip 0.mp4").touch()  # a new time, the same content
-    shutil.copy(videos / "clip 1.mp4", videos / "clip 2.mp4")
+    shutil.copy(folder.parent / "other.mp4", videos / "clip 2.mp4")
     report = index.add(videos)
     assert [Path(p).name for p in report.added] == ["clip 2.mp4"]
     assert len(report.skipped) == 5
-    after = dict(zip([r.path for r in index.rows], index._frames, strict=True))
-    changed = {Path(p).name for p in after if not np.array_equal(after[p], before[p])}
+    after = {row.path: index.videos([i]).frames for i, row in enumerate(index.rows)}
+    changed = {Path(p).name for p in after if not torch.equal(after[p], before[p])}
     assert changed == {"clip 2.mp4"}
     assert len(index) == 6
 
@@ -179,7 +179,7 @@ def test_a_saved_index_answers_the_same_also_when_moved(index: VideoIndex, folde
     home.rename(moved)
     loaded = VideoIndex.load(moved / "index", index.model)
     assert loaded.caption_list == QUERIES
-    assert {Path(r.path).parent for r in loaded.rows + loaded.failed} == {moved / "videos"}
+    assert {Path(r.path).parent for r in [*loaded.rows, *loaded.failed]} == {moved / "videos"}
     for a, b in zip(fresh.search(QUERIES[1]), loaded.search(QUERIES[1]), strict=True):
         assert (Path(a.path).name, a.score, a.moment, a.concepts) == (Path(b.path).name, b.score, b.moment, b.concepts)
     assert len(loaded.add(moved / "videos").skipped) == 6
@@ -193,62 +193,6 @@ def test_loading_with_another_model_names_both(index: VideoIndex, tiny_model: SU
         other.space.centres[0, 0] += 1
     with pytest.raises(ValueError, match=f"{tiny_model.fingerprint()}.*{other.fingerprint()}"):
         VideoIndex.load(tmp_path / "index", other)
-
-
-@pytest.mark.parametrize("damage", ["manifest", "not json", "short array", "flipped byte", "no array", "version"])
-def test_a_damaged_index_is_an_error_that_says_what(index: VideoIndex, tmp_path: Path, damage: str):
-    folder = tmp_path / "index"
-    index.save(folder)
-    manifest, array = folder / on_disk.MANIFEST, next(folder.glob("frames-*.npy"))
-    content = json.loads(manifest.read_text())
-    if damage == "manifest":
-        manifest.write_bytes(manifest.read_bytes()[:100])
-    elif damage == "not json":
-        manifest.write_text("[1, 2]")
-    elif damage == "short array":
-        array.write_bytes(array.read_bytes()[:-50])
-    elif damage == "flipped byte":
-        damaged = bytearray(array.read_bytes())
-        damaged[-7] ^= 255
-        array.write_bytes(damaged)
-    elif damage == "no array":
-        array.unlink()
-    else:
-        manifest.write_text(json.dumps({**content, "format_version": 99}))
-    with pytest.raises(ValueError, match=str(folder)):
-        VideoIndex.load(folder, index.model)
-
-
-def test_a_folder_without_an_index_or_with_other_things_is_refused(index: VideoIndex, tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no index"):
-        VideoIndex.load(tmp_path, index.model)
-    (tmp_path / "letter.txt").write_text("dear reader")
-    with pytest.raises(ValueError, match="other things"):
-        index.save(tmp_path)
-    assert (tmp_path / "letter.txt").read_text() == "dear reader"
-
-
-def test_a_save_that_dies_leaves_the_state_before(tiny_model: SUMA, folder: Path, tmp_path: Path, monkeypatch):
-    index = VideoIndex(tiny_model)
-    index.add([folder / "clip 0.mp4"])
-    index.save(tmp_path / "index")
-    index.folder = None
-    index.add([folder / "clip 1.mp4"])
-    write = on_disk._write
-
-    def die(path: Path, content: bytes) -> None:
-        if path.name == on_disk.MANIFEST:
-            raise KeyboardInterrupt
-        write(path, content)
-
-    monkeypatch.setattr(on_disk, "_write", die)
-    with pytest.raises(KeyboardInterrupt):
-        index.save(tmp_path / "index")
-    monkeypatch.undo()
-    assert len(VideoIndex.load(tmp_path / "index", tiny_model)) == 1
-    index.save(tmp_path / "index")
-    assert len(VideoIndex.load(tmp_path / "index", tiny_model)) == 2
-    assert len(list((tmp_path / "index").glob("*.npy"))) == 2  # the array that nothing names is gone
 
 
 def test_file_names_that_are_no_text_are_kept(tiny_model: SUMA, folder: Path, tmp_path: Path):
@@ -290,3 +234,111 @@ def test_real_clips_are_indexed(tiny_model: SUMA):
     index = VideoIndex(tiny_model)
     report = index.add(clips)
     assert len(index) == len(list(clips.iterdir())) and not report.failed
+
+
+# Changed, moved, deleted, copied
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded from now on."""
+    names: list[str] = []
+    read = Decoder.read
+
+    def counting(self: Decoder, path: str, *args: object) -> object:
+        names.append(Path(path).name)
+        return read(self, path, *args)
+
+    monkeypatch.setattr(Decoder, "read", counting)
+    return names
+
+
+@pytest.fixture
+def gallery(tiny_model: SUMA, folder: Path, tmp_path: Path) -> tuple[VideoIndex, Path]:
+    """An index of a copy of the six clips, and the copy's folder."""
+    shutil.copytree(folder, tmp_path / "videos")
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path / "videos")
+    index.save(tmp_path / "index")
+    return index, tmp_path / "videos"
+
+
+def names(paths: Iterable[str]) -> list[str]:
+    return sorted(Path(path).name for path in paths)
+
+
+def test_nothing_is_decoded_twice_also_not_what_failed(gallery: tuple[VideoIndex, Path], decoded: list[str]):
+    index, videos = gallery
+    report = index.add(videos)
+    assert decoded == [] and len(report.skipped) == 6 and names(report.failed) == ["empty.mp4", "liar.mp4"]
+    assert names(index.add(videos, retry=True).failed) == ["empty.mp4", "liar.mp4"]
+    assert sorted(decoded) == ["empty.mp4", "liar.mp4"]
+    shutil.copy(videos / "clip 1.mp4", videos / "liar.mp4")  # mended, by a copy of another
+    report = index.add(videos)
+    assert names(report.duplicates) == ["liar.mp4"] and names(report.failed) == names(r.path for r in index.failed)
+    assert names(index.add(videos).failed) == ["empty.mp4"]
+
+
+def test_a_moved_file_keeps_its_features(gallery: tuple[VideoIndex, Path], decoded: list[str]):
+    index, videos = gallery
+    before = index.videos([index.row_of(videos / "clip 2.mp4")]).frames
+    (videos / "deeper").mkdir()
+    (videos / "clip 2.mp4").rename(videos / "deeper" / "new name.mp4")
+    report = index.add(videos)
+    assert decoded == [] and report.added == [] and report.missing == []
+    assert report.moved == {str(videos / "deeper" / "new name.mp4"): str(videos / "clip 2.mp4")}
+    assert len(index) == 6 and torch.equal(
+        index.videos([index.row_of(videos / "deeper" / "new name.mp4")]).frames, before
+    )
+    with pytest.raises(KeyError):
+        index.row_of(videos / "clip 2.mp4")
+
+
+def test_copies_share_one_clip_until_the_last_is_gone(gallery: tuple[VideoIndex, Path], decoded: list[str]):
+    index, videos = gallery
+    shutil.copy(videos / "clip 3.mp4", videos / "another.mp4")
+    report = index.add(videos)
+    assert report.duplicates == {str(videos / "another.mp4"): str(videos / "clip 3.mp4")}
+    assert decoded == [] and len(index) == 6
+    assert index.row_of(videos / "another.mp4") == index.row_of(videos / "clip 3.mp4")
+    (videos / "clip 3.mp4").unlink()
+    assert names(index.add(videos, prune=True).pruned) == ["clip 3.mp4"]
+    assert len(index) == 6 and names(row.path for row in index.rows)[0] == "another.mp4"
+    assert index.remove([videos / "another.mp4"]) == 1 and len(index) == 5
+
+
+def test_two_new_copies_are_decoded_once(tiny_model: SUMA, folder: Path, tmp_path: Path, decoded: list[str]):
+    for n in range(8):
+        shutil.copy(folder / "clip 0.mp4", tmp_path / f"{n}.mp4")
+        shutil.copy(folder / "liar.mp4", tmp_path / f"broken {n}.mp4")
+    index = VideoIndex(tiny_model)
+    report = index.add(tmp_path, workers=4)
+    assert len(decoded) == 2 and len(index) == 1 and len(report.added) == 1 and len(report.duplicates) == 7
+    assert len(report.failed) == len(index.failed) == 8 and all(report.failed.values())
+    assert len(index.add(tmp_path).skipped) == 8
+
+
+def test_deleted_files_are_told_and_pruned_on_request_only(gallery: tuple[VideoIndex, Path]):
+    index, videos = gallery
+    for name in ("clip 0.mp4", "clip 4.mp4", "liar.mp4"):
+        (videos / name).unlink()
+    outside = [row.path for row in index.rows]
+    report = index.add(videos)
+    assert names(report.missing) == ["clip 0.mp4", "clip 4.mp4", "liar.mp4"] and [r.path for r in index.rows] == outside
+    assert index.add(videos / "clip 1.mp4", prune=True).pruned == []  # only in folders that are given
+    assert names(index.add(videos, prune=True).pruned) == ["clip 0.mp4", "clip 4.mp4", "liar.mp4"]
+    assert names(row.path for row in index.rows) == [f"clip {n}.mp4" for n in (1, 2, 3, 5)]
+    assert names(row.path for row in VideoIndex.load(index.folder, index.model).failed) == ["empty.mp4"]
+
+
+def test_a_file_that_may_not_be_read_is_tried_again(tiny_model: SUMA, folder: Path, tmp_path: Path, monkeypatch):
+    shutil.copy(folder / "clip 0.mp4", tmp_path / "0.mp4")
+    index, read = VideoIndex(tiny_model), Decoder.read
+
+    def refused(*args: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Decoder, "read", refused)
+    assert "Permission denied" in index.add(tmp_path).failed[str(tmp_path / "0.mp4")]
+    monkeypatch.setattr(Decoder, "read", read)
+    assert len(index.add(tmp_path).added) == 1 and index.failed == []

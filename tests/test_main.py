@@ -107,6 +107,26 @@ def test_what_is_broken_outside_is_one_line_too(place: Path, tmp_path: Path, cap
     assert error.startswith("error: ") and error.count("\n") == 1
 
 
+def test_pruning_retrying_and_checking(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    index, videos = str(tmp_path / "index"), str(tmp_path / "videos")
+    assert suma(place, "index", videos, "-o", index, "--bf16", "--workers", "1") == 0
+    (tmp_path / "videos" / "0.mp4").rename(tmp_path / "videos" / "moved.mp4")
+    (tmp_path / "videos" / "1.mp4").unlink()
+    capsys.readouterr()
+    assert suma(place, "index", videos, "-o", index) == 0
+    assert "0 added, 1 unchanged, 1 failed, 1 moved, 1 missing; 3 videos" in capsys.readouterr().out
+    assert suma(place, "index", videos, "-o", index, "--prune", "--retry", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["pruned"] == [str(tmp_path / "videos" / "1.mp4")] and len(report["failed"]) == 1
+    assert suma(place, "check", index) == 0
+    assert "is sound" in capsys.readouterr().out
+    array = tmp_path / "index" / "features-1.f16"
+    array.write_bytes(b"\xff" + array.read_bytes()[1:])
+    assert suma(place, "check", index) == 2
+    assert "checksum" in capsys.readouterr().err
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__

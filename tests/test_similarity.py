@@ -266,3 +266,20 @@ def test_an_unknown_aggregation_is_an_error_that_lists_the_known_ones():
 
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(similarity).failed == 0
+
+
+@pytest.mark.parametrize("how", similarity.AGGREGATIONS)
+def test_the_score_by_scale_is_the_score(how: str):
+    generator = torch.Generator().manual_seed(0)
+
+    def unit(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+    concepts, mask = unit(20, 8), torch.tensor([[True] * 4, [True, True, False, False], [True, False, False, False]])
+    texts, rows = similarity.Texts(unit(2, 8), unit(2, 20).abs()), unit(3, 5, 8)
+    rows[:, 1:][~mask] = 0
+    placed = [torch.nn.functional.normalize(x @ concepts.T, dim=-1) for x in (rows[:, 0], rows[:, 1:])]
+    videos = similarity.Videos(rows[:, 0], rows[:, 1:], mask, *placed)
+    named, scales = texts.anchors @ concepts, similarity.concept_scale(rows, concepts)[..., 0]
+    got = similarity.score_by_scale(texts, named, rows, scales, mask, 0.3, how, 0.05)
+    torch.testing.assert_close(got, similarity.score(texts, videos, 0.3, how, 0.05), atol=1e-6, rtol=0)

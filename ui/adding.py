@@ -45,7 +45,7 @@ def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | 
             report = gallery.index.add(paths[at : at + step])
             gallery.refresh()
         progress.added += [gallery.name(path) for path in report.added]
-        progress.skipped += len(report.skipped)
+        progress.skipped += len(report.skipped) + len(report.moved) + len(report.duplicates)
         progress.failed |= {Path(path).name: reason for path, reason in report.failed.items()}
         progress.done += min(step, len(paths) - at)
         progress.seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ import torch
 
 from suma import Match, VideoIndex
 from suma.concepts import split_words
-from suma.store import Row
+from suma.rows import Row
 from ui.media import captions_beside, examples_beside, name_for, poster, thumbnails
 from ui.tiles import Tile
 
@@ -62,8 +62,6 @@ class Gallery:
         path = self.row(name).path
         with self.lock:
             self.index.remove([path])
-            if self.index.folder is not None:
-                self.index.save(self.index.folder)
             self.refresh()
         if own is not None and Path(path).is_relative_to(own):
             Path(path).unlink(missing_ok=True)

@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from suma.explain import Explanation, heat_map
+from suma.files import find_videos
 from suma.steer import parse
-from suma.video import find_videos
 from ui import heat, media, steering, tiles
 from ui.adding import Progress, add_paths
 from ui.api import MAX_QUERY, Api, kind

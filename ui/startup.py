@@ -1,8 +1,11 @@
 """From the command line to an index and what the app may do with it; environment variables serve Spaces."""
 
 import argparse
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -115,5 +118,7 @@ def _keep(index: VideoIndex, folder: Path, must: bool) -> None:
     except OSError:
         if must:
             raise
-        index.folder = None
+        if index.folder is not None:  # the one that was opened stays as it is
+            index.save(Path(tempfile.mkdtemp(prefix="suma-"), "index"))
+            atexit.register(shutil.rmtree, index.folder.parent, ignore_errors=True)
         print(f"note: {folder} cannot be written: this index lasts for this run", file=sys.stderr)

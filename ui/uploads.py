@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from suma import read_frames
-from suma.store import digest_of
+from suma.disk import digest_of
 
 PLAYED = {"h264", "vp8", "vp9", "av1"}  # codecs and
 CONTAINERS = {".mp4", ".m4v", ".webm"}  # containers that every browser plays

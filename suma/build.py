@@ -1,0 +1,315 @@
+"""Adding videos to an index: which files are new, decoding ahead in worker processes, encoding in batches, committing.
+
+Shapes: F frames, S pixels of a side, D joint width.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from suma.candidates import keep_cache
+from suma.cpu import half_image_tower
+from suma.decoder import Decoder, refuse_sparse
+from suma.disk import digest_of
+from suma.files import find_videos
+from suma.model import SUMA
+from suma.rows import Row, RowTable, describe
+from suma.similarity import concept_scale, fold_videos
+from suma.store import NewClip, Store
+from suma.video import resize_frames
+
+COMMIT_SECONDS = 5.0  # between two commits; what a kill costs
+COMMIT_CLIPS = 2000
+COMMIT_SHARE = 0.05  # of the time, at most, is spent on commits
+BATCH_FRAMES = {"cpu": 48, "cuda": 384}  # encoded at once
+PARTS_AHEAD = 4  # of each video, decoded and waiting
+
+
+@dataclass
+class Report:
+    """What `add` did, by path."""
+
+    added: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # unchanged
+    failed: dict[str, str] = field(default_factory=dict)  # with the reason; also those that failed before
+    moved: dict[str, str] = field(default_factory=dict)  # new path: old path; not encoded again
+    duplicates: dict[str, str] = field(default_factory=dict)  # path: another file of the same content
+    missing: list[str] = field(default_factory=list)  # in the index, but no longer there
+    pruned: list[str] = field(default_factory=list)  # missing ones that were removed from the index
+
+
+@dataclass
+class _Part:
+    """A decoded part of a video: pixels (F, 3, S, S) uint8, and later its features."""
+
+    start: float
+    end: float
+    times: list[float]
+    pixels: Tensor
+    clip: NewClip | None = None
+
+
+@dataclass
+class _Job:
+    """One file on its way; `parts` ends with None, when `row` has its digest or the reason why not."""
+
+    row: Row
+    parts: "queue.Queue[_Part | None]" = field(default_factory=lambda: queue.Queue(PARTS_AHEAD))
+    encoded: list[_Part] = field(default_factory=list)
+    known: bool = False  # the content is in the index, or on its way into it
+
+
+class Builder:
+    """One run of `add` over a store."""
+
+    def __init__(self, model: SUMA, store: Store, workers: int, time_limit: float, bf16: bool = False):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
+        self.bf16, self.report = bf16, Report()
+        self._claimed: set[str] = set()  # contents on their way
+        self._later: list[Row] = []  # files whose content comes in by another path
+        self._claiming = threading.Lock()
+        self._stopping = threading.Event()
+
+    @property
+    def table(self) -> RowTable:
+        """What is known so far."""
+        return self.store.snapshot.table
+
+    def run(self, paths: str | Path | Iterable[str | Path], prune: bool, retry: bool) -> Report:
+        """Add what `paths` name; see `VideoIndex.add`."""
+        given = [paths] if isinstance(paths, str | Path) else list(paths)
+        found = find_videos(given)
+        with self.store.writing(), half_image_tower(self.model.clip) if self.bf16 else contextlib.nullcontext():
+            todo = self._new(found, retry)
+            self._add(todo)
+            self._look_for_missing(given, prune)
+            keep_cache(self.store)
+        return self.report
+
+    # ---- which files -----------------------------------------------------------------------------------------------
+
+    def _new(self, found: Sequence[Path], retry: bool) -> list[Row]:
+        """The files that are not known as they are."""
+        todo = []
+        for path in found:
+            row, old = describe(path), self.table.file(path)
+            if old is None or (old.size, old.mtime) != (row.size, row.mtime) or (retry and old.reason) or row.reason:
+                todo.append(row)
+            elif old.reason:
+                self.report.failed[row.path] = old.reason
+            else:
+                self.report.skipped.append(row.path)
+        return todo
+
+    def _look_for_missing(self, given: Sequence[str | Path], prune: bool) -> None:
+        folders = [path for path in given if Path(path).is_dir()]
+        gone = [
+            row.path for folder in folders for row in self.table.files(*self.table.below(folder))
+            if not os.path.lexists(row.path)
+        ]  # fmt: skip
+        if prune:
+            self.store.commit(forget=gone)
+            self.report.pruned = gone
+        else:
+            self.report.missing = gone
+
+    def _same_content(self, row: Row) -> Row | None:
+        """File the path under a content that is in the index; the file to be forgotten, if it was moved."""
+        others = [other for other in self.table.files("digest = ?", [row.digest]) if other.path != row.path]
+        old = self.table.file(row.path)
+        if old is not None and old.digest == row.digest:
+            self.report.skipped.append(row.path)
+            return None
+        moved = next((other for other in others if not os.path.lexists(other.path)), None)
+        if moved is not None:
+            self.report.moved[row.path] = moved.path
+            return moved
+        self.report.duplicates[row.path] = others[0].path
+        return None
+
+    # ---- decoding, ahead and elsewhere -----------------------------------------------------------------------------
+
+    def _jobs(self, rows: Sequence[Row]) -> Generator[_Job, None, None]:
+        """Jobs in the order of the rows, with workers decoding ahead; a few parts of each wait in memory at most."""
+        sizes = [size for (size,) in self.table.all("SELECT DISTINCT size FROM files WHERE reason = ''")]
+        counted: dict[int, int] = dict.fromkeys(sizes, 1)
+        for row in rows:
+            counted[row.size] = counted.get(row.size, 0) + 1
+        shared = {size for size, count in counted.items() if count > 1}
+        local, decoders = threading.local(), []
+
+        def work(job: _Job) -> None:
+            if not hasattr(local, "decoder"):
+                local.decoder = Decoder(self.time_limit)
+                decoders.append(local.decoder)
+            try:
+                self._decode(job, local.decoder, job.row.size in shared)
+            except Exception as error:  # a fault of ours; it is told like the others
+                job.row.reason = job.row.reason or f"{type(error).__name__}: {error}"
+            self._put(job, None)
+
+        waiting: deque[_Job] = deque()
+        coming = iter(rows)
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                while True:
+                    while len(waiting) < 2 * self.workers + 2 and (new := next(coming, None)) is not None:
+                        waiting.append(_Job(new))
+                        pool.submit(work, waiting[-1])
+                    if not waiting:
+                        return
+                    yield waiting.popleft()
+            finally:
+                self._stopping.set()
+                for decoder in decoders:
+                    decoder.close()
+                pool.shutdown(cancel_futures=True)
+
+    def _decode(self, job: _Job, decoder: Decoder, maybe_known: bool) -> None:
+        row = job.row
+        if row.reason:  # could not even be looked at
+            return
+        image = self.model.config.image
+        try:
+            refuse_sparse(row.path)
+            if maybe_known and self._claim(row):
+                job.known = True
+                return
+            for part in decoder.read(row.path, self.model.config.num_frames):
+                pixels = [
+                    resize_frames(frame, image["size"], image["resize_mode"], image["interpolation"])
+                    for frame in part.frames
+                ]
+                row.duration = part.duration
+                self._put(job, _Part(part.start, part.end, part.times, torch.cat(pixels)))
+            row.digest = decoder.digest
+        except (ValueError, OSError) as error:
+            row.reason, row.digest = str(error) or repr(error), ""
+            if isinstance(error, OSError):
+                row.mtime = 0.0  # not the content's fault: it is tried again next time
+
+    def _claim(self, row: Row) -> bool:
+        """Whether a file's content is in the index or on its way into it; else it is on its way now."""
+        row.digest = digest_of(row.path)
+        with self._claiming:
+            known = row.digest in self._claimed or bool(self.table.positions_of(row.digest))
+            self._claimed.add(row.digest)
+        return known and bool(row.digest)
+
+    def _put(self, job: _Job, part: _Part | None) -> None:
+        while not self._stopping.is_set():
+            try:
+                return job.parts.put(part, timeout=1)
+            except queue.Full:
+                continue
+
+    # ---- encoding and committing -----------------------------------------------------------------------------------
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        batch: list[_Part] = []
+        done: list[_Job] = []
+        size = BATCH_FRAMES.get(self.model.device.type, BATCH_FRAMES["cpu"])
+        committed, pause = time.monotonic(), COMMIT_SECONDS
+        with tqdm(total=len(rows), desc="index", unit="video", disable=None) as bar:
+
+            def commit() -> None:
+                self._encode(batch)
+                self._commit(done)
+                bar.set_postfix(failed=len(self.report.failed))
+                done.clear()
+
+            jobs = self._jobs(rows)
+            try:
+                for job in jobs:
+                    while (part := job.parts.get()) is not None:
+                        batch.append(part)
+                        job.encoded.append(part)
+                        if sum(len(p.pixels) for p in batch) >= size:
+                            self._encode(batch)
+                    done.append(job)
+                    bar.update()
+                    if time.monotonic() - committed > pause or len(done) >= COMMIT_CLIPS:
+                        began = time.monotonic()
+                        commit()
+                        committed = time.monotonic()
+                        pause = max(COMMIT_SECONDS, (committed - began) / COMMIT_SHARE)
+            except KeyboardInterrupt:
+                commit()
+                raise
+            finally:
+                jobs.close()
+            commit()
+            self._commit_known(last=True)
+
+    @torch.no_grad()
+    def _encode(self, batch: list[_Part]) -> None:
+        """Give the parts their features, all frames in one batch; empties the list."""
+        if not batch:
+            return
+        pixels = torch.cat([part.pixels for part in batch]).to(self.model.device)
+        features = self.model.encode_frames(pixels).float().split([len(part.pixels) for part in batch])
+        frames = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True)  # (V, F, D)
+        lengths = torch.tensor([len(f) for f in features], device=frames.device)
+        mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+        video, frames = self.model.pool(frames, mask), F.normalize(frames, dim=-1)
+        concepts = self.model.space.concepts()
+        folded = fold_videos(video, frames, mask, concepts, self.model.config.concept_share)
+        for part, v, f, m, z in zip(batch, video, frames, mask, folded, strict=True):
+            kept = torch.cat([v[None], f[m]]).half().cpu().numpy()
+            # of the rows as they are kept, in float16
+            scales = concept_scale(F.normalize(torch.from_numpy(kept).float(), dim=-1), concepts.cpu())[:, 0].numpy()
+            part.clip = NewClip("", part.start, part.end, part.times, kept, z.half().cpu().numpy(), scales)
+            part.pixels = part.pixels[:0]
+        batch.clear()
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        """Write what these jobs brought, and tell it."""
+        files: list[Row] = []
+        clips: list[NewClip] = []
+        added = []
+        for job in jobs:
+            if job.known:
+                self._later.append(job.row)
+                continue
+            files.append(job.row)
+            if job.row.reason:
+                self.report.failed[job.row.path] = job.row.reason
+                continue
+            added.append(job.row.path)
+            clips += [part.clip._replace(digest=job.row.digest) for part in job.encoded if part.clip]
+        if files:
+            self.store.commit(files, clips)
+        self.report.added += added
+        self._commit_known(last=False)
+
+    def _commit_known(self, last: bool) -> None:
+        """Files whose content came in by another path; where it has not yet, they wait."""
+        files, forget = [], []
+        for row in self._later:
+            twin = next(iter(self.table.files("digest = ?", [row.digest])), None)
+            if twin is not None:
+                row.duration = twin.duration
+                moved = self._same_content(row)
+                forget += [moved.path] if moved else []
+                files.append(row)
+            elif last:
+                row.reason, row.digest = "another file with the same content could not be read", ""
+                self.report.failed[row.path] = row.reason
+                files.append(row)
+        if files:
+            self.store.commit(files, forget=forget)
+        self._later = [row for row in self._later if not row.duration and not row.reason]

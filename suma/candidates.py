@@ -1,0 +1,146 @@
+"""The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
+
+Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a product quantiser (2 bits per dimension, faiss's
+fast scan) names a hundredth of them, which are compared exactly. The quantiser is kept in a cache beside the
+index, whose name carries its checksum: faiss would load a damaged file without a word.
+
+Shapes: N clips, D joint width; folded vectors have 2D.
+"""
+
+import contextlib
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from suma.disk import replace
+from suma.store import Snapshot, Store
+
+EXACT_LIMIT = 200_000  # clips
+RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at least so many, and this share of all
+TRAINING = 65_536  # vectors, evenly spaced, that the quantiser learns from
+CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
+BLOCK = 50_000  # vectors read at once
+
+
+class Candidates:
+    """Searches the folded vectors of a store's snapshots, and takes in what a later one adds."""
+
+    def __init__(self) -> None:
+        self._table: Any = None  # of the generation that is held
+        self._coarse: Any = None  # faiss index of the first positions, or None
+        self._exact: Any = None  # faiss index of the positions that follow
+        self._mutex = threading.Lock()
+
+    def search(
+        self, store: Store, snapshot: Snapshot, query: np.ndarray, number: int, allowed: np.ndarray | None = None
+    ) -> list[int]:
+        """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given."""
+        with self._mutex:
+            self._take_in(store, snapshot)
+            coarse, exact = self._coarse, self._exact
+        chosen = snapshot.live if allowed is None else allowed
+        if not len(chosen):
+            return []
+        vector, total = np.ascontiguousarray(query[None], np.float32), len(snapshot.folded)
+        permitted = None
+        if len(chosen) < total:
+            permitted = np.zeros(total, bool)
+            permitted[chosen] = True
+        start = coarse.ntotal if coarse is not None else 0
+        found = []
+        if coarse is not None and len(chosen) <= BLOCK:
+            found.append(_best(snapshot, chosen[chosen < start], vector[0], number))
+        elif coarse is not None:
+            asked = min(start, int(max(RESCORED, RESCORED_SHARE * total, number) * total / len(chosen)))
+            named = coarse.search(vector, asked)[1][0]
+            named = named[(named >= 0) & (named < total)]
+            named = named if permitted is None else named[permitted[named]]
+            found.append(_best(snapshot, named, vector[0], number))
+        if exact.ntotal:
+            found.append(_scan(exact, start, vector, number, permitted))
+        scored = [pair for part in found for pair in part]
+        return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
+
+    def _take_in(self, store: Store, snapshot: Snapshot) -> None:
+        import faiss
+
+        if self._table is not snapshot.table:
+            width = snapshot.folded.shape[1]
+            self._coarse = _cached(store, snapshot) if len(snapshot.folded) > EXACT_LIMIT else None
+            if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
+                self._coarse = _quantised(snapshot)
+            self._exact = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+            self._table = snapshot.table
+        start = self._coarse.ntotal if self._coarse is not None else 0
+        for i in range(start + self._exact.ntotal, len(snapshot.folded), BLOCK):
+            codes = np.ascontiguousarray(snapshot.folded[i : i + BLOCK])
+            self._exact.add_sa_codes(codes.view(np.uint8))
+
+
+def keep_cache(store: Store) -> None:
+    """Make the cache of a large index where there is none that holds most of it; the store is being written."""
+    import faiss
+
+    snapshot = store.snapshot
+    if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot) is not None:
+        return
+    content = faiss.serialize_index(_quantised(snapshot)).tobytes()
+    name = f"first-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
+    old = list(store.folder.glob("first-*.faiss"))
+    replace(store.folder / name, content)
+    for file in old:
+        file.unlink(missing_ok=True)
+
+
+def _cached(store: Store, snapshot: Snapshot) -> Any:
+    """The quantiser on disk, if it is whole and holds most of the clips."""
+    import faiss
+
+    for file in store.folder.glob(f"first-{store.generation}-*.faiss"):
+        count, digest = file.stem.split("-")[2:]
+        if CACHE_SHARE * len(snapshot.folded) <= int(count) <= len(snapshot.folded):
+            with contextlib.suppress(OSError):
+                content = Path(file).read_bytes()
+                if hashlib.sha256(content).hexdigest()[:32] == digest:
+                    return faiss.deserialize_index(np.frombuffer(content, np.uint8))
+    return None
+
+
+def _quantised(snapshot: Snapshot) -> Any:
+    """A product quantiser over all clips of a snapshot."""
+    import faiss
+
+    count, width = snapshot.folded.shape
+    coarse = faiss.index_factory(width, f"PQ{width // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
+    coarse.train(np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32))
+    for i in range(0, count, BLOCK):
+        coarse.add(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32))
+    return coarse
+
+
+def _best(snapshot: Snapshot, positions: np.ndarray, query: np.ndarray, number: int) -> list[tuple[float, int]]:
+    """The best of these positions by the exact inner product."""
+    positions = np.sort(positions)
+    if not len(positions):
+        return []
+    vector = torch.from_numpy(query)
+    blocks = [positions[i : i + 512] for i in range(0, len(positions), 512)]  # small ones stay in the processor's cache
+    scores = torch.cat([torch.from_numpy(snapshot.folded[block]).float() @ vector for block in blocks]).numpy()
+    best = np.argsort(-scores)[:number]
+    return list(zip(scores[best].tolist(), positions[best].tolist(), strict=True))
+
+
+def _scan(exact: Any, start: int, vector: np.ndarray, number: int, permitted: np.ndarray | None) -> list:
+    """The best of the positions from `start` on, all compared."""
+    faiss: Any = __import__("faiss")
+    options = None
+    if permitted is not None:
+        bits = np.packbits(permitted[start:], bitorder="little")
+        options = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+    scores, found = exact.search(vector, min(number, exact.ntotal), params=options)
+    pairs = zip(scores[0].tolist(), found[0].tolist(), strict=True)
+    return [(score, start + position) for score, position in pairs if position >= 0]

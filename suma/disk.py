@@ -1,0 +1,122 @@
+"""Files that stay whole: appended arrays, atomic replacement, one writer at a time, errors that say what to do.
+
+Shapes: n rows.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LOCK, WRITER = "lock", "writer.json"
+
+
+class IndexBusyError(OSError):
+    """Another process writes to the index."""
+
+
+def digest_of(path: str | Path) -> str:
+    """sha256 of a file's content; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _bytes(array: np.ndarray) -> Any:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def sha256(array: np.ndarray) -> str:
+    """sha256 of an array's bytes."""
+    return hashlib.sha256(_bytes(array)).hexdigest()
+
+
+def append(file: Path, start: int, rows: np.ndarray) -> str:
+    """Put rows (n, ...) behind byte `start` of a file, overwriting what a killed run left there, and flush them to the
+    disk; the rows' sha256."""
+    with open(file, "r+b") as stream:
+        stream.truncate(start)
+        stream.seek(start)
+        stream.write(_bytes(rows))
+        stream.flush()
+        os.fsync(stream.fileno())
+    return sha256(rows)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary file, flushed to the disk, renamed."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    if os.name == "posix":  # the new name itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def clear_errors(folder: Path) -> Iterator[None]:
+    """Say what a failed write means: which folder, why, and that nothing of before is lost."""
+    try:
+        yield
+    except IndexBusyError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        kept = "what was saved before is intact"
+        code = getattr(error, "errno", None)
+        # SQLite reports a limit of the file size as a write that failed
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "full" in str(error) or "disk I/O" in str(error):
+            raise OSError(
+                errno.ENOSPC, f"no space left to write {folder} ({error}): make room, then run again; {kept}"
+            ) from error
+        if code in (errno.EROFS, errno.EACCES, errno.EPERM) or "readonly" in str(error):
+            raise PermissionError(
+                errno.EACCES, f"{folder} cannot be written to ({error}): choose another folder; {kept}"
+            ) from error
+        raise OSError(code or errno.EIO, f"cannot write {folder} ({error}); {kept}") from error
+
+
+@contextlib.contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Be the one writer of a folder meanwhile; a kill releases it. Raises IndexBusyError naming the process that is."""
+    import filelock
+
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        with clear_errors(folder):
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                raise IndexBusyError(
+                    f"{folder} is being written by {_holder(folder)}: wait for it, or stop it"
+                ) from None
+            who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            (folder / WRITER).write_text(json.dumps(who))
+        yield
+    finally:
+        if lock.is_locked:
+            with contextlib.suppress(OSError):
+                (folder / WRITER).unlink()
+            lock.release()
+
+
+def _holder(folder: Path) -> str:
+    try:
+        who = json.loads((folder / WRITER).read_text())
+        return f"process {who['pid']} on {who['host']} (since {who['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

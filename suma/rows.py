@@ -1,0 +1,183 @@
+"""What an index knows of each video, in SQLite: files (path, size, time, content, reason) and the clips cut from them.
+
+A clip belongs to a content (sha256), not to a path: copies of a file share their clips, and a moved file keeps them.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = """
+CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB UNIQUE NOT NULL, size INTEGER NOT NULL, mtime REAL NOT NULL,
+    digest TEXT NOT NULL, duration REAL NOT NULL, reason TEXT NOT NULL);
+CREATE INDEX files_by_content ON files(digest);
+CREATE INDEX files_by_size ON files(size);
+CREATE INDEX files_failed ON files(id) WHERE reason != '';
+CREATE TABLE clips (position INTEGER PRIMARY KEY, digest TEXT NOT NULL, start REAL NOT NULL, stop REAL NOT NULL,
+    times BLOB NOT NULL, first INTEGER NOT NULL, removed INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX clips_by_content ON clips(digest);
+CREATE INDEX clips_removed ON clips(position) WHERE removed;
+CREATE TABLE checksums (name TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, sha256 TEXT NOT NULL);
+CREATE TABLE captions (position INTEGER PRIMARY KEY, caption TEXT NOT NULL);
+"""
+FILE = "path, size, mtime, digest, duration, reason"
+Run = Callable[..., sqlite3.Cursor]
+
+
+@dataclass
+class Row:
+    """One clip: a video file, or a part of a long one. A file that cannot be read keeps its `reason` and no frames."""
+
+    path: str
+    size: int  # bytes
+    mtime: float  # seconds
+    digest: str  # sha256 of the content
+    duration: float = 0.0  # seconds, of the whole file
+    times: list[float] = field(default_factory=list)  # of its frames, seconds from the beginning of the file
+    reason: str = ""
+    start: float = 0.0  # seconds: the part of the file that this row stands for
+    end: float = 0.0
+
+
+def key(path: str | Path) -> str:
+    """How a file is named in the index: its absolute path, links in the folder's name kept."""
+    return os.path.abspath(path)
+
+
+def describe(path: Path) -> Row:
+    """A file's size and time, without reading it."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return Row(key(path), 0, 0.0, "", reason=f"{error.strerror or error}: {path}")
+    return Row(key(path), stat.st_size, stat.st_mtime, "")
+
+
+class RowTable:
+    """The database of one index. Files below `above` are named relative to it, so that all can move together."""
+
+    def __init__(self, file: Path, above: Path, create: bool = False):
+        if not create and not file.is_file():
+            raise FileNotFoundError(f"{file} is missing")
+        self.above = above
+        self._mutex = threading.RLock()
+        self._database = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
+        self._database.execute("PRAGMA synchronous = FULL")
+        if create:
+            self._database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+
+    def all(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The answer to one query."""
+        with self._mutex:
+            return self._database.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Run]:
+        """What is run inside comes in whole, or not at all."""
+        with self._mutex:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database.execute
+                self._database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def check(self) -> bool:
+        """Whether the database's structure is sound."""
+        return self.all("PRAGMA quick_check") == [("ok",)]
+
+    # ---- paths -----------------------------------------------------------------------------------------------------
+
+    def stored(self, path: str | Path) -> bytes:
+        """A path as it stands in the database; also one that is no text."""
+        path = key(path)
+        return os.fsencode(os.path.relpath(path, self.above) if Path(path).is_relative_to(self.above) else path)
+
+    def path(self, stored: bytes) -> str:
+        """The absolute path of a stored one."""
+        return key(self.above / os.fsdecode(stored))
+
+    def below(self, folder: str | Path) -> tuple[str, list[object]]:
+        """An SQL condition, with its values, that holds for the files below a folder."""
+        folder, slash = key(folder), os.fsencode(os.sep)
+        inside = os.fsencode(os.path.join(folder, ""))
+        if Path(self.above).is_relative_to(folder):  # so is all that is named relative to it
+            return "(substr(path, 1, 1) != ? OR substr(path, 1, ?) = ?)", [slash, len(inside), inside]
+        inside = self.stored(folder) + slash
+        return "(path >= ? AND path < ?)", [inside, inside[:-1] + bytes([inside[-1] + 1])]
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def files(self, condition: str = "1", values: Sequence[object] = ()) -> list[Row]:
+        """The files that an SQL condition names, in the order in which they came in."""
+        found = self.all(f"SELECT {FILE} FROM files WHERE {condition} ORDER BY id", values)
+        return [Row(self.path(f[0]), f[1], f[2], f[3], f[4], [], f[5]) for f in found]
+
+    def file(self, path: str | Path) -> Row | None:
+        """What is known of a file, without its frames."""
+        return next(iter(self.files("path = ?", [self.stored(path)])), None)
+
+    def put_file(self, run: Run, row: Row) -> None:
+        """Add a file, or replace what is known of it."""
+        changed = ", ".join(f"{name} = excluded.{name}" for name in FILE.split(", ")[1:])
+        run(
+            f"INSERT INTO files ({FILE}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET {changed}",
+            (self.stored(row.path), row.size, row.mtime, row.digest, row.duration, row.reason),
+        )
+
+    # ---- clips -----------------------------------------------------------------------------------------------------
+
+    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
+        """The clips at these positions, each with the first of its files; a removed one has an empty path."""
+        found: dict[int, Row] = {}
+        sql = (
+            "SELECT position, min(files.id), path, size, mtime, clips.digest, duration, times, start, stop FROM clips"
+            " JOIN files ON files.digest = clips.digest WHERE position IN ({}) GROUP BY position"
+        )
+        for position, _, path, size, mtime, digest, duration, times, start, stop in self._each(sql, positions):
+            when = np.frombuffer(times, np.float64).tolist()
+            found[position] = Row(self.path(path), size, mtime, digest, duration, when, "", start, stop)
+        return [found.get(int(p)) or Row("", 0, 0.0, "", reason="removed") for p in positions]
+
+    def spans(self, positions: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
+        """Where the features of these clips lie: the video's own row, and the number of frames that follow it."""
+        sql = "SELECT position, first, length(times) / 8 FROM clips WHERE position IN ({})"
+        found = {position: (first, count) for position, first, count in self._each(sql, positions)}
+        return [found[int(p)] for p in positions]
+
+    def _each(self, sql: str, positions: Sequence[int] | np.ndarray) -> Iterator[tuple[Any, ...]]:
+        for i in range(0, len(positions), 500):
+            block = [int(p) for p in positions[i : i + 500]]
+            yield from self.all(sql.format(",".join("?" * len(block))), block)
+
+    def positions_of(self, digest: str) -> list[int]:
+        """The clips of a content, in the order of time."""
+        sql = "SELECT position FROM clips WHERE digest = ? AND NOT removed ORDER BY start"
+        return [position for (position,) in self.all(sql, [digest])] if digest else []
+
+    def select(self, condition: str, values: Sequence[object]) -> np.ndarray:
+        """Positions (n,) int64, ascending, of the clips with a file of which an SQL condition holds."""
+        sql = (
+            "SELECT DISTINCT position FROM clips JOIN files ON files.digest = clips.digest"
+            f" WHERE NOT removed AND ({condition}) ORDER BY position"
+        )
+        return np.array([position for (position,) in self.all(sql, values)], np.int64)
+
+    def extent(self) -> tuple[int, int, list[int]]:
+        """How many positions and rows of features are in use, and which positions were removed."""
+        last = self.all("SELECT position + 1, first + 1 + length(times) / 8 FROM clips ORDER BY position DESC LIMIT 1")
+        count, rows = last[0] if last else (0, 0)
+        return count, rows, [p for (p,) in self.all("SELECT position FROM clips WHERE removed") if p < count]
+
+    def captions(self) -> list[str]:
+        """The caption list."""
+        return [caption for (caption,) in self.all("SELECT caption FROM captions ORDER BY position")]

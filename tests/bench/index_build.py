@@ -1,0 +1,204 @@
+"""How fast an index is built, against a plain loop. `python tests/bench/index_build.py`
+
+One thread of torch, one decoding process; CPU seconds of this process and its children; the loops interleaved over four
+rounds of ten clips; the model is ViT-B/32 with random weights (speed does not depend on them).
+
+plain loop: decord's get_batch, open_clip's PIL transform per frame, encode (a frame at a time, or a video at a time).
+"""
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+import av
+import decord
+import numpy as np
+import open_clip
+import torch
+from PIL import Image
+
+from suma import SUMA, VideoIndex, build
+from suma.cpu import use_fast_matmul
+from suma.decoder import Decoder
+from suma.store import NewClip
+from suma.video import read_frames
+
+FRAMES = 12
+
+
+def cpu() -> float:
+    """CPU seconds of this process and of the children that ended."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def make_clip(path: Path, seconds: float, width: int, height: int, seed: int, preset: str) -> Path:
+    """Clouds that drift, with grain: about as hard for a codec as a real clip."""
+    rng = np.random.default_rng(seed)
+    small = rng.normal(0, 1, (height // 8 + 40, width // 8 + 40, 3)).cumsum(0).cumsum(1)
+    small = 255 * (small - small.min()) / np.ptp(small)
+    cloud = np.asarray(Image.fromarray(small.astype(np.uint8)).resize((width + 320, height + 320)))
+    grain = rng.integers(-6, 7, (height + 16, width + 16, 1), dtype=np.int16)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": preset, "crf": "28"})
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 250
+        for n in range(int(seconds * 30)):
+            y, x = n * (seed % 3 + 1) // 4 % 300, n * (seed % 5 + 1) // 4 % 300
+            gy, gx = rng.integers(0, 16, 2)
+            picture = cloud[y : y + height, x : x + width] + grain[gy : gy + height, gx : gx + width]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), "rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def by_decord(path: Path) -> np.ndarray:
+    reader = decord.VideoReader(str(path), num_threads=1)
+    numbers = ((np.arange(FRAMES) + 0.5) * len(reader) / FRAMES).astype(int)
+    return reader.get_batch(numbers).asnumpy()
+
+
+@torch.no_grad()
+def plain(model: SUMA, transform: object, paths: list[Path], batch: int) -> list[torch.Tensor]:
+    """The loop that most people write."""
+    out = []
+    for path in paths:
+        pixels = torch.stack([transform(Image.fromarray(frame)) for frame in by_decord(path)])  # type: ignore[operator]
+        out.append(torch.cat([model.clip.encode_image(part) for part in pixels.split(batch)]))
+    return out
+
+
+def ours(model: SUMA, paths: list[Path], bf16: bool) -> VideoIndex:
+    index = VideoIndex(model)
+    report = index.add(paths, workers=1, bf16=bf16)
+    assert len(report.added) == len(paths), report
+    return index
+
+
+def cosine_error(index: VideoIndex, paths: list[Path], theirs: list[torch.Tensor]) -> float:
+    worst = 0.0
+    for path, features in zip(paths, theirs, strict=True):
+        frames = index.videos([index.row_of(path)]).frames[0]
+        worst = max(worst, float((1 - torch.cosine_similarity(frames, features)).max()))
+    return worst
+
+
+def decoding(clips: list[Path], rounds: int) -> tuple[float, bool]:
+    """Ours against decord, CPU seconds and whether the bytes are the same."""
+    ratios, same = [], True
+    for _ in range(rounds):
+        for path in clips:
+            began = time.process_time()
+            theirs = by_decord(path)
+            between = time.process_time()
+            frames = read_frames(path, FRAMES).frames
+            ratios.append((between - began) / (time.process_time() - between))
+            same &= np.array_equal(frames, theirs)
+    return float(np.median(ratios)), same
+
+
+def pipeline(model: SUMA, paths: list[Path], seconds: float) -> str:
+    """Wall seconds with an accelerator that takes `seconds` per video, simulated by sleeping."""
+    config = model.config
+
+    def encode(self: build.Builder, batch: list) -> None:
+        time.sleep(seconds * len(batch))
+        dim = model.dim
+        for part in batch:
+            features = np.random.randn(1 + len(part.pixels), dim).astype(np.float16)
+            part.clip = NewClip(
+                "", part.start, part.end, part.times, features, np.zeros(2 * dim), np.ones(len(features))
+            )
+        batch.clear()
+
+    decoder = Decoder()
+    began = time.perf_counter()
+    for path in paths:
+        for part in decoder.read(str(path), config.num_frames):
+            for frame in part.frames:
+                build.resize_frames(frame, config.image["size"])
+    decode = time.perf_counter() - began
+    decoder.close()
+    real, build.Builder._encode = build.Builder._encode, encode  # type: ignore[method-assign]
+    began = time.perf_counter()
+    VideoIndex(model).add(paths, workers=2)
+    whole = time.perf_counter() - began
+    build.Builder._encode = real  # type: ignore[method-assign]
+    limit = max(decode / 2, seconds * len(paths))
+    serial = decode + seconds * len(paths)
+    return (
+        f"decode alone (1 process) {decode:.2f} s, encode alone {seconds * len(paths):.2f} s, pipeline of 2 processes "
+        f"{whole:.2f} s = {whole / limit:.2f} x the slower, {serial / whole:.2f} x faster than one after the other"
+    )
+
+
+def main() -> None:
+    """Make the clips, run the loops, print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--hd", type=float, default=20, help="seconds of the 1080p clip")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model = SUMA.from_clip("ViT-B-32", ["a dog runs", "a cat sleeps", "two birds fly"], num_concepts=6)
+    image = model.config.image
+    transform = open_clip.transform.image_transform(
+        image["size"], is_train=False, mean=image["mean"], std=image["std"], resize_mode=image["resize_mode"],
+        interpolation=image["interpolation"],
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [make_clip(Path(folder, f"{n}.mp4"), 15, 320, 240, n, "medium") for n in range(args.clips)]
+        size = sum(path.stat().st_size for path in paths) / len(paths)
+        print(f"{len(paths)} clips of 15 s, 320 x 240, {size / 15 * 8 / 1000:.0f} kbit/s", flush=True)
+        ratio, same = decoding(paths, 1)
+        print(f"decode, 15 s SD: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
+        hd = [make_clip(Path(folder, "hd.mkv"), args.hd, 1920, 1080, 1, "veryfast")]
+        ratio, same = decoding(hd, 3)
+        print(f"decode, {args.hd:.0f} s 1080p: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
+        plain(model, transform, paths[:2], FRAMES), ours(model, paths[:2], False)  # everything loaded once
+        loops = {
+            "plain, frame by frame": 0.0,
+            "plain, video by video": 0.0,
+            "ours, float32": 0.0,
+            "ours, bfloat16": 0.0,
+        }
+        errors = dict.fromkeys(list(loops)[2:], 0.0)
+        per_round = max(1, len(paths) // 4)
+        for i in range(0, len(paths), per_round):
+            block = paths[i : i + per_round]
+            torch.set_float32_matmul_precision("highest")
+            began = cpu()
+            plain(model, transform, block, 1)
+            loops["plain, frame by frame"] += cpu() - began
+            began = cpu()
+            theirs = plain(model, transform, block, FRAMES)
+            loops["plain, video by video"] += cpu() - began
+            use_fast_matmul()
+            for name, bf16 in (("ours, float32", False), ("ours, bfloat16", True)):
+                began = cpu()
+                index = ours(model, block, bf16)
+                loops[name] += cpu() - began
+                errors[name] = max(errors[name], cosine_error(index, block, theirs))
+        base = loops["plain, frame by frame"]
+        for name, spent in loops.items():
+            note = f", 1 - cosine at most {errors[name]:.1e} (kept in float16)" if name in errors else ""
+            video = loops["plain, video by video"]
+            print(
+                f"{name}: {spent / len(paths):.2f} CPU s per clip, {base / spent:.2f} x frame by frame, "
+                f"{video / spent:.2f} x video by video{note}",
+                flush=True,
+            )
+        for seconds in (0.02, 0.07, 0.15):
+            print(f"accelerator of {1000 * seconds:.0f} ms per video: {pipeline(model, paths, seconds)}", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory of this process, model included: {peak:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

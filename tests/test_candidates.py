@@ -1,0 +1,109 @@
+"""The first stage: exact where all is compared, nearly so behind a quantiser; never a clip that may not be found."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_store import Row
+
+from suma import candidates
+from suma.candidates import Candidates, keep_cache
+from suma.store import NewClip, Store
+
+WIDTH = 64
+SPECTRUM = np.arange(1, WIDTH + 1) ** -0.5  # as features have it; noise without any is no case for a quantiser
+
+
+def made(folder: Path, count: int) -> Store:
+    store = Store.create(folder, "model", WIDTH // 2)
+    add(store, 0, count)
+    return store
+
+
+def add(store: Store, start: int, count: int) -> None:
+    random = np.random.default_rng(start)
+    vectors = (random.normal(size=(count, WIDTH)) * SPECTRUM).astype(np.float16)
+    files = [Row(f"/v/{start + n}.mp4", n, 1.0, f"d{start + n}", 3.0) for n in range(count)]
+    nothing, one = np.zeros((2, WIDTH // 2)), np.ones(2)
+    clips = [NewClip(f.digest, 0.0, 3.0, [1.0], nothing, v, one) for f, v in zip(files, vectors, strict=True)]
+    store.commit(files, clips)
+
+
+def best(store: Store, query: np.ndarray, number: int, allowed: np.ndarray | None = None) -> list[int]:
+    """By comparing everything."""
+    chosen = store.snapshot.live if allowed is None else allowed
+    scores = store.snapshot.folded[chosen].astype(np.float32) @ query
+    return chosen[np.argsort(-scores)[:number]].tolist()
+
+
+@pytest.fixture(params=["exact", "quantised"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(candidates, "EXACT_LIMIT", 100_000 if request.param == "exact" else 1000)
+    monkeypatch.setattr(candidates, "RESCORED", 2000)
+    monkeypatch.setattr(candidates, "BLOCK", 500)
+    return made(tmp_path / "index", 3000)
+
+
+def queries() -> np.ndarray:
+    return (np.random.default_rng(99).normal(size=(20, WIDTH)) * SPECTRUM).astype(np.float32)
+
+
+def overlap(store: Store, first: Candidates, allowed: np.ndarray | None = None) -> float:
+    found = [set(first.search(store, store.snapshot, q, 10, allowed)) for q in queries()]
+    true = [set(best(store, q, 10, allowed)) for q in queries()]
+    return float(np.mean([len(f & t) / len(t) for f, t in zip(found, true, strict=True)]))
+
+
+def test_it_finds_what_comparing_everything_finds(store: Store):
+    assert overlap(store, Candidates()) >= 0.99
+    for query in queries():
+        assert Candidates().search(store, store.snapshot, query, 3)[0] == best(store, query, 1)[0]
+
+
+def test_it_takes_in_what_is_added_and_leaves_out_what_is_removed(store: Store):
+    first = Candidates()
+    assert overlap(store, first) >= 0.995
+    add(store, 3000, 700)
+    assert overlap(store, first) >= 0.995
+    gone = sorted({p for q in queries() for p in best(store, q, 3)})
+    store.commit(forget=[row.path for row in store.snapshot.table.rows(gone)])
+    assert overlap(store, first) >= 0.99
+    assert not set(gone) & {p for q in queries() for p in first.search(store, store.snapshot, q, 50)}
+
+
+@pytest.mark.parametrize("size", [0, 1, 40, 499, 1800])
+def test_only_among_the_allowed(store: Store, size: int):
+    allowed = np.sort(np.random.default_rng(1).choice(3000, size, replace=False))
+    first = Candidates()
+    for query in queries():
+        found = first.search(store, store.snapshot, query, 10, allowed)
+        assert set(found) <= set(allowed.tolist()) and len(found) == min(10, size)
+    if size:
+        assert overlap(store, first, allowed) >= 0.98
+
+
+def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    store = made(tmp_path / "index", 2000)
+    keep_cache(store)
+    (cache,) = store.folder.glob("first-*.faiss")
+    made_anew: list[int] = []
+    quantised = candidates._quantised
+    monkeypatch.setattr(candidates, "_quantised", lambda s: made_anew.append(len(s.folded)) or quantised(s))
+
+    def answers() -> float:
+        made_anew.clear()
+        return overlap(store, Candidates())
+
+    assert answers() >= 0.99 and made_anew == []
+    add(store, 2000, 300)
+    keep_cache(store)
+    assert answers() >= 0.99 and made_anew == [] and cache.exists()
+    content = bytearray(cache.read_bytes())
+    content[len(content) // 2] ^= 255
+    cache.write_bytes(content)
+    assert answers() >= 0.99 and made_anew == [2300]
+    add(store, 2300, 700)
+    keep_cache(store)
+    assert [file.name.split("-")[2] for file in store.folder.glob("first-*.faiss")] == ["3000"]
+    assert answers() >= 0.99 and made_anew == []

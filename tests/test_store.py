@@ -1,0 +1,441 @@
+"""What is on disk is whole: after a kill, without space, without permission, with damage, while another one writes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import noise_picture, write_video
+
+from suma import SUMA, VideoIndex, build
+from suma import store as on_disk
+from suma.disk import IndexBusyError
+from suma.store import MANIFEST, NewClip, Row, Store
+
+ROOT = Path(__file__).parents[1]
+DIM = 8
+
+
+def clip(number: int, frames: int = 3) -> tuple[Row, NewClip]:
+    """A file and its clip, all of whose features are its number."""
+    row = Row(f"/videos/{number}.mp4", 100 + number, 1.5, f"digest {number}", 4.0)
+    times = [0.5 + f for f in range(frames)]
+    features, folded = np.full((1 + frames, DIM), number), np.full(2 * DIM, number)
+    return row, NewClip(row.digest, 0.0, 4.0, times, features, folded, np.full(1 + frames, number))
+
+
+def fill(store: Store, *numbers: int) -> None:
+    rows, clips = zip(*map(clip, numbers), strict=True)
+    store.commit(rows, clips)
+
+
+def held(store: Store) -> list[int]:
+    """The numbers of the clips that can be found, checked wherever they stand; those that another store removed since
+    it was opened are left out."""
+    snapshot, numbers = store.snapshot, []
+    rows, spans = snapshot.table.rows(snapshot.live), snapshot.table.spans(snapshot.live)
+    for position, row, (first, count) in zip(snapshot.live, rows, spans, strict=True):
+        if not row.path:
+            continue
+        number = int(row.digest.split()[1])
+        assert row.path == f"/videos/{number}.mp4" and row.times == [0.5, 1.5, 2.5] and count == 3
+        assert (snapshot.features[first : first + 4] == number).all() and (snapshot.folded[position] == number).all()
+        assert (snapshot.scales[first : first + 4] == number).all()
+        numbers.append(number)
+    return numbers
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.create(tmp_path / "index", "model", DIM)
+    fill(store, 1, 2)
+    return store
+
+
+def reopened(store: Store) -> Store:
+    return Store.open(store.folder, "model", DIM)
+
+
+def test_what_is_committed_is_there_again_and_a_commit_only_appends(store: Store):
+    before = {file.name: file.read_bytes() for file in store.folder.glob("*.f??")}
+    inodes = {file.name: file.stat().st_ino for file in store.folder.glob("*.f??")}
+    fill(store, 3, 4)
+    assert held(store) == held(reopened(store)) == [1, 2, 3, 4]
+    for name, content in before.items():
+        after = store.folder / name
+        assert after.read_bytes().startswith(content) and after.stat().st_ino == inodes[name]
+        assert len(after.read_bytes()) == 2 * len(content)
+
+
+def test_what_a_killed_run_left_behind_the_last_row_is_overwritten(store: Store):
+    for file in store.folder.glob("*.f??"):
+        with file.open("ab") as stream:
+            stream.write(b"\xff" * 1001)
+    assert held(reopened(store)) == [1, 2]
+    fill(reopened(store), 3)
+    assert held(reopened(store)) == [1, 2, 3]
+
+
+def test_a_failure_at_each_step_of_a_commit_leaves_the_state_before(store: Store, monkeypatch: pytest.MonkeyPatch):
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("suma.store.append", "suma.disk.sha256", "suma.rows.RowTable.put_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, die)
+            with pytest.raises(KeyboardInterrupt):
+                fill(store, 3)
+        assert held(reopened(store)) == [1, 2]
+    fill(store, 4)
+    assert held(reopened(store)) == [1, 2, 4]
+
+
+def test_forgotten_clips_are_gone_also_from_the_disk_when_they_are_most(store: Store):
+    fill(store, *range(3, 203))
+    store.commit(forget=[f"/videos/{n}.mp4" for n in range(1, 100)])
+    assert held(reopened(store)) == list(range(100, 203)) and store.generation == 1
+    reader = reopened(store)
+    store.commit(forget=[f"/videos/{n}.mp4" for n in range(100, 200)])
+    assert store.generation == 2 and len(store.snapshot.folded) == 3
+    assert held(store) == held(reopened(store)) == [200, 201, 202]
+    left = {file.name.split(".")[0] for file in store.folder.glob("*-*")}
+    assert left == {"rows-2", "features-2", "folded-2", "scales-2"}
+    assert held(reader) == [200, 201, 202]  # a reader of before goes on
+    reader.refresh()
+    assert held(reader) == [200, 201, 202]
+
+
+def test_a_compaction_that_dies_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch):
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(on_disk, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.copy_to(store.folder)
+    assert held(reopened(store)) == [1, 2]
+    again = reopened(store)
+    again.copy_to(again.folder)
+    assert held(reopened(store)) == [1, 2] and len(list(store.folder.glob("*.f16"))) == 2
+
+
+def test_a_content_is_kept_while_a_file_has_it(store: Store):
+    copy = Row("/elsewhere/1.mp4", 101, 2.0, "digest 1", 4.0)
+    store.commit([copy])
+    store.commit(forget=["/videos/1.mp4"])
+    assert len(store.snapshot.live) == 2
+    assert [row.path for row in store.snapshot.table.rows([0])] == ["/elsewhere/1.mp4"]
+    store.commit(forget=["/elsewhere/1.mp4"])
+    assert held(reopened(store)) == [2]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["cut manifest", "no manifest json", "short array", "flipped byte", "no array", "version", "rows", "model"],
+)
+def test_a_damaged_index_is_an_error_that_says_what(store: Store, damage: str):
+    folder = store.folder
+    manifest, array, rows = folder / MANIFEST, folder / "features-1.f16", folder / "rows-1.sqlite"
+    content = json.loads(manifest.read_text())
+    told = str(folder)
+    if damage == "cut manifest":
+        manifest.write_bytes(manifest.read_bytes()[:30])
+    elif damage == "no manifest json":
+        manifest.write_text("[1, 2]")
+    elif damage == "short array":
+        array.write_bytes(array.read_bytes()[:-50])
+        told = r"features-1\.f16 is damaged \(78 of 128 bytes\)"
+    elif damage == "flipped byte":
+        damaged = bytearray(array.read_bytes())
+        damaged[-7] ^= 255
+        array.write_bytes(damaged)
+        told = r"features-1\.f16 is damaged \(its checksum differs\)"
+    elif damage == "no array":
+        array.unlink()
+    elif damage == "rows":
+        rows.write_bytes(b"\xff" * 5000)
+    elif damage == "version":
+        manifest.write_text(json.dumps({**content, "format_version": 1}))
+        told = "format 1, this SUMA reads 2"
+    else:
+        manifest.write_text(json.dumps({**content, "model": "another"}))
+        told = "made with model another, not model"
+    with pytest.raises(ValueError, match=told):
+        reopened(store)
+
+
+@pytest.mark.parametrize("at", [0, 16, 100, 1000, 4096, 5000, 9000])
+def test_damaged_rows_never_crash(store: Store, at: int):
+    fill(store, *range(3, 60))
+    rows = store.folder / "rows-1.sqlite"
+    content = bytearray(rows.read_bytes())
+    content[at : at + 64] = os.urandom(64)
+    rows.write_bytes(content)
+    try:
+        reopened(store)
+    except ValueError as error:
+        assert str(store.folder) in str(error)
+
+
+def test_folders_of_other_things_are_left_alone(tmp_path: Path, store: Store):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("dear reader")
+    for write in (
+        lambda: Store.create(tmp_path / "letters", "model", DIM),
+        lambda: store.copy_to(tmp_path / "letters"),
+    ):
+        with pytest.raises(ValueError, match="other things"):
+            write()
+    assert [file.name for file in (tmp_path / "letters").iterdir()] == ["letter.txt"]
+    with pytest.raises(FileNotFoundError, match="no index"):
+        Store.open(tmp_path / "letters", "model", DIM)
+    with pytest.raises(ValueError, match="already"):
+        Store.create(store.folder, "model", DIM)
+
+
+# One writer, many readers
+
+
+def test_a_second_writer_is_refused_with_who_writes(store: Store):
+    program = (
+        "import sys; from pathlib import Path; from suma.store import Store\n"
+        f"store = Store.open(Path({str(store.folder)!r}), 'model', {DIM})\n"
+        "with store.writing(): print('writing', flush=True); sys.stdin.read()\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=-1, stdout=-1, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "writing\n"
+        with pytest.raises(IndexBusyError, match=f"being written by process {other.pid} on "):
+            fill(store, 3)
+        assert held(reopened(store)) == [1, 2]  # reading is free
+    finally:
+        other.kill()
+        other.communicate()
+    fill(store, 3)  # the lock ended with its process
+    assert held(reopened(store)) == [1, 2, 3]
+
+
+def test_two_opened_stores_write_in_turn_and_see_each_other(store: Store):
+    other = reopened(store)
+    fill(store, 3)
+    fill(other, 4)
+    fill(store, 5)
+    assert held(store) == held(reopened(store)) == [1, 2, 3, 4, 5] and held(other) == [1, 2, 3, 4]
+    with store.writing(), pytest.raises(IndexBusyError):
+        fill(other, 6)
+
+
+def test_readers_see_whole_states_while_a_writer_works(store: Store):
+    stop, seen, errors = threading.Event(), [], []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                seen.append(len(held(reopened(store))))
+            except Exception as error:
+                errors.append(error)
+                return
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for n in range(3, 60, 3):
+        fill(store, n, n + 1, n + 2)
+    store.commit(forget=[f"/videos/{n}.mp4" for n in range(1, 40, 2)])
+    store.copy_to(store.folder)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not errors
+    whole = set(range(2, 60, 3))
+    forgotten = {count - len(range(1, min(count, 39) + 1, 2)) for count in whole}  # in a state opened before
+    assert set(seen) <= whole | forgotten and len(set(seen)) > 2, seen
+
+
+# Without space, without permission
+
+
+def run_limited(program: str, *arguments: object) -> str:
+    """What a process with `store`, `fill` and `held` at hand prints; its working folder is the tests'."""
+    head = (
+        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+        "from pathlib import Path; from suma.store import Store; from test_store import DIM, fill, held\n"
+        "import os, resource, signal\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", head + program, *map(str, arguments)], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+FULL = """
+store = Store.open(Path(sys.argv[1]), "model", DIM)
+LIMIT
+count = 2
+try:
+    while True:
+        fill(store, *range(count + 1, count + 51))
+        count += 50
+except OSError as error:
+    print(count, error)
+assert held(Store.open(store.folder, "model", DIM)) == list(range(1, count + 1))
+try:
+    fill(store, count + 1, *range(count + 2, count + 300))
+except OSError: print("still full")
+"""
+
+
+@pytest.mark.parametrize("limit", ["file size", "small disk"])
+def test_a_full_disk_is_a_clear_error_and_loses_nothing(store: Store, tmp_path: Path, limit: str):
+    folder = store.folder
+    if limit == "small disk":
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True).returncode:
+            pytest.skip("may not mount a small disk here")
+        shutil.copytree(store.folder, folder := disk / "index")
+        program = FULL.replace("LIMIT", "")
+    else:
+        program = FULL.replace("LIMIT", "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, resource.RLIM_INFINITY))")
+    try:
+        first, second = run_limited(program, folder).splitlines()
+        count = int(first.split()[0])
+        assert count > 2 and "no space left to write" in first and "intact" in first and second == "still full"
+        assert held(Store.open(folder, "model", DIM)) == list(range(1, count + 1))
+    finally:
+        if limit == "small disk":
+            subprocess.run(["umount", "--lazy", disk], check=True)
+    if limit == "file size":
+        fill(Store.open(folder, "model", DIM), count + 1)  # with space again it goes on
+        assert held(reopened(store)) == list(range(1, count + 2))
+
+
+@pytest.fixture
+def public_store() -> Iterator[Store]:
+    """A store in a folder that everybody may read."""
+    place = Path(tempfile.mkdtemp(prefix="suma-tests-"))
+    place.chmod(0o755)
+    store = Store.create(place / "index", "model", DIM)
+    fill(store, 1, 2)
+    yield store
+    shutil.rmtree(place)
+
+
+def test_a_folder_that_may_only_be_read_can_be_searched_and_says_so_when_written(public_store: Store):
+    folder = public_store.folder
+    for file in [*folder.iterdir(), folder]:
+        file.chmod(0o555 if file == folder else 0o444)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    program = """
+if os.getuid() == 0: os.setuid(65534)
+store = Store.open(Path(sys.argv[1]), "model", DIM)
+print(held(store))
+try: fill(store, 3)
+except PermissionError as error: print(error)
+"""
+    try:
+        seen, told = run_limited(program, folder).splitlines()
+    finally:
+        folder.chmod(0o755)
+    assert seen == "[1, 2]"
+    assert "cannot be written to" in told and str(folder) in told
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+# Killed
+
+
+KILLED = """
+import random, time
+import torch; torch.set_num_threads(1)
+from suma import SUMA, VideoIndex, build
+from suma.store import MANIFEST
+build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES['cpu'] = 0.01, 1.0, 6
+model_folder, videos, folder, kills = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+model = SUMA.from_pretrained(model_folder)
+
+def run():
+    new = not (folder / MANIFEST).is_file()
+    index = VideoIndex(model) if new else VideoIndex.load(folder, model)
+    if new: index.save(folder)
+    index.add(videos)
+
+rng, killed, counts = random.Random(0), 0, []
+while killed < kills:
+    pid = os.fork()
+    if not pid:
+        sys.stderr = open(os.devnull, "w")
+        run()
+        os._exit(0)
+    time.sleep(rng.uniform(0.0, 0.75))
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    killed += os.WIFSIGNALED(status)
+    if (folder / MANIFEST).is_file():
+        index = VideoIndex.load(folder, model)
+        index.store.verify()
+        counts.append(len(index))
+    if counts and counts[-1] == 100 and killed < kills:  # done: forget some, so that there is more to do
+        index.remove([row.path for row in index.rows[rng.randrange(40) :]])
+        counts.pop()
+run()
+print(killed, sum(0 < count < 100 for count in counts))
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills_while_indexing_end_in_the_same_index(tiny_model: SUMA, tmp_path: Path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for n in range(100):
+        pictures = [noise_picture(100 * n + i, 64, 48) for i in range(6)]
+        write_video(videos / f"{n:03}.mp4", frames=6, picture=lambda i, w, h, p=pictures: p[i])
+    (videos / "broken.mp4").write_bytes(b"\0" * 100)
+    tiny_model.save_pretrained(tmp_path / "model")
+    printed = run_limited(KILLED, tmp_path / "model", videos, tmp_path / "index", 50)
+    killed, midway = map(int, printed.split())
+    assert killed == 50 and midway >= 20
+    model = SUMA.from_pretrained(tmp_path / "model")
+    whole, pieced = VideoIndex(model), VideoIndex.load(tmp_path / "index", model)
+    whole.add(videos)
+    assert sorted(row.path for row in pieced.rows) == sorted(row.path for row in whole.rows)
+    assert [row.path for row in pieced.failed] == [row.path for row in whole.failed]
+    for i, row in enumerate(whole.rows):
+        j = pieced.row_of(row.path)
+        twin = pieced.rows[j]
+        assert (twin.digest, twin.size, twin.mtime, twin.times) == (row.digest, row.size, row.mtime, row.times)
+        one, other = whole.videos([i]), pieced.videos([j])
+        np.testing.assert_allclose(one.features.numpy(), other.features.numpy(), atol=1e-3)
+        np.testing.assert_allclose(one.frames.numpy(), other.frames.numpy(), atol=1e-3)
+    assert [m.path for m in whole.search("a dog", 20)] == [m.path for m in pieced.search("a dog", 20)]
+    assert not list(tmp_path.glob("index/*.partial"))
+
+
+def test_a_stopped_run_keeps_what_is_done(tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for n in range(12):
+        write_video(tmp_path / f"{n:02}.mp4", frames=2 + n, picture=noise_picture)
+    index, encode, calls = VideoIndex(tiny_model), build.Builder._encode, []
+    monkeypatch.setitem(build.BATCH_FRAMES, "cpu", 10)
+
+    def stop_at_the_third(self: build.Builder, batch: list) -> None:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        encode(self, batch)
+
+    monkeypatch.setattr(build.Builder, "_encode", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        index.add(tmp_path)
+    assert 2 <= len(index) < 12
+    monkeypatch.undo()
+    report = index.add(tmp_path)
+    assert len(index) == 12 and len(report.added) + len(report.skipped) == 12 and len(report.skipped) >= 2
