@@ -117,11 +117,14 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
                     else:
                         files = gr.UploadButton("Add videos", file_count="multiple", elem_id="add-files",
                                                 file_types=["video", *sorted(VIDEO_EXTENSIONS)], size="md")  # fmt: skip
+                        limits = h.options.uploads
+                        gr.HTML(tiles.note(f"up to {limits.max_megabytes} MB and {limits.max_seconds / 60:.3g} minutes "
+                                           "each"), apply_default_css=False)  # fmt: skip
                         folders = [str(path) for path in h.options.folders]
-                        with gr.Row(visible=bool(folders)):
+                        with gr.Row(visible=bool(folders), elem_id="folders"):
                             folder = gr.Dropdown(folders, value=folders[0] if folders else None, elem_id="folder",
                                                  label="a folder of this computer", scale=4)  # fmt: skip
-                            add_folder = gr.Button("Add folder", elem_id="add-folder", scale=1, min_width=100)
+                            add_folder = gr.Button("Add folder", elem_id="add-folder", min_width=110, size="md")
                         adding = clickable("adding")
 
         detail = [video_shown, player, title, why, shares]

@@ -264,6 +264,27 @@ def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str
     page.wait_for_function("new URL(location.href).searchParams.get('q') == 'a dog runs'")
 
 
+def test_steering_by_keyboard_keeps_its_place_and_nothing_below_moves(page: Any):
+    search(page, "a dog runs [ball 0.5]")
+    quiet(page)
+    top = "document.querySelector('#results').getBoundingClientRect().top"
+    before = page.evaluate(top)
+    page.locator("#steer .suma-knob").last.get_by_text("Ban").focus()
+    word = page.evaluate("document.activeElement.dataset.word")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#steer .suma-banned")
+    page.wait_for_function("w => document.activeElement.dataset.word == w", arg=word)
+    page.get_by_label("add a concept by a word").fill("snow")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('#steer .suma-set').length == 2")
+    page.wait_for_function("document.activeElement.matches('form[data-add] input')")
+    search(page, "qwertz")
+    page.get_by_text("not a word of the model: qwertz").wait_for()
+    search(page, "🎃")  # no concept at all
+    quiet(page)
+    assert page.evaluate(top) == before
+
+
 def test_the_query_is_copied_as_text_and_as_a_link(page: Any):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     search(page, "a cat sits [ball 0.5]")
@@ -396,15 +417,20 @@ def test_accessibility(browser: Any, url: str, theme: str):
 def test_an_empty_and_a_very_long_query_leave_the_page_up(page: Any):
     page.locator("#query textarea, #query input").fill("")
     page.keyboard.press("Enter")
-    page.get_by_text("Type what happens in the video").wait_for()
-    search(page, "a dog " * 1700)
-    page.get_by_text("characters are read").wait_for()
+    page.get_by_text("Type what happens in the video, then press Enter.").wait_for()
+    page.wait_for_selector("#results .suma-tile", state="detached")
+    box(page).fill("a dog " * 1700)
+    page.keyboard.press("Enter")
+    page.get_by_text("characters of the query are read").wait_for()
+    page.wait_for_selector("#results .suma-tile")
     assert page.locator("#results .suma-tile").count() == 4
 
 
 @pytest.mark.parametrize("page", [(390, 844)], indirect=True)
 def test_a_phone_shows_everything_without_scrolling_sideways(page: Any):
     wide = "document.documentElement.scrollWidth"
+    best, heat = (page.locator(f"#why {part}").bounding_box() for part in (".suma-area.suma-best", ".suma-heat"))
+    assert heat["x"] < best["x"] and best["x"] + best["width"] <= heat["x"] + heat["width"] + 1
     assert page.evaluate(wide) <= 390
     page.get_by_role("tab", name="From a video").click()
     page.locator("#picker .suma-tile").first.click()
@@ -412,6 +438,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Any):
     assert page.evaluate(wide) <= 390
     page.get_by_role("tab", name="Concepts").click()
     page.locator("#concept-list .suma-concept").first.click()
+    page.wait_for_function("document.querySelector('#concept h3')?.getBoundingClientRect().bottom < innerHeight")
     page.locator("#concept-videos .suma-tile").first.click()
     page.wait_for_selector("#concept-player video")
     assert page.evaluate(wide) <= 390

@@ -39,12 +39,12 @@ class Handlers(Api):
         text = (text or "").strip()
         if not text:
             gr.Warning("Type what happens in the video, then press Enter.", title="Empty search")
-            return [gr.skip()] * 2
+            return self.show_typed("")
         if not len(self.index):
             gr.Warning("Start the app with --videos FOLDER, or add videos in the Gallery tab.", title="Empty gallery")
             return [gr.skip()] * 2
         if len(text) > MAX_QUERY:
-            gr.Warning(f"Only its first {MAX_QUERY} characters are read.", title="A long query")
+            gr.Warning(f"Only the first {MAX_QUERY} characters of the query are read.", title="A long query")
         return self.show_typed(text)
 
     @kind

@@ -13,7 +13,7 @@ EXPORT = (
     'Save as PNG</button><button class="suma-link" data-kind="export" data-event="submit" data-format="json">'
     "Save as JSON</button></div>"
 )
-MIN_COLUMN = 42  # width, pixels: below it the map scrolls in its box
+MIN_COLUMN = 34  # width, pixels: below it the map scrolls in its box
 SHARES = {
     "coarse": ("whole video", "original space"),
     "fine": ("frames", "original space"),
@@ -114,8 +114,8 @@ def carried(found: Explanation) -> str:
         for concept in named[:5]
     )
     return (
-        '<table class="suma-shares suma-carried"><caption>Concepts that carried it: weight in the query, activation '
-        "in the video</caption>"
+        '<table class="suma-shares suma-carried"><caption>Concepts that carried it <i>weight in the query, '
+        "activation in the video</i></caption>"
         "<tr><th scope=col>words</th><th scope=col>weight</th><th scope=col>activation</th>"
         f"<th scope=col>score</th></tr>{rows}</table>"
         if rows

@@ -27,8 +27,11 @@ window.sumaListen = (element, trigger, watch) => {
       hit.setAttribute('aria-pressed', 'true');
     }
     if (hit.dataset.kind === 'query' || hit.dataset.event === 'input') busy();
+    if (['video', 'concept'].includes(hit.dataset.kind)) window.sumaChosen = performance.now();
+    held = hit === document.activeElement ? hit.dataset.word : undefined;
     trigger(hit.dataset.event || 'select', {...hit.dataset});
   };
+  let held;  // the word of the button that has the focus, which moves with its concept when the bar is drawn anew
   element.addEventListener('click', (event) => {
     const hit = event.target.closest('[data-kind]');
     if (hit && hit.tagName !== 'INPUT') act(hit);
@@ -48,7 +51,10 @@ window.sumaListen = (element, trigger, watch) => {
     if (!form) return;
     event.preventDefault();
     const word = form.querySelector('input').value.trim();
-    if (word) trigger('input', {kind: 'add', word});
+    if (!word) return;
+    held = '';
+    form.reset();
+    trigger('input', {kind: 'add', word});
   });
 
   // keys: arrows walk through tiles, and through the moments of a heat map
@@ -84,10 +90,27 @@ window.sumaListen = (element, trigger, watch) => {
     started = now;
     video.currentTime = Number(mark.dataset.start);
   };
-  document.addEventListener('loadedmetadata', (event) => start(event.target), true);
+  document.addEventListener('loadedmetadata', (event) => {
+    const {videoWidth, videoHeight, style} = event.target;
+    if (videoHeight) style.setProperty('--aspect', videoWidth / videoHeight);
+    start(event.target);
+  }, true);
   watch('value', () => {
     element.classList.remove('suma-busy');
     start(null);
+    const focus = document.activeElement;
+    if (held !== undefined && (focus === document.body || element.contains(focus))) {
+      const again = `.suma-knob button[data-word="${CSS.escape(held)}"]`;
+      (element.querySelector(held ? again : 'form[data-add] input') || element.querySelector('.suma-link'))?.focus();
+    }
+    held = undefined;
+    const map = element.querySelector('.suma-heat'), mark = element.querySelector('.suma-best');
+    if (map && mark) {  // on a narrow page the best moment is brought into sight
+      const names = map.firstElementChild.offsetWidth, at = mark.getBoundingClientRect().left;
+      map.scrollLeft += at - map.getBoundingClientRect().left - names - (map.clientWidth - names) / 2;
+    }
+    const answer = element.querySelector('.suma-heading, .suma-playing');
+    if (answer && performance.now() - (window.sumaChosen || -9999) < 4000) answer.scrollIntoView({block: 'nearest'});
     const link = element.querySelector('[data-link]');
     if (link) {  // the state of the page is in its address
       const url = new URL(window.location.href);

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from suma.concepts import split_words
 from suma.steer import MAX_STEERED, concepts_of, parse, unparse
 from ui.tiles import esc
 
@@ -33,7 +34,7 @@ def bar(model: Any, text: str) -> str:
     sentence, weights = parse(text)
     anchor = model.anchors([sentence])[0] if sentence else None
     set_by = concepts_of(model, weights)
-    named = [] if anchor is None else [int(k) for k in anchor.argsort(descending=True)[:SHOWN] if anchor[k] > 0]
+    named = [] if anchor is None else [int(k) for k in anchor.argsort(descending=True)[:SHOWN] if anchor[k] >= 0.005]
     chips = []
     word_of = {concept: word for word, concept in zip(weights, _each(model, weights), strict=True)}
     for concept in [*set_by, *(k for k in named if k not in set_by)]:
@@ -49,11 +50,21 @@ def bar(model: Any, text: str) -> str:
         else ""
     )
     return (
-        f'<div class="suma-steer"><span class="suma-steer-head">Concepts</span>{"".join(chips)}'
-        '<form data-add class="suma-add"><input type="text" maxlength="60" aria-label="add a concept by a word" '
-        f'placeholder="add a word"><button class="suma-link">Add</button></form>'
-        f'<span class="suma-actions">{reset}{copy}</span></div>'
+        f'<div class="suma-steer"><div class="suma-knobs"><span class="suma-steer-head">Concepts</span>{"".join(chips)}'
+        '</div><div class="suma-tools"><form data-add class="suma-add"><input type="text" maxlength="60" '
+        'aria-label="add a concept by a word" placeholder="add a word"><button class="suma-link">Add</button></form>'
+        f'<span class="suma-actions">{reset}{copy}</span>{_unknown(model, sentence)}</div></div>'
     )
+
+
+def _unknown(model: Any, sentence: str) -> str:
+    """Words that no concept has: each stands for the nearest one, so the answer may be far from what was meant."""
+    known = set(model.space.words)
+    words = [word for word in dict.fromkeys(split_words(sentence)) if word not in known]
+    if not words:
+        return ""
+    shown = ", ".join(word[:24] for word in words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    return f'<span class="suma-unknown" role="status">not a word of the model: {esc(shown)}</span>'
 
 
 def _each(model: Any, weights: Mapping[str, float]) -> list[int]:

@@ -102,31 +102,37 @@ def concept_list(rows: Sequence[tuple[int, str, str, float]], total: int) -> str
 def concept_map(places: Sequence[Sequence[float]], names: Sequence[str], shares: Sequence[float]) -> str:
     """All concepts on a plane: a dot each, at its place in [0, 1], coloured by how often it stands out."""
     largest = max(shares, default=0.0) or 1.0
-    dots, labels, boxes = [], [], []
-    for k in sorted(range(len(names)), key=lambda k: shares[k]):
-        x, y, share = 20 + 660 * places[k][0], 16 + 468 * places[k][1], shares[k] / largest
+    dots, order = [], sorted(range(len(names)), key=lambda k: -shares[k])
+    at = [(20 + 660 * x, 16 + 468 * y) for x, y in places]
+    words = [(*at[k], names[k].split(",")[0]) for k in order]
+    for k in reversed(order):
+        (x, y), share = at[k], shares[k] / largest
         dots.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{4 + 5 * share:.1f}" fill="{colour(share)}" data-kind="concept" '
             f'data-concept="{k}"><title>{esc(names[k])}: {100 * shares[k]:.1f} % of frames</title></circle>'
         )
-    for k in sorted(range(len(names)), key=lambda k: -shares[k]):  # labels where they find room, frequent ones first
-        word = names[k].split(",")[0]
-        x, y, wide = 20 + 660 * places[k][0] + 9, 16 + 468 * places[k][1] + 4, 6.4 * len(word)
-        box = (x, y - 11, x + wide, y + 2)
-        if (
-            len(labels) < 60
-            and x + wide < 700
-            and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes)
-        ):
-            boxes.append(box)
-            labels.append(f'<text x="{x:.1f}" y="{y:.1f}">{esc(word)}</text>')
     return (
         f'<figure class="suma-map"><svg viewBox="0 0 700 500" role="img" aria-label="Map of {len(names)} concepts; the '
-        f'list beside it has the same ones">{"".join(dots)}{"".join(labels)}</svg><figcaption class="suma-legend">'
+        f'list beside it has the same ones">{"".join(dots)}<g class="suma-large">{_labels(words, 11, 60)}</g>'
+        f'<g class="suma-small">{_labels(words, 24, 24)}</g></svg><figcaption class="suma-legend">'
         f'<span>0 %</span><i style="background:linear-gradient(90deg,{",".join(SCALE)})"></i>'
         f"<span>{100 * largest:.1f} % of frames</span><span>near = alike (t-SNE); far apart says little</span>"
         "</figcaption></figure>"
     )
+
+
+def _labels(words: Sequence[tuple[float, float, str]], size: int, most: int) -> str:
+    """Words beside their dots (x, y, word), where they find room: the first ones first."""
+    labels: list[str] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    for x, y, word in words:
+        left, base = x + 9, y + 0.36 * size
+        box = (left, base - size, left + 0.58 * size * len(word), base + 0.2 * size)
+        free = not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes)
+        if len(labels) < most and box[2] < 700 and free:
+            boxes.append(box)
+            labels.append(f'<text x="{left:.1f}" y="{base:.1f}">{esc(word)}</text>')
+    return "".join(labels)
 
 
 def skeleton(number: int) -> str:
