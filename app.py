@@ -17,7 +17,7 @@ from suma.video import VIDEO_EXTENSIONS
 from ui import tiles
 from ui.api import MAX_QUERY, TOP, Options
 from ui.gpu import zero_gpu
-from ui.handlers import MODES, PAGE, Handlers
+from ui.handlers import MODES, NOTHING_YET, PAGE, Handlers
 from ui.look import launch_options
 from ui.startup import open_index, options_of, parser
 from ui.tiles import ON_LOAD
@@ -87,7 +87,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
                     words = field("filter", "filter the gallery")
                     picker = clickable("picker", elem_classes="suma-scroll")
                 with gr.Column(scale=7, min_width=320):
-                    about = clickable("about", tiles.note("Its captions and similar videos appear here."))
+                    about = clickable("about", NOTHING_YET)
                     captions = clickable("captions")
                     similar = clickable("similar")
                     seen = clickable("seen")
@@ -115,11 +115,10 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
                         gr.HTML(tiles.note("This gallery is read-only. Run the app yourself to add your own videos: "
                                            "python app.py --videos FOLDER"), apply_default_css=False)  # fmt: skip
                     else:
-                        files = gr.UploadButton("Add videos", file_count="multiple", elem_id="add-files",
-                                                file_types=["video", *sorted(VIDEO_EXTENSIONS)], size="md")  # fmt: skip
                         limits = h.options.uploads
-                        gr.HTML(tiles.note(f"up to {limits.max_megabytes} MB and {limits.max_seconds / 60:.3g} minutes "
-                                           "each"), apply_default_css=False)  # fmt: skip
+                        each = f"up to {limits.max_megabytes} MB, {limits.max_seconds:.0f} s each"
+                        files = gr.UploadButton(f"Add videos ({each})", file_count="multiple", elem_id="add-files",
+                                                file_types=["video", *sorted(VIDEO_EXTENSIONS)], size="md")  # fmt: skip
                         folders = [str(path) for path in h.options.folders]
                         with gr.Row(visible=bool(folders), elem_id="folders"):
                             folder = gr.Dropdown(folders, value=folders[0] if folders else None, elem_id="folder",

@@ -22,6 +22,7 @@ import app
 from suma import SUMA, VideoIndex
 from suma.explain import explain
 from ui import colours, heat, media, startup, steering, tiles
+from ui.handlers import NOTHING_YET
 from ui.look import launch_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +134,7 @@ def test_words_stay_text_wherever_they_are_shown(handlers: app.Handlers):
     ]
     shown += [
         handlers.show_captions({"video": name}, EVIL),
-        tiles.failures({EVIL: EVIL}),
+        tiles.failures({EVIL: EVIL, "x": EVIL}),
         tiles.download(EVIL, "x", b""),
     ]
     shown += [tiles.concept_map([[0.5, 0.5]], [EVIL], [0.1]), tiles.playing(EVIL, EVIL, EVIL, 0.0)]
@@ -170,9 +171,9 @@ def test_an_unreadable_upload_warns_and_empties_the_page(handlers: app.Handlers,
     monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
     broken = tmp_path / "<b>broken.mp4"
     broken.write_bytes(b"not a video")
-    assert handlers.show_upload(str(broken), "", SESSION) == [None, {}, *[""] * 4]
+    assert handlers.show_upload(str(broken), "", SESSION) == [None, {}, NOTHING_YET, *[""] * 3]
     assert "&lt;b&gt;broken.mp4" in said[0] and not broken.exists()
-    assert handlers.show_upload(None, "", SESSION) == [gr.skip(), {}, *[""] * 4]
+    assert handlers.show_upload(None, "", SESSION) == [gr.skip(), {}, NOTHING_YET, *[""] * 3]
 
 
 def test_an_uploaded_video_gets_captions_similar_videos_and_concepts(handlers: app.Handlers, tmp_path: Path):

@@ -65,7 +65,7 @@ def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any
     width, height = request.param
     page = browser.new_page(viewport={"width": width, "height": height})
     wrong: list[str] = []
-    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.on("console", lambda m: wrong.append(f"{m.text} {m.location}") if m.type == "error" else None)
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
     page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((url, "data:", "blob:")) else None)
@@ -74,8 +74,8 @@ def page(browser: Any, url: str, request: pytest.FixtureRequest) -> Iterator[Any
     quiet(page)
     yield page
     assert page.evaluate("window.pwned") is None, "a caption ran as a script"
-    page.close()
-    assert wrong == []
+    page.close()  # an upload that was refused is deleted at once: the browser may still ask for it
+    assert [what for what in wrong if "/broken.mp4" not in what] == []
 
 
 def quiet(page: Any) -> None:

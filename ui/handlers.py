@@ -20,6 +20,7 @@ from ui.tiles import esc
 from ui.uploads import playable_upload
 
 PAGE = 24  # videos of a page of the picker
+NOTHING_YET = tiles.note("Its captions and similar videos appear here.")
 MODES = {"concepts of the query": "query", "strongest in the video": "video"}
 
 
@@ -140,7 +141,7 @@ class Handlers(Api):
         uploads = self.options.uploads
         if not path:
             uploads.goodbye(request.session_hash or "")
-            return [gr.skip(), {}, *[""] * 4]
+            return [gr.skip(), {}, NOTHING_YET, *[""] * 3]
         uploads.take(path, request.session_hash or "")
         try:
             uploads.check(path)
@@ -149,7 +150,7 @@ class Handlers(Api):
         except (ValueError, OSError) as error:
             gr.Warning(esc(str(error)[:300]), title="This video cannot be used")
             uploads.goodbye(request.session_hash or "")
-            return [None, {}, *[""] * 4]
+            return [None, {}, NOTHING_YET, *[""] * 3]
 
     @kind
     def show_captions(self, current: dict[str, str], lines: str) -> str:

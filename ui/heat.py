@@ -106,7 +106,7 @@ def shares(found: Explanation) -> str:
 
 def carried(found: Explanation) -> str:
     """The concepts that carried a match: words, weight in the query, activation in the video, part of the score."""
-    named = [concept for concept in found.concepts if concept.query_weight]
+    named = [concept for concept in found.concepts if abs(concept.query_weight) >= 0.005]
     rows = "".join(
         f'<tr><th scope=row><button class="suma-link" data-kind="query" data-query="{esc(concept.words[0])}" '
         f'title="search by this concept: {esc(", ".join(concept.words))}">{esc(concept.name)}</button></th>'

@@ -156,7 +156,10 @@ def progress(total: int, done: int, added: int, skipped: int, failed: dict[str, 
 
 def failures(failed: dict[str, str], limit: int = 50) -> str:
     """Files that could not be read, with reasons."""
-    rows = "".join(f"<li><b>{esc(name)}</b> {esc(reason)}</li>" for name, reason in list(failed.items())[:limit])
+    rows = "".join(
+        f"<li><b>{esc(name)}</b> {esc(reason.removeprefix(name).strip())}</li>"
+        for name, reason in list(failed.items())[:limit]
+    )
     more = f"<li>and {len(failed) - limit} more</li>" if len(failed) > limit else ""
     return f'<ul class="suma-failures">{rows}{more}</ul>' if rows else ""
 
