@@ -49,6 +49,8 @@ def film(page: Any) -> None:
     for part in ("a ghost", " in the", " mountains"):
         box.press_sequentially(part, delay=5)
         take(250)
+    answered = "q => document.querySelector('#title .suma-heading')?.dataset.for == q"
+    page.wait_for_function(answered, arg="a ghost in the mountains")
     settle(page, 1200)
     take(2000)
     page.locator("#results .suma-tile").nth(1).click()
