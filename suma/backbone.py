@@ -77,6 +77,15 @@ def build_clip(cfg: dict[str, Any]) -> Any:
     return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
 
 
+def patch_width(clip: Any) -> int:
+    """Channels of the image tower's patch features. Raises ValueError for a tower without patches (a ResNet)."""
+    width = getattr(getattr(clip.visual, "trunk", None), "num_features", None)  # timm's
+    width = width or getattr(getattr(clip.visual, "conv1", None), "out_channels", None)
+    if not width or not hasattr(clip.visual, "forward_intermediates"):
+        raise ValueError("frame_grid needs an image tower of patches (a ViT): leave it at 0")
+    return int(width)
+
+
 def family_preprocessing(name: str) -> dict[str, Any]:
     """The preprocessing that most of an open_clip model's pretrained tags share ({} where it has no tags).
 

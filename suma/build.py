@@ -267,7 +267,7 @@ class Builder:
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
         video, frames = self.model.pool(frames, mask), F.normalize(frames, dim=-1)
         concepts = self.model.space.concepts()
-        folded = fold_videos(video, frames, mask, concepts, self.model.config.concept_share)
+        folded = fold_videos(video, frames, mask, concepts, self.model.config.scoring)
         for part, v, f, m, z in zip(batch, video, frames, mask, folded, strict=True):
             kept = torch.cat([v[None], f[m]]).half().cpu().numpy()
             # of the rows as they are kept, in float16

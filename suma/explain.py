@@ -75,8 +75,7 @@ def explain(
         texts = model.texts([query.strip()])
     if texts is not None:
         c = model.config
-        part_of = score_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
-        parts = concept_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
+        part_of, parts = score_parts(texts, video, c.scoring), concept_parts(texts, video, c.scoring)
         per_frame = frame_scores(texts, video, c.concept_share)[0, :count].tolist()
         anchor = texts.anchors[0]
     else:

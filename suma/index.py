@@ -175,14 +175,11 @@ class VideoIndex:
 
     def _score(self, texts: Texts, named: Tensor, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
         """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
-        c = self.model.config
         unit, scales, mask = self._gather(snapshot, positions)
-        how = (c.concept_share, c.aggregation, c.aggregation_temperature)
-        return score_by_scale(texts, named, unit, scales, mask, *how)
+        return score_by_scale(texts, named, unit, scales, mask, self.model.config.scoring)
 
     def _fold(self, v: Videos) -> Tensor:
-        share = self.model.config.concept_share
-        return fold_videos(v.features, v.frames, v.mask, self.model.space.concepts(), share)
+        return fold_videos(v.features, v.frames, v.mask, self.model.space.concepts(), self.model.config.scoring)
 
     @torch.no_grad()
     def search(self, query: str | Texts, top_k: int = 10) -> list[Match]:
@@ -206,7 +203,7 @@ class VideoIndex:
     def _match(self, texts: Texts, row: Row, video: Videos, score: float) -> Match:
         c = self.model.config
         heat = frame_scores(texts, video, c.concept_share)[0]
-        parts = concept_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
+        parts = concept_parts(texts, video, c.scoring)
         strongest = parts.topk(min(3, len(parts)))
         named = zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
         concepts = tuple((self.model.space.name(k), round(value, 4)) for k, value in named if value > 0)

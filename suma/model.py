@@ -18,10 +18,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from suma import text
-from suma.backbone import build_clip, load_backbone
+from suma.backbone import build_clip, load_backbone, patch_width
 from suma.concepts import ANCHORS, ConceptSpace, cluster_words, common_words, count_words, naming_order, nearest_centre
 from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
-from suma.similarity import AGGREGATIONS, Texts, Videos, score
+from suma.similarity import AGGREGATIONS, Scoring, Texts, Videos, score
 from suma.video import normalize
 
 FORMAT_VERSION = 1
@@ -39,11 +39,13 @@ class SUMAConfig:
     num_captions: int = 0  # training captions
     num_concepts: int = 1024  # K; default our reading
     anchor: str = "idf"  # binary, count or idf: weights of the concepts that a sentence names; our reading
+    frame_grid: int = 0  # G: frame features also read G x G regions of the picture, so that they know where things are
     temporal_layers: int = 4  # 0: the video is the mean of its frames
     temporal_positions: int = 16  # learned positions along the video, interpolated for any frame count
     aggregation: str = "softmax"  # over frames: softmax, mean or max; our reading
     aggregation_temperature: float = 0.05
     concept_share: float = 0.25  # the aligned space's share of the score
+    coarse_share: float = 0.5  # the whole video's share in each space, the rest is its frames'; our reading
     num_frames: int = 12  # frames per video in evaluation and search
     format_version: int = FORMAT_VERSION
 
@@ -54,12 +56,20 @@ class SUMAConfig:
             raise ValueError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
         if self.anchor not in ANCHORS:
             raise ValueError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
-        if not 0 <= self.concept_share <= 1:
-            raise ValueError(f"concept_share must lie in [0, 1], got {self.concept_share}")
+        for name in ("concept_share", "coarse_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0 <= self.frame_grid <= 16:
+            raise ValueError(f"frame_grid must be 0 to 16, got {self.frame_grid}")
         if not 1 <= self.num_frames <= 64:
             raise ValueError(f"num_frames must be 1 to 64, got {self.num_frames}")
         if len(self.words) < self.num_concepts:
             raise ValueError(f"{len(self.words)} words cannot fill num_concepts={self.num_concepts} concepts")
+
+    @property
+    def scoring(self) -> Scoring:
+        """What the score depends on."""
+        return Scoring(self.concept_share, self.aggregation, self.aggregation_temperature, self.coarse_share)
 
 
 class TemporalEncoder(nn.Module):
@@ -99,6 +109,28 @@ class TemporalEncoder(nn.Module):
         return frames + self.out(x)
 
 
+class FrameGrid(nn.Module):
+    """What G x G regions of the picture add to the frame features (our reading, not the paper's).
+
+    A CLIP's pooled feature hardly tells where in the picture something is; without that, left and right cannot be told
+    apart. Starts at zero, so an untrained one changes nothing.
+    """
+
+    def __init__(self, grid: int, width: int, dim: int, region: int = 48):
+        super().__init__()
+        self.grid = grid
+        self.norm = nn.LayerNorm(width)
+        self.reduce = nn.Linear(width, region)
+        self.out = nn.Linear(grid * grid * region, dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patch features (N, C, H, W) of the image tower -> what is added to the frame features (N, D)."""
+        regions = F.adaptive_avg_pool2d(patches.to(self.norm.weight.dtype), self.grid).flatten(2).transpose(1, 2)
+        return self.out(F.gelu(self.reduce(self.norm(regions))).flatten(1))
+
+
 class SUMA(
     nn.Module,
     PyTorchModelHubMixin,
@@ -121,6 +153,7 @@ class SUMA(
         self.temporal = (
             TemporalEncoder(dim, config.temporal_layers, config.temporal_positions) if config.temporal_layers else None
         )
+        self.grid = FrameGrid(config.frame_grid, patch_width(self.clip), dim) if config.frame_grid else None
         self.space = ConceptSpace(
             config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor
         )
@@ -151,7 +184,8 @@ class SUMA(
 
         Args:
             name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip model config of your own (a dict, or a
-                .json file of one), or the folder of a saved SUMA, whose towers are taken over.
+                .json file of one), or the folder of a saved SUMA, whose towers are taken over, and whose temporal
+                encoder and frame grid where the options ask for the same.
             captions: the training captions (never those of the test split); none for a zero-shot model.
             pretrained: an open_clip tag ("openai"), a local checkpoint file (safetensors, or PyTorch's with tensors
                 alone; preprocessing is that of the model's tags), or None for random weights.
@@ -164,12 +198,14 @@ class SUMA(
         RuntimeError for weights of another model; FileNotFoundError for a tokenizer that is nowhere to be had.
         """
         torch.manual_seed(seed)
+        trained: dict[str, Tensor] = {}
         if not isinstance(name, dict) and Path(name).is_dir():
             if pretrained:
                 raise ValueError(f"{name} holds trained towers: leave `pretrained` out")
             saved = cls.from_pretrained(name)
             clip, cfg, image, tokenizer_name = saved.clip, saved.config.clip, saved.config.image, saved.config.tokenizer
             tokenizer_folder = tokenizer_folder or saved_tokenizer(Path(name))
+            trained = {name: x for name, x in saved.state_dict().items() if name.startswith(("temporal.", "grid."))}
         else:
             clip, cfg, image, tokenizer_name = load_backbone(name, pretrained)
         unknown = set(options) - {f.name for f in fields(SUMAConfig)}
@@ -199,6 +235,11 @@ class SUMA(
         towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
         model.clip.load_state_dict(towers)
         model.space.start(centres, assignment[order])
+        for part in ("temporal", "grid"):
+            new, old = model.state_dict(), {n: x for n, x in trained.items() if n.startswith(part + ".")}
+            wanted = {n: x.shape for n, x in new.items() if n.startswith(part + ".")}
+            if old and wanted == {n: x.shape for n, x in old.items()}:
+                model.load_state_dict(new | old)
         return model.eval()
 
     @classmethod
@@ -300,8 +341,11 @@ class SUMA(
         as they are."""
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
-        weight = next(self.clip.visual.parameters())
-        return self.clip.encode_image(pixels.to(weight.dtype))
+        pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
+        if self.grid is None:
+            return self.clip.encode_image(pixels)
+        found = self.clip.visual.forward_intermediates(pixels, indices=1)  # of the last block
+        return found["image_features"] + self.grid(found["image_intermediates"][0])
 
     def pool(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Frame features (V, F, D), not normalised, mask (V, F) -> unit video features (V, D)."""
@@ -343,8 +387,7 @@ class SUMA(
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
         """The score (T, V) by which videos are ranked for texts and texts for videos."""
-        c = self.config
-        return score(texts, videos, c.concept_share, c.aggregation, c.aggregation_temperature)
+        return score(texts, videos, self.config.scoring)
 
     def forward(self, tokens: Tensor, anchors: Tensor, pixels: Tensor, mask: Tensor) -> dict[str, Any]:
         """Everything that the losses need, so that data-parallel wrappers see it.

@@ -30,6 +30,23 @@ class Videos(NamedTuple):
     frame_concepts: Tensor  # (V, F, K)
 
 
+class Scoring(NamedTuple):
+    """How the four similarities become one score: what of a model's config the score depends on."""
+
+    concept_share: float  # of the aligned space
+    aggregation: str = "softmax"  # over frames
+    temperature: float = 0.05  # of that softmax
+    coarse_share: float = 0.5  # of the whole video in each space; the rest is the frames' (in equal parts: our reading)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The weight of each similarity, by its name; they sum to 1."""
+        original, aligned = 1 - self.concept_share, self.concept_share
+        coarse, fine = self.coarse_share, 1 - self.coarse_share
+        weights = (original * coarse, original * fine, aligned * coarse, aligned * fine)
+        return dict(zip(Similarities._fields, weights, strict=True))
+
+
 class Similarities(NamedTuple):
     """Cosines in [-1, 1], each (T, V)."""
 
@@ -38,15 +55,13 @@ class Similarities(NamedTuple):
     concept_coarse: Tensor
     concept_fine: Tensor
 
-    @property
-    def original(self) -> Tensor:
-        """The original space's score (T, V): coarse and fine in equal parts (our reading)."""
-        return (self.coarse + self.fine) / 2
+    def original(self, coarse_share: float = 0.5) -> Tensor:
+        """The original space's score (T, V)."""
+        return coarse_share * self.coarse + (1 - coarse_share) * self.fine
 
-    @property
-    def aligned(self) -> Tensor:
-        """The aligned space's score (T, V): coarse and fine in equal parts (our reading)."""
-        return (self.concept_coarse + self.concept_fine) / 2
+    def aligned(self, coarse_share: float = 0.5) -> Tensor:
+        """The aligned space's score (T, V)."""
+        return coarse_share * self.concept_coarse + (1 - coarse_share) * self.concept_fine
 
 
 def frame_weights(frame_scores: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
@@ -114,22 +129,18 @@ def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temper
     )
 
 
-def combine(similarities: Similarities, concept_share: float) -> Tensor:
+def combine(similarities: Similarities, how: Scoring) -> Tensor:
     """The score (T, V) of each pair: (1 - share) * original + share * aligned."""
-    return (1 - concept_share) * similarities.original + concept_share * similarities.aligned
+    original, aligned = similarities.original(how.coarse_share), similarities.aligned(how.coarse_share)
+    return (1 - how.concept_share) * original + how.concept_share * aligned
 
 
-def score(
-    texts: Texts,
-    videos: Videos,
-    concept_share: float,
-    how: str = "softmax",
-    temperature: float = 0.05,
-    chunk: int = 256,
-) -> Tensor:
+def score(texts: Texts, videos: Videos, how: Scoring, chunk: int = 256) -> Tensor:
     """The score (T, V), `chunk` videos at a time, so that what is made on the way fits into caches."""
     parts = [
-        combine(four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), how, temperature), concept_share)
+        combine(
+            four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), how.aggregation, how.temperature), how
+        )
         for i in range(0, len(videos.features), chunk)
     ]
     return torch.cat(parts, dim=1) if parts else texts.features.new_zeros(len(texts.features), 0)
@@ -138,21 +149,21 @@ def score(
 # ---- the parts of one score ----------------------------------------------------------------------------------------
 
 
-def score_parts(texts: Texts, video: Videos, concept_share: float, how: str, temperature: float) -> dict[str, float]:
+def score_parts(texts: Texts, video: Videos, how: Scoring) -> dict[str, float]:
     """What each of the four similarities adds to the score of one text and one video; they sum up to it."""
-    sims = four_similarities(texts, video, how, temperature)
-    share = {name: concept_share if name.startswith("concept") else 1 - concept_share for name in sims._fields}
-    return {name: share[name] / 2 * float(getattr(sims, name)[0, 0]) for name in sims._fields}
+    sims = four_similarities(texts, video, how.aggregation, how.temperature)
+    return {name: share * float(getattr(sims, name)[0, 0]) for name, share in how.shares.items()}
 
 
-def concept_parts(texts: Texts, video: Videos, concept_share: float, how: str, temperature: float) -> Tensor:
+def concept_parts(texts: Texts, video: Videos, how: Scoring) -> Tensor:
     """What each concept adds to the score of one text and one video, (K,); they sum up to the aligned space's part.
 
     A cosine is a sum over concepts, and the frames' cosines are summed with the weights of the aggregation.
     """
     heat = torch.einsum("tk,vfk->tvf", texts.anchors, video.frame_concepts)
-    weights = frame_weights(heat, video.mask, how, temperature)[0, 0]  # (F,)
-    return concept_share / 2 * texts.anchors[0] * (video.concepts[0] + weights @ video.frame_concepts[0])
+    weights = frame_weights(heat, video.mask, how.aggregation, how.temperature)[0, 0]  # (F,)
+    coarse, fine = how.shares["concept_coarse"], how.shares["concept_fine"]
+    return texts.anchors[0] * (coarse * video.concepts[0] + fine * (weights @ video.frame_concepts[0]))
 
 
 def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Tensor:
@@ -178,10 +189,7 @@ def concept_scale(features: Tensor, concepts: Tensor) -> Tensor:
     return squared.clamp_min(1e-12).rsqrt()
 
 
-def score_by_scale(
-    texts: Texts, named: Tensor, rows: Tensor, scales: Tensor, mask: Tensor, concept_share: float, how: str,
-    temperature: float,
-) -> Tensor:  # fmt: skip
+def score_by_scale(texts: Texts, named: Tensor, rows: Tensor, scales: Tensor, mask: Tensor, how: Scoring) -> Tensor:
     """`score` (T, V) without K-wide activations, exact: the cosine of C f and an anchor a is f . (C^T a) / |C f|.
 
     named (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its frames';
@@ -193,14 +201,14 @@ def score_by_scale(
     aligned = aligned * scales
     similarities = Similarities(
         coarse=original[..., 0],
-        fine=_over_frames(original[..., 1:].unbind(-1), mask, how, temperature),
+        fine=_over_frames(original[..., 1:].unbind(-1), mask, how.aggregation, how.temperature),
         concept_coarse=aligned[..., 0],
-        concept_fine=_over_frames(aligned[..., 1:].unbind(-1), mask, how, temperature),
+        concept_fine=_over_frames(aligned[..., 1:].unbind(-1), mask, how.aggregation, how.temperature),
     )
-    return combine(similarities, concept_share)
+    return combine(similarities, how)
 
 
-def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor, concept_share: float) -> Tensor:
+def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor, how: Scoring) -> Tensor:
     """Videos (V, D) with frames (V, F, D) -> (V, 2D), whose inner product with `fold_texts` is exactly `combine` of the
     four similarities under `mean` aggregation, whatever K is. The second half carries the aligned space, so scaling the
     query's halves changes the balance of the spaces at query time.
@@ -208,6 +216,7 @@ def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor
     weights = (mask / mask.sum(-1, keepdim=True)).unsqueeze(-1).to(frames.dtype)  # (V, F, 1)
     mean_frame = (frames * weights).sum(1)
     mean_scaled = (frames * concept_scale(frames, concepts) * weights).sum(1)
-    original = (1 - concept_share) / 2 * (features + mean_frame)
-    aligned = concept_share / 2 * (features * concept_scale(features, concepts) + mean_scaled)
-    return torch.cat([original, aligned], dim=-1)
+    share = how.shares
+    original = share["coarse"] * features + share["fine"] * mean_frame
+    scaled = features * concept_scale(features, concepts)
+    return torch.cat([original, share["concept_coarse"] * scaled + share["concept_fine"] * mean_scaled], dim=-1)

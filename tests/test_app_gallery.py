@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -182,22 +183,27 @@ def test_a_gallery_video_that_browsers_cannot_play_is_served_as_a_copy(tiny_mode
     assert browser_plays(playable(index.rows[0])) and playable(index.rows[0]).endswith("old.mp4")
 
 
-def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path):
-    for n in range(12):
+def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ui.adding.PATIENCE", 0.0)  # one video a step
+    for n in range(2):
         noise(tmp_path / "allowed" / f"{n}.mp4", 20 + n)
-    answers: list[int] = []
+    between: list[int] = []  # answers after each step
+    meanwhile: list[int] = []  # answers at any moment
     done = threading.Event()
 
     def search() -> None:
         while not done.is_set():
-            answers.append(len(made.search("a dog", 99)))
+            meanwhile.append(len(made.search("a dog", 99)))
+            time.sleep(0.01)
 
-    thread = threading.Thread(target=search)
-    thread.start()
-    list(made.add_folder(str(tmp_path / "allowed")))
-    done.set()
-    thread.join()
-    assert answers == sorted(answers) and len(set(answers)) > 2 and len(made.gallery.names) == 17
+    with ThreadPoolExecutor(2) as pool:
+        searching = pool.submit(search)
+        for _ in made.add_folder(str(tmp_path / "allowed")):
+            between.append(len(pool.submit(made.search, "a dog", 99).result(timeout=60)))
+        done.set()
+        searching.result(timeout=60)
+    assert sorted(set(between)) == list(range(4, 8)) and between == sorted(between)
+    assert meanwhile == sorted(meanwhile) and set(meanwhile) <= set(between) and len(made.gallery.names) == 7
 
 
 def test_own_lines_are_ranked_by_the_models_score(made: app.Handlers, tiny_model: SUMA):
@@ -206,7 +212,7 @@ def test_own_lines_are_ranked_by_the_models_score(made: app.Handlers, tiny_model
     video = made.index.read(made.gallery.names["clip 0.mp4"])[1]
     c = tiny_model.config
     texts = ["a dog runs", "a cat sits", "a red car"]
-    scores = score(tiny_model.texts(texts), video, c.concept_share, c.aggregation, c.aggregation_temperature)[:, 0]
+    scores = score(tiny_model.texts(texts), video, c.scoring)[:, 0]
     expected = dict(zip(texts, scores.tolist(), strict=True))
     assert {f["caption"]: f["score"] for f in found} == pytest.approx(expected, abs=1e-4)
     assert [f["score"] for f in found] == sorted((f["score"] for f in found), reverse=True)

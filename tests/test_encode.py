@@ -85,7 +85,7 @@ def test_videos_encoded_in_batches_are_those_encoded_alone(tiny_model: SUMA, ben
     some = encode_videos(tiny_model, [clips[4], clips[1]], cache, [4, 1])
     assert torch.allclose(some.features, together.features[[4, 1]], atol=1e-5)
     texts = encode_captions(tiny_model, ["a dog", "a cat"])
-    scores = combine(similarities(tiny_model, texts, together, chunk=2), tiny_model.config.concept_share)
+    scores = combine(similarities(tiny_model, texts, together, chunk=2), tiny_model.config.scoring)
     assert torch.allclose(scores, tiny_model.score(texts, together), atol=1e-6)
 
 

@@ -9,6 +9,7 @@ from gradcache import cached_step
 from losses import suma_loss
 
 from suma import SUMA
+from suma.similarity import Scoring
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 100])
@@ -22,8 +23,8 @@ def test_every_gradient_equals_the_plain_steps(tiny_model: SUMA, chunk: int):
     mask[2, 2] = mask[4, 1:] = False
     batch = (plain.tokenize(captions), plain.anchors(captions), pixels, mask)
     loss = partial(
-        suma_loss, video=torch.tensor([0, 1, 2, 3, 4, 1]), caption=torch.tensor([0, 1, 2, 3, 0, 5]), how="softmax",
-        temperature=0.05, alpha=0.3, beta=0.7,
+        suma_loss, video=torch.tensor([0, 1, 2, 3, 4, 1]), caption=torch.tensor([0, 1, 2, 3, 0, 5]), how=Scoring(0.25),
+        alpha=0.3, beta=0.7,
     )  # fmt: skip
 
     expected = loss(plain(*batch))
@@ -51,7 +52,7 @@ def test_both_passes_draw_the_same_random_numbers(tiny_model: SUMA):
         pixels = torch.arange(9).mul(28).to(torch.uint8).view(3, 3, 1, 1, 1).expand(3, 3, 3, size, size).contiguous()
         batch = (model.tokenize(captions), model.anchors(captions), pixels, torch.ones(3, 3, dtype=torch.bool))
         loss = partial(
-            suma_loss, video=torch.arange(3), caption=torch.arange(3), how="mean", temperature=0.05, alpha=0.3, beta=0.7
+            suma_loss, video=torch.arange(3), caption=torch.arange(3), how=Scoring(0.25, "mean"), alpha=0.3, beta=0.7
         )
         torch.manual_seed(5)
         if chunk:

@@ -16,7 +16,7 @@ from gradcache import cached_step
 from losses import Losses, alignment, contrastive, gather, not_negatives, suma_loss
 
 from suma import SUMA
-from suma.similarity import Videos, four_similarities
+from suma.similarity import Scoring, Videos, four_similarities
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTHING = torch.zeros(4, 4, dtype=torch.bool)
@@ -114,7 +114,7 @@ def batch(model: SUMA) -> dict[str, torch.Tensor]:
 
 def losses_of(model: torch.nn.Module, inputs: dict[str, torch.Tensor], part: slice) -> Losses:
     out = model(**{name: x[part] for name, x in inputs.items()})
-    return suma_loss(out, VIDEO[part], CAPTION[part], "softmax", 0.05, 0.3, 0.7)
+    return suma_loss(out, VIDEO[part], CAPTION[part], Scoring(0.25), 0.3, 0.7)
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts(tiny_model: SUMA):
@@ -123,8 +123,8 @@ def test_the_total_is_the_weighted_sum_of_its_parts(tiny_model: SUMA):
         got, out = losses_of(tiny_model, inputs, slice(None)), tiny_model(**inputs)
     sims = four_similarities(out["texts"], out["videos"], "softmax", 0.05)
     ignore = not_negatives(VIDEO, CAPTION)
-    assert got.sim.item() == pytest.approx(contrastive(sims.original, out["logit_scale"], ignore).item())
-    assert got.asim.item() == pytest.approx(contrastive(sims.aligned, out["concept_logit_scale"], ignore).item())
+    assert got.sim.item() == pytest.approx(contrastive(sims.original(), out["logit_scale"], ignore).item())
+    assert got.asim.item() == pytest.approx(contrastive(sims.aligned(), out["concept_logit_scale"], ignore).item())
     assert got.align.item() == pytest.approx(alignment(out["videos"], out["texts"].anchors).item())
     assert got.total.item() == pytest.approx((got.sim + 0.3 * got.align + 0.7 * got.asim).item())
 
@@ -167,8 +167,7 @@ def one_of_two(folder: str, rank: int, chunk: int) -> None:
                 suma_loss,
                 video=VIDEO[part],
                 caption=CAPTION[part],
-                how="softmax",
-                temperature=0.05,
+                how=Scoring(0.25),
                 alpha=0.3,
                 beta=0.7,
             )

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from suma import similarity
 from suma.similarity import (
     AGGREGATIONS,
+    Scoring,
     Texts,
     Videos,
     aggregate,
@@ -82,9 +83,9 @@ def test_the_four_similarities_equal_a_loop_over_texts_videos_and_frames(how: st
 
 def test_the_score_is_the_weighted_sum_by_hand():
     sims = similarity.Similarities(*(torch.tensor([[x]]) for x in (0.8, 0.4, 0.2, -0.6)))
-    assert sims.original.item() == pytest.approx(0.6)
-    assert sims.aligned.item() == pytest.approx(-0.2)
-    assert combine(sims, 0.25).item() == pytest.approx(0.75 * 0.6 - 0.25 * 0.2)
+    assert sims.original().item() == pytest.approx(0.6)
+    assert sims.aligned().item() == pytest.approx(-0.2)
+    assert combine(sims, Scoring(0.25)).item() == pytest.approx(0.75 * 0.6 - 0.25 * 0.2)
 
 
 def test_softmax_weights_by_hand():
@@ -174,30 +175,31 @@ def test_padding_frames_never_change_a_score(how: str):
         videos.concepts,
         torch.cat([videos.frame_concepts, junk[..., :5]], 1),
     )
-    expected = score(texts, videos, 0.4, how)
-    assert torch.allclose(score(texts, dirty, 0.4, how), expected, atol=1e-12)
-    assert torch.allclose(score(texts, longer, 0.4, how), expected, atol=1e-12)
+    expected = score(texts, videos, Scoring(0.4, how))
+    assert torch.allclose(score(texts, dirty, Scoring(0.4, how)), expected, atol=1e-12)
+    assert torch.allclose(score(texts, longer, Scoring(0.4, how)), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("num_concepts", [1, 3, 8, 40])  # fewer than D, as many, more
-def test_the_folded_inner_product_is_the_score_under_mean(num_concepts: int, share: float):
+@pytest.mark.parametrize("coarse", [0.5, 0.1])
+def test_the_folded_inner_product_is_the_score_under_mean(num_concepts: int, share: float, coarse: float):
     texts, videos = sample(num_concepts)
     concepts = concepts_of(num_concepts)
     scaled = concepts * torch.arange(1, num_concepts + 1)[:, None]  # folding normalises the concepts itself
-    folded = fold_videos(videos.features, videos.frames, videos.mask, scaled, share)
+    folded = fold_videos(videos.features, videos.frames, videos.mask, scaled, Scoring(share, coarse_share=coarse))
     query = fold_texts(*texts, scaled)
     assert query.shape == (4, 2 * D) and folded.shape == (3, 2 * D)
-    expected = combine(four_similarities(texts, videos, "mean"), share)
+    expected = combine(four_similarities(texts, videos, "mean"), Scoring(share, coarse_share=coarse))
     assert torch.allclose(query @ folded.T, expected, atol=1e-6)
 
 
 def test_scaling_the_querys_halves_changes_the_balance_of_the_spaces():
     texts, videos = sample()
     concepts = concepts_of(5)
-    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, 0.25)
+    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, Scoring(0.25))
     halves = torch.cat([torch.full((D,), 0.4 / 0.75), torch.full((D,), 0.6 / 0.25)])
-    expected = combine(four_similarities(texts, videos, "mean"), 0.6)
+    expected = combine(four_similarities(texts, videos, "mean"), Scoring(0.6))
     assert torch.allclose((fold_texts(*texts, concepts) * halves) @ folded.T, expected, atol=1e-6)
 
 
@@ -216,30 +218,33 @@ def test_a_sentence_without_concepts_scores_zero_in_the_aligned_space():
     texts, videos = sample()
     empty = Texts(texts.features, torch.zeros_like(texts.anchors))
     for how in AGGREGATIONS:
-        assert float(four_similarities(empty, videos, how).aligned.abs().max()) == 0
-        assert torch.allclose(score(empty, videos, 0.3, how), 0.7 * four_similarities(texts, videos, how).original)
+        assert float(four_similarities(empty, videos, how).aligned().abs().max()) == 0
+        assert torch.allclose(
+            score(empty, videos, Scoring(0.3, how)), 0.7 * four_similarities(texts, videos, how).original()
+        )
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 100])
 def test_the_chunked_score_equals_the_whole_one(chunk: int):
     texts, videos = sample(videos=7)
-    expected = combine(four_similarities(texts, videos), 0.3)
-    assert torch.allclose(score(texts, videos, 0.3, chunk=chunk), expected, atol=1e-12)
+    expected = combine(four_similarities(texts, videos), Scoring(0.3))
+    assert torch.allclose(score(texts, videos, Scoring(0.3), chunk=chunk), expected, atol=1e-12)
 
 
 def test_no_videos_give_no_scores():
     texts, videos = sample()
-    assert score(texts, Videos(*(x[:0] for x in videos)), 0.5).shape == (4, 0)
+    assert score(texts, Videos(*(x[:0] for x in videos)), Scoring(0.5)).shape == (4, 0)
 
 
+@pytest.mark.parametrize("coarse", (0.5, 0.2))
 @pytest.mark.parametrize("how", AGGREGATIONS)
-def test_the_parts_of_a_score_add_up_to_it(how: str):
+def test_the_parts_of_a_score_add_up_to_it(how: str, coarse: float):
     texts, videos = sample()
     for v in range(3):
         text, video = Texts(*(x[1:2] for x in texts)), Videos(*(x[v : v + 1] for x in videos))
-        parts = score_parts(text, video, 0.3, how, 0.1)
-        assert sum(parts.values()) == pytest.approx(float(score(text, video, 0.3, how, 0.1)), abs=1e-6)
-        concepts = concept_parts(text, video, 0.3, how, 0.1)
+        parts = score_parts(text, video, Scoring(0.3, how, 0.1, coarse))
+        assert sum(parts.values()) == pytest.approx(float(score(text, video, Scoring(0.3, how, 0.1, coarse))), abs=1e-6)
+        concepts = concept_parts(text, video, Scoring(0.3, how, 0.1, coarse))
         assert concepts.shape == (5,)
         assert float(concepts.sum()) == pytest.approx(parts["concept_coarse"] + parts["concept_fine"], abs=1e-6)
 
@@ -254,14 +259,14 @@ def test_frame_scores_are_each_frames_own_score():
                 videos.frames[v, f][None], videos.frames[v, f][None, None], torch.ones(1, 1, dtype=torch.bool),
                 videos.frame_concepts[v, f][None], videos.frame_concepts[v, f][None, None],
             )  # fmt: skip
-            expected = float(score(one, single, 0.3)) if videos.mask[v, f] else -math.inf
+            expected = float(score(one, single, Scoring(0.3))) if videos.mask[v, f] else -math.inf
             assert float(got[v, f]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_unknown_aggregation_is_an_error_that_lists_the_known_ones():
     texts, videos = sample()
     with pytest.raises(ValueError, match=r"'median'.*softmax, mean, max"):
-        score(texts, videos, 0.5, "median")
+        score(texts, videos, Scoring(0.5, "median"))
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -281,5 +286,5 @@ def test_the_score_by_scale_is_the_score(how: str):
     placed = [torch.nn.functional.normalize(x @ concepts.T, dim=-1) for x in (rows[:, 0], rows[:, 1:])]
     videos = similarity.Videos(rows[:, 0], rows[:, 1:], mask, *placed)
     named, scales = texts.anchors @ concepts, similarity.concept_scale(rows, concepts)[..., 0]
-    got = similarity.score_by_scale(texts, named, rows, scales, mask, 0.3, how, 0.05)
-    torch.testing.assert_close(got, similarity.score(texts, videos, 0.3, how, 0.05), atol=1e-6, rtol=0)
+    got = similarity.score_by_scale(texts, named, rows, scales, mask, Scoring(0.3, how, 0.05, 0.8))
+    torch.testing.assert_close(got, similarity.score(texts, videos, Scoring(0.3, how, 0.05, 0.8)), atol=1e-6, rtol=0)

@@ -22,6 +22,7 @@ class TrainConfig:
 
     dataset: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
     train_config: str = option("train_9k", "its training split")
+    also: str = option("", "further splits to train on, comma-separated: captions of the same videos, or other videos")
     test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
     video_column: str = option("video", "the column of the videos' file names, in rows of your own")
     caption_column: str = option("caption", "the column of the captions, in rows of your own")
@@ -33,8 +34,10 @@ class TrainConfig:
     num_concepts: int = option(1024, "K, clusters of caption words")
     min_count: int = option(1, "words in fewer captions make no clusters of their own")
     anchor: str = option("idf", "weights of the concepts a sentence names: binary, count or idf")
+    frame_grid: int = option(0, "G: frame features also read G x G regions of the picture (left and right); 0: none")
     temporal_layers: int = option(4, "layers of the temporal encoder; 0: the mean of the frames")
     aggregation: str = option("softmax", "over frames: softmax, mean or max")
+    coarse_share: float = option(0.5, "the whole video's share of the score, the rest is its frames'")
     num_frames: int = option(12, "frames per video in evaluation")
     train_frames: int = option(12, "frames per video in training, one random one of each segment")
     cache_frames: int = option(24, "frames kept per training video, of which a step draws train_frames")

@@ -6,6 +6,7 @@ Shapes: B pairs, N clips, F frames, S pixels per side.
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -54,6 +55,18 @@ def hold_out(clips: Sequence[Clip], number: int, seed: int) -> tuple[list[int], 
     if not kept:
         raise ValueError(f"held_out={number} leaves no clip to train on: clips of one source video stay together")
     return sorted(kept), sorted(held)
+
+
+def join(clips: Sequence[Clip], further: Sequence[Clip], held: Sequence[int]) -> list[Clip]:
+    """Clips and further ones: those of a known video add their captions to it. What shares a source with a held-out
+    clip is left out, so the held-out clips stay as they are; the others keep their places."""
+    left_out = {clips[i].source for i in held}
+    joined = {clip.path: clip for clip in clips}
+    for clip in further:
+        if clip.source not in left_out:
+            known = joined.get(clip.path)
+            joined[clip.path] = replace(known, captions=known.captions + clip.captions) if known else clip
+    return list(joined.values())
 
 
 def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.random.Generator) -> Iterator[list[int]]:

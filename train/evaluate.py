@@ -125,8 +125,9 @@ def evaluate(
         return {}
 
     sims = similarities(model, texts, videos)
-    scores = combine(sims, model.config.concept_share)
-    spaces = {"original": sims.original, "aligned": sims.aligned, "SUMA": scores}
+    how_scored = model.config.scoring
+    scores, coarse = combine(sims, how_scored), how_scored.coarse_share
+    spaces = {"original": sims.original(coarse), "aligned": sims.aligned(coarse), "SUMA": scores}
     results: dict[str, object] = {
         "data": data, "config": config, "videos": len(clips), "captions": len(captions),
         "concept_share": model.config.concept_share,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from suma.similarity import Texts, Videos, four_similarities
+from suma.similarity import Scoring, Texts, Videos, four_similarities
 
 
 class Losses(NamedTuple):
@@ -60,18 +60,16 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return (2 - 2 * (a * b).sum(-1)).clamp_min(1e-8).sqrt()
 
 
-def suma_loss(
-    out: dict[str, Any], video: Tensor, caption: Tensor, how: str, temperature: float, alpha: float, beta: float
-) -> Losses:
+def suma_loss(out: dict[str, Any], video: Tensor, caption: Tensor, how: Scoring, alpha: float, beta: float) -> Losses:
     """L = L_sim + alpha * L_align + beta * L_asim over the global batch: every process contrasts against all pairs,
     with gradient, so N processes of B/N pairs give the loss and gradients of one process of B.
     """
     texts = Texts(*(gather(x) for x in out["texts"]))
     videos = Videos(*(gather(x) for x in out["videos"]))
     ignore = not_negatives(gather(video), gather(caption))
-    similarities = four_similarities(texts, videos, how, temperature)
-    sim = contrastive(similarities.original, out["logit_scale"], ignore)
-    asim = contrastive(similarities.aligned, out["concept_logit_scale"], ignore)
+    similarities = four_similarities(texts, videos, how.aggregation, how.temperature)
+    sim = contrastive(similarities.original(how.coarse_share), out["logit_scale"], ignore)
+    asim = contrastive(similarities.aligned(how.coarse_share), out["concept_logit_scale"], ignore)
     align = alignment(videos, texts.anchors)
     return Losses(sim + alpha * align + beta * asim, sim, asim, align)
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks import Clip
 from torch import Tensor
 
-from suma.similarity import Similarities, combine
+from suma.similarity import Scoring, Similarities, combine
 
 SHARES = tuple(i / 20 for i in range(0, 21))  # candidates for the aligned space's share of the score
 
@@ -78,7 +78,7 @@ def owners(clips: Sequence[Clip]) -> tuple[list[str], Tensor]:
     return captions, owner[:, None] == torch.arange(len(clips))[None]
 
 
-def choose_share(sims: Similarities, correct: Tensor) -> float:
+def choose_share(sims: Similarities, correct: Tensor, how: Scoring) -> float:
     """The aligned space's share that gives the best mean R@1 of both ways: to be called on held-out training videos."""
-    results = [both_ways(combine(sims, share), correct) for share in SHARES]
+    results = [both_ways(combine(sims, how._replace(concept_share=share)), correct) for share in SHARES]
     return SHARES[int(np.argmax([r["t2v"].r1 + r["v2t"].r1 for r in results]))]

@@ -3,8 +3,9 @@
     python train/scenes.py OUT
 
 writes 9,000 training and 1,000 test clips in the layout of MSR-VTT on the Hub, minimal pairs that differ only in time
-("probe"), single pictures ("stills"), and the truth of every frame. Test clips hold combinations that no training clip
-has; two in five training clips come as twins, which differ only in time.
+("probe"), single pictures ("stills", "sides"), short captions of the training clips ("short"), and the truth of every
+frame. Test clips hold combinations that no training clip has; two in five training clips come as twins, which differ
+only in time.
 
 The clips and splits are drawn in scenes_specs.py, worded in scenes_captions.py, and made pixels in scenes_render.py.
 """
@@ -18,11 +19,13 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
 from PIL import Image, ImageDraw
 from scenes_captions import SETTINGS
+from scenes_extra import short_captions, sides
 from scenes_oracle import oracle_table
 from scenes_render import FPS, Box, Clip, encode, render
 from scenes_specs import KINDS, Spec, all_specs
@@ -34,6 +37,8 @@ CONFIGS = {  # split of ours: config, split of the config
     "test": ("test_1k", "test"),
     "probe": ("probe", "test"),
     "stills": ("stills", "train"),
+    "sides": ("sides", "train"),
+    "short": ("short", "train"),
 }
 CARD = """---
 license: mit
@@ -44,7 +49,8 @@ configs:
 # Scenes
 
 Short captioned clips of emoji actors doing things in settings, made by `train/scenes.py` (seed {seed}); the layout is
-that of MSR-VTT on the Hub. The pictures are Fluent Emoji by Microsoft (MIT License).
+that of MSR-VTT on the Hub. The pictures are Fluent Emoji by Microsoft (MIT License). `short` holds further captions of
+the clips of `train_9k`, as visitors type them, and `sides` mirrored pictures.
 
 {counts}
 
@@ -112,6 +118,7 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     specs = all_specs(videos, seed)
+    specs += sides(videos, specs[-1].source + 1)
     with (
         zipfile.ZipFile(unfinished / "Scenes_Videos.zip", "w", zipfile.ZIP_STORED) as archive,
         (unfinished / "truth.jsonl").open("w", encoding="utf-8") as lines,
@@ -122,8 +129,9 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
             archive.writestr(zipfile.ZipInfo(f"video/{spec.video_id}.mp4", (2020, 1, 1, 0, 0, 0)), data)
             lines.write(json.dumps(truth(spec, boxes), separators=(",", ":")) + "\n")
     configs, counts = [], []
+    shown = [*specs, *(replace(s, split="short", captions=short_captions(s)) for s in specs if s.split == "train")]
     for split, (config, name) in CONFIGS.items():
-        rows = [row(spec) for spec in specs if spec.split == split]
+        rows = [row(spec) for spec in shown if spec.split == split]
         (unfinished / f"scenes_{config}.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
         configs.append(f"- config_name: {config}\n  data_files:\n  - split: {name}\n    path: scenes_{config}.json")
         counts.append(f"- `{config}`: {len(rows):,} clips")
@@ -139,8 +147,8 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
 def contact_sheet(specs: list[Spec], each: int = 2, columns: int = 8, side: int = 112) -> Image.Image:
     """A picture of `each` clips of each kind: a row of frames for each, with its caption."""
     shown: list[Spec] = []
-    for group in (*KINDS, "probe", "stills"):
-        shown += [s for s in specs if (s.split if s.split in ("probe", "stills") else s.kind) == group][:each]
+    for group in (*KINDS, "probe", "stills", "sides"):
+        shown += [s for s in specs if (s.kind if s.split in ("train", "test") else s.split) == group][:each]
     height = side + 16
     sheet = Image.new("RGB", (columns * side, height * len(shown)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -218,7 +226,8 @@ def main() -> None:
             raise SystemExit(str(error)) from None
         size = sum(path.stat().st_size for path in args.out.iterdir())
         for split, (config, _) in CONFIGS.items():
-            print(f"{config:10} {sum(spec.split == split for spec in specs):6} clips")
+            count = sum(spec.split == split for spec in specs)
+            print(f"{config:10} {count:6} clips" if count else f"{config:10} further captions of the training clips")
         print(f"{args.out}: {size / 1e6:.1f} MB\n\n{oracle_table(specs)}")
     if args.gallery is not None:
         write_gallery(args.out, args.gallery, args.gallery_clips)

@@ -23,7 +23,7 @@ from benchmarks import OPTIONS, Clip, load_clips
 from card import model_card, push
 from checkpoints import RESULTS, check_same_run, load_checkpoint, save_checkpoint, write_whole
 from config import TrainConfig, parse
-from data import Batches, hold_out
+from data import Batches, hold_out, join
 from encode import encode_captions, encode_videos, similarities
 from evaluate import evaluate, load, table
 from frame_cache import FrameCache
@@ -55,13 +55,21 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     The test split is looked for and decoded, and left alone until the end: what is wrong with it is told now.
     Raises ValueError or OSError for what is wrong with the options or the data.
     """
+    options = {name: getattr(c, name) for name in OPTIONS}
     with accelerator.main_process_first():
-        clips = load_clips(c.dataset, c.train_config, **{name: getattr(c, name) for name in OPTIONS})
+        clips = load_clips(c.dataset, c.train_config, **options)
+        further = [
+            clip for config in filter(None, c.also.split(",")) for clip in load_clips(c.dataset, config, **options)
+        ]
     train, held = hold_out(clips, c.held_out, c.seed)
+    count = len(clips)
+    clips = join(clips, further, held)
+    train += range(count, len(clips))
     captions = [caption for i in train for caption in clips[i].captions]
     model = SUMA.from_clip(
         c.clip, captions, c.pretrained or None, c.seed, c.min_count, num_concepts=c.num_concepts, anchor=c.anchor,
-        temporal_layers=c.temporal_layers, aggregation=c.aggregation, num_frames=c.num_frames,
+        frame_grid=c.frame_grid, temporal_layers=c.temporal_layers, aggregation=c.aggregation,
+        coarse_share=c.coarse_share, num_frames=c.num_frames,
     )  # fmt: skip
     freeze(model, c)
     model.clip.set_grad_checkpointing(c.checkpoint_activations)
@@ -73,7 +81,7 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     for reason in failures:
         accelerator.print(f"left out: {reason}")
     if c.test_config:
-        load(model, c.dataset, c.test_config, accelerator, **{name: getattr(c, name) for name in OPTIONS})
+        load(model, c.dataset, c.test_config, accelerator, **options)
     readable = cache.counts > 0
     loader = Batches(model, clips, cache, [i for i in train if readable[i]], c)
     return Run(model, clips, cache, [i for i in held if readable[i]], loader, len(captions))
@@ -99,8 +107,8 @@ def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor, a
         return best
     sims = similarities(model, texts, videos)
     correct = torch.eye(len(clips), dtype=torch.bool)
-    share = choose_share(sims, correct)
-    result = both_ways(combine(sims, share), correct)
+    share = choose_share(sims, correct, model.config.scoring)
+    result = both_ways(combine(sims, model.config.scoring._replace(concept_share=share)), correct)
     monitor.held_out(step, result, share)
     mean = (result["t2v"].r1 + result["v2t"].r1) / 2
     if mean > best:
@@ -158,11 +166,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             group["lr"] = group["peak"] * factor
         rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
         batch = {name: x.to(accelerator.device) for name, x in batch.items()}
-        how, temperature = model.config.aggregation, model.config.aggregation_temperature
-        loss = partial(
-            suma_loss, video=batch["video"], caption=batch["caption"], how=how, temperature=temperature, alpha=c.alpha,
-            beta=c.beta,
-        )  # fmt: skip
+        how = model.config.scoring
+        loss = partial(suma_loss, video=batch["video"], caption=batch["caption"], how=how, alpha=c.alpha, beta=c.beta)
         inputs = tuple(batch[name] for name in ("tokens", "anchors", "pixels", "mask"))
         if c.chunk:
             losses = cached_step(wrapped, inputs, c.chunk, loss, accelerator.backward)

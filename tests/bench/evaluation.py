@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     times = number / len(timed)
     loops = {"CLIP4Clip seqTransf": clip4clip, "X-CLIP, video-sentence + frame-sentence": xclip}
     sims = ours(model, texts, frames, mask)
-    expected = {"CLIP4Clip seqTransf": sims.coarse, "X-CLIP, video-sentence + frame-sentence": sims.original}
+    expected = {"CLIP4Clip seqTransf": sims.coarse, "X-CLIP, video-sentence + frame-sentence": sims.original()}
     differences = {
         name: float((loop(model, timed, frames, mask) - expected[name][: len(timed)]).abs().max())
         for name, loop in loops.items()

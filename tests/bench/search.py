@@ -27,7 +27,7 @@ from suma import SUMA, VideoIndex, candidates
 from suma.candidates import Candidates, keep_cache
 from suma.cpu import use_fast_matmul
 from suma.rows import Row
-from suma.similarity import Texts, concept_scale, fold_texts, fold_videos, four_similarities
+from suma.similarity import Scoring, Texts, concept_scale, fold_texts, fold_videos, four_similarities
 from suma.store import NewClip, Store
 
 DIM, CONCEPTS, FRAMES, QUERIES, BLOCK = 512, 1024, 12, 100, 2000
@@ -75,7 +75,9 @@ def fill(index: VideoIndex, folder: Path, count: int, frames: int) -> torch.Tens
     for start in range(0, count, BLOCK):
         centre, video, pictures = world.videos(min(BLOCK, count - start), frames)
         centres.append(centre[: max(0, QUERIES - start)])
-        folded = fold_videos(video, pictures, torch.ones(pictures.shape[:2], dtype=torch.bool), concepts, share)
+        folded = fold_videos(
+            video, pictures, torch.ones(pictures.shape[:2], dtype=torch.bool), concepts, Scoring(share)
+        )
         rows = torch.cat([video[:, None], pictures], 1).half()
         scales = concept_scale(F.normalize(rows.float(), dim=-1), concepts)[..., 0].numpy()
         features, vectors, times = rows.numpy(), folded.half().numpy(), [float(f) for f in range(frames)]

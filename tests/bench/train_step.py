@@ -33,6 +33,7 @@ from PIL import Image
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
+from suma.similarity import Scoring
 from suma.video import resize_frames
 
 FRAMES = 12
@@ -109,7 +110,7 @@ class Steps:
     def compute(self, batch: dict[str, torch.Tensor]) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.c.mixed_precision == "bf16"):
             out = self.model(*(batch[name] for name in ("tokens", "anchors", "pixels", "mask")))
-        suma_loss(out, batch["video"], batch["caption"], "softmax", 0.05, 0.1, 1.0).total.backward()
+        suma_loss(out, batch["video"], batch["caption"], Scoring(0.25), 0.1, 1.0).total.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -1,0 +1,97 @@
+"""Further training data of Scenes: short captions, as visitors type them, and pictures that tell left from right."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+from scenes_captions import ACTORS, Wording, choose_words, is_clear, pick
+from scenes_render import Act, Clip
+from scenes_specs import Spec, draw_still, draw_until, is_common
+
+SHORT = 4  # short captions of each training clip
+SIDES = 1 / 3  # pairs of mirrored pictures, per training clip, times two
+SIDE_PHRASES = (
+    "on the SIDE", "at the SIDE", "on the SIDE side", "on the SIDE hand side", "to the SIDE", "on the far SIDE",
+    "on the SIDE of the picture", "at the SIDE edge",
+)  # fmt: skip
+BESIDE_PHRASES = ("to the SIDE of", "on the SIDE of", "SIDE of", "at the SIDE of")
+FORMS = {"noun": 0.28, "noun place": 0.24, "noun motion": 0.22, "told": 0.14, "all": 0.12}  # of a single actor
+
+
+def short_captions(spec: Spec) -> tuple[str, ...]:
+    """A few different short captions of a training clip: one actor or two, with or without place and motion."""
+    rng = random.Random(f"short {spec.video_id} {spec.source} {spec.captions[0]}")
+    found: dict[str, None] = {}
+    while len(found) < SHORT:
+        text = _two(spec, rng) if len(_actors(spec.clip)) == 2 and rng.random() < 0.3 else _one(spec.clip, rng)
+        if is_clear(text):
+            found.setdefault(text)
+    return tuple(found)
+
+
+def _actors(clip: Clip) -> list[str]:
+    return list(dict.fromkeys(act.actor for act in clip.acts))
+
+
+def _noun(word: Wording, rng: random.Random) -> str:
+    """With its article or, as people type, without."""
+    return word.noun if rng.random() < 0.65 else word.noun.removeprefix("a ").removeprefix("an ")
+
+
+def _one(clip: Clip, rng: random.Random) -> str:
+    act = rng.choice(clip.acts)
+    word = choose_words(act, rng)
+    noun, place = _noun(word, rng), word.where(clip.setting_of(act))
+    match rng.choices(list(FORMS), list(FORMS.values()))[0]:
+        case "noun":
+            return noun
+        case "noun place":
+            return f"{noun} {place}"
+        case "noun motion":
+            return f"{noun} {word.motion(act, 'gerund')}"
+        case "told":
+            return f"{noun} {word.motion(act, 'finite')}"
+    return f"{noun} {word.motion(act, 'gerund')} {place}"
+
+
+def _two(spec: Spec, rng: random.Random) -> str:
+    one, two = (_noun(choose_words(act, rng), rng) for act in spec.clip.acts[:2])
+    if spec.kind == "duo":
+        return f"{one} {rng.choice(('and', 'with', 'next to'))} {two}"
+    return rng.choice((f"{one} then {two}", f"first {one} then {two}", f"{one} and {two}", f"{one} followed by {two}"))
+
+
+def sides(videos: int, source: int) -> Iterator[Spec]:
+    """Pairs of mirrored pictures: one actor at a side, or two side by side. The captions of a pair differ in the side
+    alone."""
+    number = 0
+    for pair in range(max(4, round(SIDES * videos / 2))):
+        rng = random.Random(f"scenes sides {source + pair}")
+        clip = draw_until(is_common, draw_still, rng)
+        two = rng.random() < 0.4
+        if two:
+            other = rng.choice([name for name in sorted(ACTORS) if name != clip.acts[0].actor])
+            clip = replace(clip, acts=(clip.acts[0], replace(clip.acts[0], actor=other, y=rng.uniform(0.35, 0.65))))
+            if not is_common(clip):
+                clip, two = replace(clip, acts=clip.acts[:1]), False
+        at, size = rng.uniform(0.12, 0.32), rng.uniform(0.3, 0.5)
+        left = tuple(replace(act, x=x, size=size) for act, x in zip(clip.acts, (at, 1 - at), strict=False))
+        right = tuple(replace(act, x=1 - act.x, mirror=not act.mirror) for act in left)
+        templates = [_side_template(left, clip.setting_of(clip.acts[0]), rng) for _ in range(6)]
+        for acts, side, away in ((left, "left", "right"), (right, "right", "left")):
+            captions = tuple(dict.fromkeys(t.replace("SIDE", side).replace("AWAY", away) for t in templates))
+            yield Spec(f"side{number}", "sides", "still", source + pair, replace(clip, acts=acts), captions)
+            number += 1
+
+
+def _side_template(acts: tuple[Act, ...], setting: str, rng: random.Random) -> str:
+    """A caption with SIDE for the first actor's side and AWAY for the other."""
+    words = [choose_words(act, rng) for act in acts]
+    nouns = [_noun(word, rng) for word in words]
+    place = f" {words[0].where(setting)}" if rng.random() < 0.3 else ""
+    side = pick(SIDE_PHRASES, rng.random())
+    if len(acts) == 1:
+        return f"{nouns[0]} {side}{place}"
+    if rng.random() < 0.5:
+        return f"{nouns[0]} {pick(BESIDE_PHRASES, rng.random())} {nouns[1]}{place}"
+    return f"{nouns[0]} {side} and {nouns[1]} {pick(SIDE_PHRASES, rng.random()).replace('SIDE', 'AWAY')}{place}"
