@@ -6,7 +6,7 @@ Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ANCHORS = ("binary", "count", "idf")
+ANCHORS = ("binary", "count", "idf", "self")
+STARTS = ("tokens", "sentences", "random")
+ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
+TOP, SHARPNESS = 16, 20.0  # concepts that "top" keeps; what multiplies the cosines under "sparsemax"
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)?")
 
 
@@ -93,11 +96,48 @@ def nearest_centre(embeddings: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return (embeddings @ centres.T).argmax(1)
 
 
+def cluster_by(
+    vectors: Mapping[str, np.ndarray], words: Sequence[str], embeddings: np.ndarray, num_concepts: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """k-means over vectors of another origin -> the clusters' mean token embeddings (K, E) and assignment (W,).
+
+    embeddings (W, E): of the words' tokens; words without a vector go to the nearest of these means.
+    Raises ValueError where fewer words than concepts have a vector.
+    """
+    known = np.array([i for i, word in enumerate(words) if word in vectors], np.int64)
+    _, found = cluster_words(np.stack([vectors[words[i]] for i in known] or [np.zeros(1)]), num_concepts, seed)
+    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    centres = mean_of_each(unit[known], found, num_concepts)
+    assignment = nearest_centre(embeddings, centres)
+    assignment[known] = found
+    return centres, assignment
+
+
+def mean_of_each(unit: np.ndarray, assignment: np.ndarray, num_concepts: int) -> np.ndarray:
+    """Unit vectors (W, E) -> the unit mean of each concept's (K, E)."""
+    total = np.zeros((num_concepts, unit.shape[1]), np.float32)
+    np.add.at(total, assignment, unit)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
 def naming_order(embeddings: np.ndarray, centres: np.ndarray, assignment: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The order (W,) that puts the best names of each concept first: words close to the centre, and frequent."""
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     central = (unit * centres[assignment]).sum(1)
     return np.argsort(-np.clip(central, 0, None) * np.log1p(counts), kind="stable")
+
+
+def sparsemax(x: Tensor) -> Tensor:
+    """The point of the simplex nearest to x (..., K): like a softmax, but with zeros (Martins and Astudillo, 2016).
+
+    >>> sparsemax(torch.tensor([2.0, 1.5, -3.0]))
+    tensor([0.7500, 0.2500, 0.0000])
+    """
+    ordered = x.sort(dim=-1, descending=True).values
+    above = ordered.cumsum(-1) - 1  # less than k times the threshold while the k-th is kept
+    order = torch.arange(1, x.shape[-1] + 1, device=x.device)
+    kept = (ordered * order > above).sum(-1, keepdim=True)
+    return (x - above.gather(-1, kept - 1) / kept).clamp_min(0)
 
 
 class ConceptSpace(nn.Module):
@@ -107,32 +147,43 @@ class ConceptSpace(nn.Module):
     training captions. The concepts (K, E) start at the word clusters' centres and are learned by every loss; the
     assignment and the initial centres are buffers, so that a loaded model maps any sentence. Where E differs from D a
     learned linear map brings the concepts to D (our reading).
+
+    anchor: what a sentence's words weigh (see `anchors`), or "self": a sentence is placed as videos are, by its own
+    feature, and nothing supervises the space. activation: what a feature's cosines become, "cosine" as they are; "mlp"
+    is a network in their place, "relu", "top" and "sparsemax" leave few above 0 (searches need "cosine").
     """
 
     def __init__(
         self, words: Sequence[str], counts: Sequence[int], num_captions: int, num_concepts: int, width: int, dim: int,
-        anchor: str = "idf",
+        anchor: str = "idf", activation: str = "cosine",
     ):  # fmt: skip
         super().__init__()
-        if anchor not in ANCHORS:
-            raise ValueError(f"anchor {anchor!r} is unknown: choose one of {', '.join(ANCHORS)}")
+        for name, value, known in (("anchor", anchor, ANCHORS), ("activation", activation, ACTIVATIONS)):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(known)}")
         if len(words) != len(counts):
             raise ValueError(f"{len(words)} words but {len(counts)} counts")
-        self.words, self.anchor = list(words), anchor
+        self.words, self.anchor, self.activation = list(words), anchor, activation
         self._index = {word: i for i, word in enumerate(self.words)}
         self._idf = [math.log((1 + num_captions) / (1 + min(n, num_captions))) for n in counts]
         self.centres = nn.Parameter(torch.randn(num_concepts, width) * width**-0.5)
         self.map = nn.Linear(width, dim, bias=False) if width != dim else nn.Identity()
+        self.network = (
+            nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_concepts))
+            if activation == "mlp"
+            else None
+        )
         self.initial_centres: Tensor
         self.word_to_concept: Tensor
         self.register_buffer("initial_centres", self.centres.detach().clone())
         self.register_buffer("word_to_concept", torch.arange(len(words)) % num_concepts)
 
-    def start(self, centres: np.ndarray, assignment: np.ndarray) -> None:
-        """Put the concepts on the word clusters: centres (K, E), assignment (W,)."""
+    def start(self, centres: np.ndarray, assignment: np.ndarray, concepts: np.ndarray | None = None) -> None:
+        """Put the concepts on the word clusters: centres (K, E), by which new words are told too, assignment (W,);
+        concepts (K, E): start there instead."""
         with torch.no_grad():
             self.initial_centres.copy_(torch.from_numpy(centres))
-            self.centres.copy_(self.initial_centres)
+            self.centres.copy_(self.initial_centres if concepts is None else torch.from_numpy(concepts))
             self.word_to_concept.copy_(torch.from_numpy(assignment))
 
     @property
@@ -145,8 +196,20 @@ class ConceptSpace(nn.Module):
         return F.normalize(self.map(self.centres).float(), dim=-1)
 
     def activations(self, features: Tensor) -> Tensor:
-        """Cosines of features (..., D) with every concept: (..., K) in [-1, 1] (section 2.6: a video in the space)."""
-        return F.normalize(features.float(), dim=-1) @ self.concepts().T
+        """Cosines of features (..., D) with every concept: (..., K) in [-1, 1] (section 2.6: a video in the space), or
+        what `activation` makes of them."""
+        unit = F.normalize(features.float(), dim=-1)
+        if self.network is not None:
+            return self.network(unit)
+        cosines = unit @ self.concepts().T
+        if self.activation == "cosine":
+            return cosines
+        if self.activation == "sparsemax":
+            return sparsemax(SHARPNESS * cosines)
+        if self.activation == "top":
+            least = cosines.topk(min(TOP, self.num_concepts), dim=-1).values[..., -1:]
+            cosines = cosines.masked_fill(cosines < least, 0)
+        return cosines.relu()
 
     def concept_of(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> list[int]:
         """Each word's concept; one never seen goes to the nearest initial centre of its embedding (our reading).
@@ -166,8 +229,10 @@ class ConceptSpace(nn.Module):
         """Sentences -> unit anchors (T, K): the concepts that the words of each name (a row of zeros without words).
 
         `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
-        words (a word never seen weighs as much as the average word of its concept).
+        words (a word never seen weighs as much as the average word of its concept). Rows of zeros under `self`.
         """
+        if self.anchor == "self":
+            return torch.zeros(len(sentences), self.num_concepts, device=self.centres.device)
         texts = [Counter(split_words(sentence)) for sentence in sentences]
         distinct = sorted(set().union(*texts)) if texts else []
         concept = dict(zip(distinct, self.concept_of(distinct, embed), strict=True))

@@ -81,6 +81,8 @@ class VideoIndex:
     """
 
     def __init__(self, model: SUMA):
+        if model.config.activation != "cosine":
+            raise ValueError(f'searches need concepts by plain cosines, this model has "{model.config.activation}"')
         self.model = model.eval()
         self.folder: Path | None = None  # where the index is kept
         self.caption_list: list[str] = []

@@ -6,7 +6,7 @@ Shapes: T texts, V videos, F frames, L tokens, W words, K concepts, D joint widt
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,22 @@ from torch import Tensor, nn
 
 from suma import text
 from suma.backbone import build_clip, load_backbone, patch_width
-from suma.concepts import ANCHORS, ConceptSpace, cluster_words, common_words, count_words, naming_order, nearest_centre
+from suma.concepts import (
+    ACTIVATIONS,
+    ANCHORS,
+    STARTS,
+    ConceptSpace,
+    cluster_by,
+    cluster_words,
+    common_words,
+    count_words,
+    mean_of_each,
+    naming_order,
+    nearest_centre,
+)
 from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
 from suma.similarity import AGGREGATIONS, Scoring, Texts, Videos, score
+from suma.temporal import FrameGrid, TemporalEncoder
 from suma.video import normalize
 
 FORMAT_VERSION = 1
@@ -38,7 +51,8 @@ class SUMAConfig:
     word_counts: list[int] = field(default_factory=list)  # captions that hold each word
     num_captions: int = 0  # training captions
     num_concepts: int = 1024  # K; default our reading
-    anchor: str = "idf"  # binary, count or idf: weights of the concepts that a sentence names; our reading
+    anchor: str = "idf"  # binary, count or idf: weights of the concepts that a sentence names; our reading. self: none
+    activation: str = "cosine"  # of concepts: cosine (searches need it), mlp, relu, top or sparsemax
     frame_grid: int = 0  # G: frame features also read G x G regions of the picture, so that they know where things are
     temporal_layers: int = 4  # 0: the video is the mean of its frames
     temporal_positions: int = 16  # learned positions along the video, interpolated for any frame count
@@ -56,6 +70,8 @@ class SUMAConfig:
             raise ValueError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
         if self.anchor not in ANCHORS:
             raise ValueError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
         for name in ("concept_share", "coarse_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -70,65 +86,6 @@ class SUMAConfig:
     def scoring(self) -> Scoring:
         """What the score depends on."""
         return Scoring(self.concept_share, self.aggregation, self.aggregation_temperature, self.coarse_share)
-
-
-class TemporalEncoder(nn.Module):
-    """Pre-norm Transformer over a video's frames (V, F, D): `x + TE(x)`, for any frame count.
-
-    Frames are placed by their relative time, on learned positions that are interpolated (our reading). The frames are
-    layer-normed first and the positions start at their scale: positions at CLIP's 0.02 leave the encoder blind to
-    order. The last projection starts at zero, so an untrained encoder is exactly the mean of the frames.
-    """
-
-    def __init__(self, dim: int, layers: int, positions: int):
-        super().__init__()
-        heads = max(1, dim // 64)
-        self.norm = nn.LayerNorm(dim)
-        self.positions = nn.Parameter(torch.randn(positions, dim))
-        block = nn.TransformerEncoderLayer(
-            dim, heads, 4 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(block, layers, norm=nn.LayerNorm(dim), enable_nested_tensor=False)
-        self.out = nn.Linear(dim, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def place(self, mask: Tensor) -> Tensor:
-        """Position embeddings (V, F, D) of the valid frames' relative times (i + 1/2) / n."""
-        count = mask.sum(1, keepdim=True).clamp_min(1)
-        order = (mask.cumsum(1) - 1).clamp_min(0)
-        at = ((order + 0.5) / count * len(self.positions) - 0.5).clamp(0, len(self.positions) - 1)
-        low = at.floor().long().clamp_max(max(0, len(self.positions) - 2))
-        high = (low + 1).clamp_max(len(self.positions) - 1)
-        return torch.lerp(self.positions[low], self.positions[high], (at - low).unsqueeze(-1).to(self.positions.dtype))
-
-    def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Frames (V, F, D), mask (V, F) -> the same with what the encoder adds (V, F, D)."""
-        x = self.norm(frames)
-        x = self.blocks(x + self.place(mask).to(x.dtype), src_key_padding_mask=~mask)
-        return frames + self.out(x)
-
-
-class FrameGrid(nn.Module):
-    """What G x G regions of the picture add to the frame features (our reading, not the paper's).
-
-    A CLIP's pooled feature hardly tells where in the picture something is; without that, left and right cannot be told
-    apart. Starts at zero, so an untrained one changes nothing.
-    """
-
-    def __init__(self, grid: int, width: int, dim: int, region: int = 48):
-        super().__init__()
-        self.grid = grid
-        self.norm = nn.LayerNorm(width)
-        self.reduce = nn.Linear(width, region)
-        self.out = nn.Linear(grid * grid * region, dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patch features (N, C, H, W) of the image tower -> what is added to the frame features (N, D)."""
-        regions = F.adaptive_avg_pool2d(patches.to(self.norm.weight.dtype), self.grid).flatten(2).transpose(1, 2)
-        return self.out(F.gelu(self.reduce(self.norm(regions))).flatten(1))
 
 
 class SUMA(
@@ -155,8 +112,9 @@ class SUMA(
         )
         self.grid = FrameGrid(config.frame_grid, patch_width(self.clip), dim) if config.frame_grid else None
         self.space = ConceptSpace(
-            config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor
-        )
+            config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor,
+            config.activation,
+        )  # fmt: skip
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.tokenizer = text.load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
         self.shorten = text.can_shorten(self.clip)
@@ -173,6 +131,8 @@ class SUMA(
         seed: int = 0,
         min_count: int = 1,
         tokenizer_folder: str | Path | None = None,
+        concept_start: str = "tokens",
+        word_vectors: Mapping[str, np.ndarray] | None = None,
         **options: Any,
     ) -> "SUMA":
         """The start of a training, or a zero-shot model: an open_clip backbone and a concept space made from words.
@@ -192,6 +152,12 @@ class SUMA(
             seed: of the k-means and of the new weights.
             min_count: words in fewer captions make no clusters; they go to the nearest one.
             tokenizer_folder: where SigLIP's tokenizer lies (as transformers saves it), instead of at the Hub.
+            concept_start: where the concepts begin: at the mean token embeddings of their words ("tokens"); where the
+                text tower puts the words, which are also clustered by that ("sentences"); "random".
+            word_vectors: cluster the words by these instead (word -> vector of any one length).
+            concept_start: where the concepts begin: at their words' mean token embeddings ("tokens"), where the text
+                tower puts the words, which are then clustered by that too ("sentences"), or at "random".
+            word_vectors: cluster the words by these instead (word -> vector, all of one length).
             options: fields of SUMAConfig (num_concepts, temporal_layers, ...).
 
         Raises ValueError for an unknown name or tag, fewer words than concepts, or a file that holds more than weights;
@@ -224,8 +190,23 @@ class SUMA(
         tokenizer = text.load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
         embeddings = text.word_embeddings(clip, tokenizer, words).cpu().numpy()
         num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
-        centres, assignment = cluster_words(embeddings[:clustered], num_concepts, seed)
-        assignment = np.concatenate([assignment, nearest_centre(embeddings[clustered:], centres)])
+        concepts = None
+        if concept_start not in STARTS:
+            raise ValueError(f"concept_start {concept_start!r}: choose one of {', '.join(STARTS)}")
+        if concept_start == "sentences":
+            sentences = text.word_sentences(clip, tokenizer, words, cfg["text_cfg"])
+            if sentences.shape[1] != embeddings.shape[1]:
+                raise ValueError('concept_start="sentences" needs token embeddings as wide as the joint space')
+            word_vectors = dict(zip(words[:clustered], sentences, strict=False))
+        if word_vectors is None:
+            centres, assignment = cluster_words(embeddings[:clustered], num_concepts, seed)
+            assignment = np.concatenate([assignment, nearest_centre(embeddings[clustered:], centres)])
+        else:
+            centres, assignment = cluster_by(word_vectors, words, embeddings, num_concepts, seed)
+        if concept_start == "sentences":
+            concepts = mean_of_each(sentences, assignment, num_concepts)
+        elif concept_start == "random":
+            concepts = np.random.default_rng(seed).normal(size=centres.shape).astype(np.float32)
         order = naming_order(embeddings, centres, assignment, frequencies)
         config = SUMAConfig(
             clip=cfg, image=image, tokenizer=tokenizer_name, num_concepts=num_concepts, num_captions=num_captions,
@@ -234,7 +215,7 @@ class SUMA(
         model = cls(config, tokenizer_folder)
         towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
         model.clip.load_state_dict(towers)
-        model.space.start(centres, assignment[order])
+        model.space.start(centres, assignment[order], concepts)
         for part in ("temporal", "grid"):
             new, old = model.state_dict(), {n: x for n, x in trained.items() if n.startswith(part + ".")}
             wanted = {n: x.shape for n, x in new.items() if n.startswith(part + ".")}
@@ -354,14 +335,19 @@ class SUMA(
         return F.normalize((x.float() * weights).sum(1) / weights.sum(1), dim=-1)
 
     def encode_video(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D)."""
-        if pixels.ndim != 5:
+        """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D).
+
+        Instead of pixels, what `encode_frames` made of them (V, F, D).
+        """
+        if pixels.ndim not in (3, 5):
             raise ValueError(f"pixels must be (V, F, 3, H, W), got {tuple(pixels.shape)}")
         if mask is None:
             mask = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
         if not bool(mask.any(1).all()):
             raise ValueError("every video needs at least one valid frame")
-        frames = self.encode_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        frames = pixels
+        if pixels.ndim == 5:
+            frames = self.encode_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
         return self.pool(frames, mask), F.normalize(frames.float(), dim=-1)
 
     # ---- the concept space and the score ---------------------------------------------------------------------------
@@ -376,7 +362,14 @@ class SUMA(
 
     def texts(self, sentences: Sequence[str]) -> Texts:
         """Sentences -> features and anchors, ready for `score`."""
-        return Texts(self.encode_text(sentences), self.anchors(sentences))
+        return self.place(self.encode_text(sentences), self.anchors(sentences))
+
+    def place(self, features: Tensor, anchors: Tensor) -> Texts:
+        """Sentence features (T, D) and anchors (T, K), ready for `score`: under `anchor="self"` the features decide."""
+        if self.config.anchor == "self":
+            with torch.autocast(features.device.type, enabled=False):
+                anchors = F.normalize(self.space.activations(features), dim=-1)
+        return Texts(features, anchors)
 
     def videos(self, features: Tensor, frames: Tensor, mask: Tensor) -> Videos:
         """Unit video (V, D) and frame (V, F, D) features -> the same with their places in the concept space."""
@@ -396,7 +389,7 @@ class SUMA(
         `concept_logit_scale` (the temperatures' inverses; `limit_scales` keeps them at most 100).
         """
         return {
-            "texts": Texts(self.encode_tokens(tokens), anchors),
+            "texts": self.place(self.encode_tokens(tokens), anchors),
             "videos": self.videos(*self.encode_video(pixels, mask), mask),
             "logit_scale": self.clip.logit_scale.float().exp(),
             "concept_logit_scale": self.concept_logit_scale.float().exp(),

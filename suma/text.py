@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 CLIP_VOCABULARY = 49408
@@ -126,3 +128,13 @@ def word_embeddings(clip: nn.Module, tokenizer: Any, words: Sequence[str]) -> Te
     if empty:
         raise ValueError(f"the tokenizer has no token for {empty[:3]}")
     return torch.stack([table[torch.tensor(ids, device=table.device)].mean(0) for ids in pieces]).float()
+
+
+@torch.no_grad()
+def word_sentences(clip: nn.Module, tokenizer: Any, words: Sequence[str], text_cfg: dict[str, Any]) -> np.ndarray:
+    """Words -> where the text tower puts each as a sentence of its own: unit features (W, D)."""
+    context, parts = int(text_cfg.get("context_length", 77)), []
+    for i in range(0, len(words), 256):
+        tokens = tokenize(tokenizer, words[i : i + 256], context, can_shorten(clip))
+        parts.append(F.normalize(encode_tokens(clip, tokens).float(), dim=-1))
+    return torch.cat(parts).cpu().numpy()

@@ -3,6 +3,7 @@
 import collections
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from benchmarks import Clip
 from clips import write_video
-from data import batches, hold_out, pad_frames, pick_frames
+from data import batches, hold_out, join, pad_frames, pick_frames, read_vectors
 
 IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
@@ -106,6 +107,25 @@ def test_training_always_keeps_a_clip(number: int):
 def test_one_source_video_cannot_be_shared():
     with pytest.raises(ValueError, match="held_out=1 leaves no clip to train on"):
         hold_out([clip(i, source="film") for i in range(3)], 1, seed=0)
+
+
+def test_further_captions_join_their_clips_but_never_those_held_out():
+    clips = [clip(n, source=f"film {n}", path=Path(f"{n}.mp4")) for n in range(3)]
+    more = [replace(clip(n, source=f"film {n}", path=Path(f"{n}.mp4")), captions=("short",)) for n in (0, 2, 9)]
+    more.append(clip(7, source="film 2", path=Path("other part.mp4")))
+    joined = join(clips, more, held=[2])
+    assert [c.captions for c in joined] == [("caption 0", "short"), ("caption 1",), ("caption 2",), ("short",)]
+
+
+def test_word_vectors_are_read_or_refused(tmp_path: Path):
+    file = tmp_path / "vectors.txt"
+    file.write_text("dog 1 0.5\ncat -1 2\n")
+    assert {word: v.tolist() for word, v in read_vectors(str(file)).items()} == {"dog": [1, 0.5], "cat": [-1, 2]}
+    assert read_vectors("") is None
+    for text, told in (("dog 1 2\ncat x 2\n", "line 2"), ("dog 1\ncat 1 2\n", "one length")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=told):
+            read_vectors(str(file))
 
 
 def grouped(number: int = 60) -> list[Clip]:

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from suma import SUMA, SUMAConfig
-from suma.model import TemporalEncoder
+from suma import SUMA, SUMAConfig, VideoIndex
+from suma.concepts import ACTIVATIONS
+from suma.temporal import TemporalEncoder
 
 
 def pixels(videos: int = 2, frames: int = 5, seed: int = 0) -> torch.Tensor:
@@ -294,9 +296,11 @@ def test_a_config_gives_the_same_start_from_a_dict_and_from_a_file(tower, captio
     assert first != start(tower, captions, seed=4).fingerprint()
 
 
-def test_a_saved_suma_hands_over_its_towers_and_nothing_else(tiny_model: SUMA, saved: Path):
-    model = start(saved, ["one two three four", "five"])
+def test_a_saved_suma_hands_over_its_towers_and_a_like_temporal_encoder(tiny_model: SUMA, saved: Path):
+    model = start(saved, ["one two three four", "five"], temporal_layers=1)
     assert same_towers(model, tiny_model)
+    assert torch.equal(model.temporal.out.weight, tiny_model.temporal.out.weight)
+    assert not bool(start(saved, ["one two three four", "five"], temporal_layers=2).temporal.out.weight.any())
     assert sorted(model.config.words) == ["five", "four", "one", "three", "two"]
     with pytest.raises(ValueError, match="pretrained"):
         start(saved, ["one two three four"], pretrained="openai")
@@ -379,3 +383,75 @@ def test_every_field_of_the_config_is_read():
     index = Path(suma.__file__).with_name("index.py").read_text()
     for name in SUMAConfig.__dataclass_fields__:
         assert f".{name}" in sources or f".{name}" in index, name
+
+
+# ---- options that the ablation asks for ----------------------------------------------------------------------------
+
+
+def test_a_frame_grid_starts_without_effect_and_then_tells_left_from_right(tower, captions, tmp_path: Path):
+    plain, model = (start(tower, captions, frame_grid=grid) for grid in (0, 2))
+    pixels = torch.randint(0, 255, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model.encode_frames(pixels), plain.encode_frames(pixels), atol=1e-5)
+    with torch.no_grad():
+        model.grid.out.weight.normal_()
+    patches = torch.zeros(2, 64, 2, 2)
+    patches[0, :, :, 0] = torch.randn(64, 1, generator=torch.Generator().manual_seed(1))
+    patches[1, :, :, 1] = patches[0, :, :, 0]
+    left, right = model.grid(patches)
+    assert (left - right).norm() > 0.1 * left.norm()
+    model.save_pretrained(tmp_path / "grid")
+    again = SUMA.from_pretrained(tmp_path / "grid")
+    assert torch.equal(again.encode_frames(pixels), model.encode_frames(pixels))
+    kept = start(tmp_path / "grid", captions, frame_grid=2, temporal_layers=4)
+    assert torch.equal(kept.grid.out.weight, model.grid.out.weight)
+    with pytest.raises(ValueError, match="frame_grid"):
+        start(tower, captions, frame_grid=17)
+
+
+def test_a_sentence_without_supervision_is_placed_by_its_own_feature(tower, captions):
+    model = start(tower, captions, anchor="self")
+    texts = model.texts(["a dog runs", "zzz"])
+    expected = F.normalize(texts.features @ model.space.concepts().T, dim=-1)
+    assert torch.allclose(texts.anchors, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_by_hand(tower, captions, activation: str):
+    model = start(tower, captions, activation=activation)
+    features = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    got, cosines = model.space.activations(features), F.normalize(features, dim=-1) @ model.space.concepts().T
+    if activation == "cosine":
+        assert torch.allclose(got, cosines)
+    elif activation in ("relu", "top"):  # 12 concepts, fewer than are kept
+        assert torch.allclose(got, cosines.clamp_min(0))
+    elif activation == "sparsemax":
+        assert torch.allclose(got.sum(1), torch.ones(5), atol=1e-5) and bool((got == 0).any())
+        shown = [(row[row > 0], 20 * c[row > 0]) for row, c in zip(got, cosines, strict=True)]
+        for row, above in shown:  # the kept ones are lowered by the same threshold
+            assert torch.allclose(above - row, (above - row)[:1].expand_as(row), atol=1e-5)
+    else:
+        assert got.shape == cosines.shape and not torch.allclose(got, cosines)
+    if activation != "cosine":
+        with pytest.raises(ValueError, match="plain cosines"):
+            VideoIndex(model)
+
+
+def test_concepts_may_start_elsewhere(tower, captions):
+    plain, sentences, rand = (start(tower, captions, concept_start=s) for s in ("tokens", "sentences", "random"))
+    assert torch.equal(plain.space.word_to_concept, rand.space.word_to_concept)
+    assert not torch.allclose(plain.space.centres, rand.space.centres)
+    assert torch.equal(plain.space.initial_centres, rand.space.initial_centres)
+    words = sentences.config.words
+    mean = torch.zeros_like(sentences.space.centres).index_add_(
+        0, sentences.space.word_to_concept, sentences.encode_text(words)
+    )
+    assert torch.allclose(F.normalize(mean, dim=-1), sentences.space.centres, atol=1e-4)
+    with pytest.raises(ValueError, match="concept_start 'nowhere'"):
+        start(tower, captions, concept_start="nowhere")
+
+
+def test_words_are_clustered_by_vectors_of_another_origin(tower):
+    vectors = {w: np.eye(2)[int(w in ("dog", "cat"))] for w in ("dog", "cat", "runs", "sits")}
+    model = start(tower, ["dog cat runs sits unheard"], word_vectors=vectors, num_concepts=2)
+    of = dict(zip(model.config.words, model.space.concept_of(model.config.words, model.embed_words), strict=True))
+    assert of["dog"] == of["cat"] != of["runs"] == of["sits"] and of["unheard"] in (0, 1)

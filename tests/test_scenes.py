@@ -14,6 +14,7 @@ import pytest
 import scenes
 from scenes_backgrounds import SPRITES
 from scenes_captions import ACTORS, GERUND_LEADS, MOTIONS, VERBS, inflect
+from scenes_extra import short_captions, sides
 from scenes_oracle import recall_at_1
 from scenes_render import render
 from scenes_specs import OPPOSITE, PAIRS, PROBES, Spec, all_specs, held_out, twin
@@ -48,21 +49,55 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_layout_is_that_of_msrvtt(dataset: Path) -> None:
     names, ids = set(), []
-    for config, captions in (("train_9k", 8), ("test_1k", None), ("probe", None), ("stills", 8)):
+    for config, captions in (("train_9k", 8), ("test_1k", None), ("probe", None), ("stills", 8), ("sides", 0)):
         for row in rows(dataset, config):
             assert list(row) == KEYS
-            assert isinstance(row["caption"], str) if captions is None else len(set(row["caption"])) == captions
+            assert (
+                isinstance(row["caption"], str)
+                if captions is None
+                else len(set(row["caption"])) == (captions or len(row["caption"]))
+            )
             assert row["video"] == row["video_id"] + ".mp4"
             names.add("video/" + row["video"])
             ids.append(row["video_id"])
-    assert len(rows(dataset, "train_9k")) == 12
+    assert len(rows(dataset, "train_9k")) == len(rows(dataset, "short")) == 12
+    specs = all_specs(12, 1)
+    with_sides = [*specs, *sides(12, specs[-1].source + 1)]
     with zipfile.ZipFile(dataset / "Scenes_Videos.zip") as archive:
         assert set(archive.namelist()) == names
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
     assert [json.loads(line)["video_id"] for line in (dataset / "truth.jsonl").open()] == [
-        spec.video_id for spec in all_specs(12, 1)
+        spec.video_id for spec in with_sides
     ]
     assert sorted(ids) == sorted(set(ids))
+
+
+def test_mirrored_pictures_are_told_apart_by_the_side_alone(specs: list[Spec]) -> None:
+    found = list(sides(900, specs[-1].source + 1))
+    assert len(found) == 300 and not any(held_out(spec.clip) for spec in found)
+    swap = {"left": "right", "right": "left"}
+    for one, two in zip(found[::2], found[1::2], strict=True):
+        assert one.source == two.source and one.clip.shots == two.clip.shots
+        for a, b in zip(one.clip.acts, two.clip.acts, strict=True):
+            assert a.x + b.x == pytest.approx(1) and (a.y, a.size, a.actor) == (b.y, b.size, b.actor)
+        assert one.clip.acts[0].x < 0.5
+        for caption, twin_caption in zip(one.captions, two.captions, strict=True):
+            assert re.sub("left|right", lambda m: swap[m[0]], caption) == twin_caption != caption
+
+
+def test_short_captions_are_short_english_of_their_clip(specs: list[Spec]) -> None:
+    clips = [spec for spec in specs if spec.split == "train"]
+    for spec in clips:
+        short = short_captions(spec)
+        assert short == short_captions(spec) and len(set(short)) == 4
+        allowed = {
+            w for act in spec.clip.acts for name in (act.actor, *ACTORS[act.actor].synonyms) for w in name.split()
+        }
+        for caption in short:
+            assert set(caption.split()) & allowed, caption
+            assert not re.search(r"  | in in |\b(\w+) \1\b|\ba (?!uni|ufo)[aeiou]|\ban (?![aeiou])", caption), caption
+    lengths = [[len(c.split()) for spec in clips for c in of(spec)] for of in (short_captions, lambda s: s.captions)]
+    assert np.mean(lengths[0]) < 0.6 * np.mean(lengths[1])
 
 
 def test_load_dataset_reads_it(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,9 +240,9 @@ def test_truth_agrees_with_the_pixels(dataset: Path) -> None:
     by_id = {spec.video_id: spec for spec in all_specs(12, 1)}
     archive = zipfile.ZipFile(dataset / "Scenes_Videos.zip")
     for scene in map(json.loads, (dataset / "truth.jsonl").open()):
-        clip = by_id[scene["video_id"]].clip
-        if clip.weather or scene["split"] == "stills":
+        if scene["split"] in ("stills", "sides") or by_id[scene["video_id"]].clip.weather:
             continue
+        clip = by_id[scene["video_id"]].clip
         video = decode(archive.read(f"video/{scene['video_id']}.mp4")).astype(int)
         empty = np.stack([np.asarray(frame) for frame in render(replace(clip, acts=()))[0]])
         differs = np.abs(video - empty).max(-1) > 70

@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from benchmarks import Clip
 from config import TrainConfig
 from frame_cache import FrameCache
+from frame_features import FrameFeatures
 from torch import Tensor
 
 from suma.model import SUMA
@@ -30,8 +32,9 @@ def pick_frames(count: int, num_frames: int, rng: np.random.Generator | None = N
 
 
 def pad_frames(videos: Sequence[np.ndarray], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Videos of up to F frames -> pixels (N, F, 3, S, S) uint8, padded with zeros, and mask (N, F) bool."""
-    pixels = np.zeros((len(videos), num_frames, *videos[0].shape[1:]), np.uint8)
+    """Videos of up to F frames (pixels or features) -> the same in one array (N, F, ...), padded with zeros, and mask
+    (N, F) bool."""
+    pixels = np.zeros((len(videos), num_frames, *videos[0].shape[1:]), videos[0].dtype)
     mask = np.zeros((len(videos), num_frames), bool)
     for row, kept, video in zip(pixels, mask, videos, strict=True):
         row[: len(video)], kept[: len(video)] = video, True
@@ -69,6 +72,22 @@ def join(clips: Sequence[Clip], further: Sequence[Clip], held: Sequence[int]) ->
     return list(joined.values())
 
 
+def read_vectors(file: str) -> dict[str, np.ndarray] | None:
+    """Words with their vectors, one to a line, as GloVe writes them; None without a file."""
+    if not file:
+        return None
+    vectors = {}
+    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), start=1):
+        word, *numbers = line.split()
+        try:
+            vectors[word] = np.array(numbers, np.float32)
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: expected a word and its numbers") from error
+    if len({len(vector) for vector in vectors.values()}) != 1:
+        raise ValueError(f"{file}: the vectors must all be of one length")
+    return vectors
+
+
 def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """One epoch of full batches of indices, each clip at most once.
 
@@ -103,7 +122,9 @@ class Batches:
     overwritten when the one after the next is asked for.
     """
 
-    def __init__(self, model: SUMA, clips: list[Clip], cache: FrameCache, picks: list[int], c: TrainConfig):
+    def __init__(
+        self, model: SUMA, clips: list[Clip], cache: FrameCache | FrameFeatures, picks: list[int], c: TrainConfig
+    ):
         self.model, self.cache, self.picks, self.c = model, cache, picks, c
         self.clips, self.counts = [clips[i] for i in picks], cache.counts.tolist()
         self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # JPEGs take more than one core to feed a GPU
@@ -147,9 +168,8 @@ class Batches:
                     if first <= i < last:
                         yield i, batch
 
-        size = self.cache.image["size"]
-        shape = (self.c.batch_size // world, self.c.train_frames, 3, size, size)
-        self.buffers = [np.zeros(shape, np.uint8) for _ in range(2)]
+        shape = (self.c.batch_size // world, self.c.train_frames, *self.cache.shape)
+        self.buffers = [np.zeros(shape, self.cache.dtype) for _ in range(2)]
         with ThreadPoolExecutor(1) as pool:
             ahead = None
             for step, batch in members():

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from benchmarks import Clip
 from data import pad_frames, pick_frames
 from frame_cache import FrameCache
+from frame_features import FrameFeatures
 from tqdm import tqdm
 
 from suma.model import SUMA
@@ -51,7 +52,7 @@ def encode_all(
 def encode_videos(
     model: SUMA,
     clips: Sequence[Clip],
-    cache: FrameCache,
+    cache: FrameCache | FrameFeatures,
     picks: Sequence[int] | None = None,
     batch_size: int = 32,
     accelerator: Accelerator | None = None,

@@ -27,9 +27,12 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
 from encode import encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
-from metrics import Retrieval, both_ways, owners, retrieval
+from frame_features import FrameFeatures
+from metrics import Retrieval, both_ways, owners, ranks, retrieval
 from rerank import RERANKS, Rerank, dual_softmax, inverted_softmax, popularity
+from scenes_errors import errors
 from scenes_probes import pointing, read_truth, time_probe, visitors
+from scenes_purity import purity
 from torch import Tensor
 
 from suma.cpu import use_fast_matmul
@@ -41,9 +44,13 @@ HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", 
 
 
 def load(
-    model: SUMA, data: str, config: str, accelerator: Accelerator | None, sample: int = 0, **options: Any
-) -> tuple[list[Clip], FrameCache]:
-    """The clips of a config, or a sample of them by a fixed seed, and their frames: decoded by one process."""
+    model: SUMA, data: str, config: str, accelerator: Accelerator | None, sample: int = 0, keep: bool = False,
+    **options: Any,
+) -> tuple[list[Clip], FrameCache | FrameFeatures]:  # fmt: skip
+    """The clips of a config, or a sample of them by a fixed seed, and their frames: decoded by one process.
+
+    keep: their features, kept on disk for other models of the same image tower.
+    """
     with accelerator.main_process_first() if accelerator else nullcontext():
         clips = load_clips(data, config, **options)
         if 0 < sample < len(clips):
@@ -51,7 +58,7 @@ def load(
             clips = [clips[i] for i in sorted(chosen)]
         cache = FrameCache(clips, model.config.num_frames, model.config.image)
         cache.build()
-    return clips, cache
+        return clips, FrameFeatures(cache, model) if keep else cache
 
 
 def load_bank(
@@ -103,14 +110,15 @@ def evaluate(
     config: str = "test_1k",
     accelerator: Accelerator | None = None,
     how: Rerank | None = None,
+    keep: bool = False,
     **options: Any,
 ) -> dict[str, object]:
     """Retrieval both ways; where the folder has them (Scenes), also the time probes and the pointing.
 
     accelerator: every one of its processes calls this and encodes its part; the results are the main one's, {} the
-    others'. how: also re-rank, which is reported apart. options: those of `load_clips`.
+    others'. how: also re-rank, which is reported apart. keep: as in `load`. options: those of `load_clips`.
     """
-    clips, cache = load(model, data, config, accelerator, **options)
+    clips, cache = load(model, data, config, accelerator, keep=keep, **options)
     captions, correct = owners(clips)
     videos = encode_videos(model, clips, cache, accelerator=accelerator)
     texts = encode_captions(model, captions, accelerator=accelerator)
@@ -119,7 +127,7 @@ def evaluate(
         bank = load_bank(model, data, config, clips, how, accelerator, **options)
     truth = Path(data) / "truth.jsonl"
     if truth.exists():
-        probe, cache = load(model, data, "probe", accelerator)
+        probe, cache = load(model, data, "probe", accelerator, keep=keep)
         probe_videos = encode_videos(model, probe, cache, accelerator=accelerator)
     if accelerator is not None and not accelerator.is_main_process:
         return {}
@@ -132,12 +140,15 @@ def evaluate(
         "data": data, "config": config, "videos": len(clips), "captions": len(captions),
         "concept_share": model.config.concept_share,
         "retrieval": {n: {way: asdict(r) for way, r in both_ways(s, correct).items()} for n, s in spaces.items()},
+        "ranks": {"t2v": ranks(scores, correct).tolist(), "v2t": ranks(scores.T, correct.T).tolist()},  # of SUMA
     }  # fmt: skip
     if how is not None:
         results["rerank"] = rerank(model, how, scores, correct, texts, videos, bank)
     if truth.exists():
         scenes = read_truth(truth)
+        results["errors"] = errors(scores, clips, scenes)
         results["pointing"] = pointing(model, clips, videos, scenes)
+        results["purity"] = purity(model, clips, videos, scenes)
         results["visitors"] = visitors(model, clips, videos, scenes)
         results["time"] = time_probe(model, probe, probe_videos)
     return results
@@ -170,6 +181,12 @@ def table(results: dict) -> str:  # type: ignore[type-arg]
         if key in results:
             lines += ["", f"| {title} | % | of |", "|---|---|---|"]
             lines += [f"| {name} | {value:.1f} | {number} |" for name, (value, number) in results[key].items()]
+    if "purity" in results:
+        lines += ["", "| concepts against the scenes' truth | % | chance |", "|---|---|---|"]
+        lines += [f"| {name} | {value:.1f} | {chance:.1f} |" for name, (value, chance) in results["purity"].items()]
+    for title, found in results.get("errors", {}).items():
+        lines += ["", f"| {'R@1 ' if title == 'by kind' else 'what is '}{title} | % | of |", "|---|---|---|"]
+        lines += [f"| {name} | {value:.1f} | {number} |" for name, (value, number) in found.items()]
     if "visitors" in results:
         first = [row["rank"] == 1 for row in results["visitors"]]
         lines += ["", f"Free queries with a right video first: {sum(first)} of {len(first)}"]

@@ -98,6 +98,7 @@ class FrameCache:
         if form not in FORMATS:
             raise ValueError(f"frames are kept as {' or '.join(FORMATS)}, not {form!r}")
         self.clips, self.num_frames, self.image = list(clips), num_frames, image
+        self.shape, self.dtype = (3, image["size"], image["size"]), np.dtype(np.uint8)  # of one frame
         identity = [[str(c.path), *_state(c.path)] for c in self.clips]
         key = json.dumps([identity, num_frames, image, form], sort_keys=True)
         self.folder = (folder or CACHE / "frames") / hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -160,7 +161,7 @@ class FrameCache:
     def get(self, i: int, picks: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Frames `picks` of clip i: (len(picks), 3, S, S) uint8; in `out` where given (much faster than new memory)."""
         if out is None:
-            out = np.empty((len(picks), 3, self.image["size"], self.image["size"]), np.uint8)
+            out = np.empty((len(picks), *self.shape), self.dtype)
         self._store.get(i, picks, out)
         return out
 

@@ -60,9 +60,13 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return (2 - 2 * (a * b).sum(-1)).clamp_min(1e-8).sqrt()
 
 
-def suma_loss(out: dict[str, Any], video: Tensor, caption: Tensor, how: Scoring, alpha: float, beta: float) -> Losses:
-    """L = L_sim + alpha * L_align + beta * L_asim over the global batch: every process contrasts against all pairs,
-    with gradient, so N processes of B/N pairs give the loss and gradients of one process of B.
+def suma_loss(
+    out: dict[str, Any], video: Tensor, caption: Tensor, how: Scoring, alpha: float, beta: float, weight: float = 1.0
+) -> Losses:
+    """L = weight * L_sim + alpha * L_align + beta * L_asim over the global batch.
+
+    Every process contrasts against all pairs, with gradient: N processes of B/N pairs give the loss and gradients of
+    one process of B.
     """
     texts = Texts(*(gather(x) for x in out["texts"]))
     videos = Videos(*(gather(x) for x in out["videos"]))
@@ -71,7 +75,7 @@ def suma_loss(out: dict[str, Any], video: Tensor, caption: Tensor, how: Scoring,
     sim = contrastive(similarities.original(how.coarse_share), out["logit_scale"], ignore)
     asim = contrastive(similarities.aligned(how.coarse_share), out["concept_logit_scale"], ignore)
     align = alignment(videos, texts.anchors)
-    return Losses(sim + alpha * align + beta * asim, sim, asim, align)
+    return Losses(weight * sim + alpha * align + beta * asim, sim, asim, align)
 
 
 class _Gather(torch.autograd.Function):

@@ -23,14 +23,16 @@ from benchmarks import OPTIONS, Clip, load_clips
 from card import model_card, push
 from checkpoints import RESULTS, check_same_run, load_checkpoint, save_checkpoint, write_whole
 from config import TrainConfig, parse
-from data import Batches, hold_out, join
+from data import Batches, hold_out, join, read_vectors
 from encode import encode_captions, encode_videos, similarities
 from evaluate import evaluate, load, table
 from frame_cache import FrameCache
+from frame_features import FrameFeatures
 from gradcache import cached_step
 from losses import suma_loss
 from metrics import both_ways, choose_share
 from monitor import Monitor
+from noise import spoil
 from optimizer import freeze, learn, learning_rate, parameter_groups
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
@@ -43,10 +45,15 @@ class Run(NamedTuple):
 
     model: SUMA
     clips: list[Clip]
-    cache: FrameCache
+    cache: FrameCache | FrameFeatures
     held: list[int]  # indices of the held-out training clips
     loader: Batches
     pairs: int  # training captions
+
+
+def encoded_once(c: TrainConfig) -> bool:
+    """Whether the frames' features stay the same through the run."""
+    return c.freeze_image and not c.frame_grid
 
 
 def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
@@ -64,11 +71,12 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     train, held = hold_out(clips, c.held_out, c.seed)
     count = len(clips)
     clips = join(clips, further, held)
-    train += range(count, len(clips))
+    train = spoil(clips, [*train, *range(count, len(clips))], c.shuffle_captions, c.drop_words, c.train_clips, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
     model = SUMA.from_clip(
-        c.clip, captions, c.pretrained or None, c.seed, c.min_count, num_concepts=c.num_concepts, anchor=c.anchor,
-        frame_grid=c.frame_grid, temporal_layers=c.temporal_layers, aggregation=c.aggregation,
+        c.clip, captions, c.pretrained or None, c.seed, c.min_count, concept_start=c.concept_start,
+        word_vectors=read_vectors(c.word_vectors), num_concepts=c.num_concepts, anchor=c.anchor,
+        activation=c.activation, frame_grid=c.frame_grid, temporal_layers=c.temporal_layers, aggregation=c.aggregation,
         coarse_share=c.coarse_share, num_frames=c.num_frames,
     )  # fmt: skip
     freeze(model, c)
@@ -80,11 +88,12 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
         failures = cache.build(c.skip_unreadable)
     for reason in failures:
         accelerator.print(f"left out: {reason}")
+        frames = FrameFeatures(cache, model) if encoded_once(c) else cache
     if c.test_config:
         load(model, c.dataset, c.test_config, accelerator, **options)
     readable = cache.counts > 0
-    loader = Batches(model, clips, cache, [i for i in train if readable[i]], c)
-    return Run(model, clips, cache, [i for i in held if readable[i]], loader, len(captions))
+    loader = Batches(model, clips, frames, [i for i in train if readable[i]], c)
+    return Run(model, clips, frames, [i for i in held if readable[i]], loader, len(captions))
 
 
 def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor, accelerator: Accelerator) -> float:
@@ -167,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         rates = {"clip_lr": c.clip_lr * factor, "new_lr": c.new_lr * factor}
         batch = {name: x.to(accelerator.device) for name, x in batch.items()}
         how = model.config.scoring
-        loss = partial(suma_loss, video=batch["video"], caption=batch["caption"], how=how, alpha=c.alpha, beta=c.beta)
+        loss = partial(
+            suma_loss, video=batch["video"], caption=batch["caption"], how=how, alpha=c.alpha, beta=c.beta, weight=c.sim
+        )
         inputs = tuple(batch[name] for name in ("tokens", "anchors", "pixels", "mask"))
         if c.chunk:
             losses = cached_step(wrapped, inputs, c.chunk, loss, accelerator.backward)
@@ -220,7 +231,7 @@ def finish(c: TrainConfig, output: Path) -> None:
     if c.test_config and results.get("config") != c.test_config:
         saved.to("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            results = evaluate(saved, c.dataset, c.test_config, **options)
+            results = evaluate(saved, c.dataset, c.test_config, keep=encoded_once(c), **options)
         except (ValueError, OSError) as error:
             told = " ".join(str(error).split())
             raise SystemExit(f"not evaluated: {told}. The trained model is in {folder}") from error

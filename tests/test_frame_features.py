@@ -1,0 +1,43 @@
+"""A frozen tower's features stand for its pixels: the same numbers, encoded once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks import load_clips
+from encode import encode_videos
+from frame_cache import FrameCache
+from frame_features import FrameFeatures
+from test_data import benchmark  # noqa: F401  (a fixture)
+
+from suma import SUMA
+
+# ruff: noqa: F811  (fixtures)
+
+
+def test_features_stand_for_pixels_and_are_encoded_once(benchmark: Path, tiny_model: SUMA, tmp_path: Path, monkeypatch):
+    clips = load_clips(str(benchmark), "train_9k")  # of 3, 4, 4 and 4 frames
+    cache = FrameCache(clips, 4, tiny_model.config.image, tmp_path)
+    cache.build()
+    kept = FrameFeatures(cache, tiny_model)
+    pixels = torch.from_numpy(cache.get(2, np.array([0, 3])))
+    with torch.no_grad():
+        expected = tiny_model.encode_frames(pixels).numpy()
+    assert np.abs(kept.get(2, np.array([0, 3])) - expected).max() < 1e-5
+    by_features, by_pixels = (encode_videos(tiny_model, clips, frames) for frames in (kept, cache))
+    assert torch.allclose(by_features.features, by_pixels.features, atol=1e-5)
+    valid = by_pixels.mask
+    assert torch.equal(by_features.mask, valid) and valid.sum(1).tolist() == [3, 4, 4, 4]
+    assert torch.allclose(by_features.frames[valid], by_pixels.frames[valid], atol=1e-5)
+    monkeypatch.setattr(SUMA, "encode_frames", lambda *_: pytest.fail("encoded again"))
+    assert np.array_equal(FrameFeatures(cache, tiny_model).get(1, np.arange(4)), kept.get(1, np.arange(4)))
+
+
+def test_another_tower_has_features_of_its_own(benchmark: Path, tiny_model: SUMA, tower, captions, tmp_path: Path):
+    cache = FrameCache(load_clips(str(benchmark), "train_9k"), 4, tiny_model.config.image, tmp_path)
+    cache.build()
+    other = SUMA.from_clip(tower, captions, num_concepts=12, seed=5)
+    assert FrameFeatures(cache, tiny_model).file != FrameFeatures(cache, other).file
+    with pytest.raises(ValueError, match="frame grid"):
+        FrameFeatures(cache, SUMA.from_clip(tower, captions, num_concepts=12, frame_grid=2))

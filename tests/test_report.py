@@ -1,0 +1,54 @@
+"""The ablation's figures by hand: paired differences, spreads, and the files that are written."""
+
+import json
+from pathlib import Path
+
+import ablate
+import pytest
+import report
+from config import TrainConfig
+
+
+def run(seed: int, t2v: list[int]) -> dict:
+    retrieval = {way: {"r1": 100 * sum(r == 1 for r in t2v) / len(t2v)} for way in ("t2v", "v2t")}
+    return {
+        "seed": seed, "held_out": {"t2v": 50.0, "v2t": 40.0}, "ranks": {"t2v": t2v, "v2t": t2v}, "cpu_seconds": 36,
+        "retrieval": {"SUMA": retrieval, "aligned": retrieval}, "time": {pair: [60.0, 9] for pair in report.PAIRS},
+        "pointing": {"pointing": [90.0, 5], "top-5": [80.0, 5]}, "purity": {"average precision": [30.0, 2.0]},
+    }  # fmt: skip
+
+
+ROWS = [
+    {"question": "baselines", "name": "SUMA", "options": {}, "runs": [run(0, [1, 1, 1, 2]), run(1, [1, 1, 2, 2])]},
+    {"question": "losses", "name": "none", "options": {}, "runs": [run(0, [1, 2, 2, 2])]},
+]
+
+
+def test_a_difference_is_taken_on_the_seeds_that_both_have():
+    mean, low, high = report.paired(ROWS[1], ROWS[0], "t2v")
+    assert mean == pytest.approx(-50)  # 25 % against seed 0's 75 %, not against both seeds' 62.5 %
+    assert -100 <= low < -50 < high <= 0
+    assert report.paired(ROWS[0], ROWS[0], "t2v") == (0, 0, 0)
+
+
+def test_the_report_has_a_line_for_each_row_its_pictures_and_the_first_places(tmp_path: Path):
+    told = report.write(ROWS, tmp_path / "report", "python train/ablate.py", "a machine")
+    lines = told.splitlines()
+    assert len(lines) == 4 and "62.5 ± 17.7" in lines[2] and "-50.0 (" in lines[3]
+    written = (tmp_path / "report" / "table.md").read_text()
+    assert told in written and "3 runs, 0.0 CPU hours" in written and "a machine" in written
+    raw = json.loads((tmp_path / "report" / "ablation.json").read_text())
+    assert raw[0]["runs"][0]["first"]["t2v"] == "1110" and "ranks" not in raw[0]["runs"][0]
+    for name in ("recall.png", "time.png"):
+        assert (tmp_path / "report" / name).stat().st_size > 5000
+    assert report.write([], tmp_path, "", "") == "no run has its results yet"
+
+
+def test_every_row_is_a_training_of_its_own_by_options_that_exist():
+    slugs = [row.slug for row in ablate.ROWS]
+    assert len(set(slugs)) == len(slugs)
+    for row in ablate.ROWS:
+        assert set(row.options) <= set(TrainConfig.__dataclass_fields__), row.name
+        differs = {name: value for name, value in row.options.items() if ablate.BASE.get(name) != value}
+        assert bool(differs) == (row.name != "SUMA"), row.name
+    assert [row.name for row in ablate.QUICK] == [ablate.ROWS[0].name, ablate.ROWS[2].name, "SUMA"]

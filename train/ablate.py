@@ -1,0 +1,212 @@
+"""The paper's questions, each answered by trainings that differ in one option.
+
+    python train/ablate.py --dataset SCENES
+
+Every row is a run of train.py on the same frozen image tower (each frame is encoded once), with the same steps and
+seeds; the test split is only evaluated, once per run. A row that has its results is not trained again.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import report
+import torch
+from accelerate.state import AcceleratorState
+
+import train
+
+MAIN = "baselines"
+BASE: dict[str, Any] = {
+    "pretrained": "", "num_concepts": 256, "min_count": 5, "temporal_layers": 3, "train_frames": 4, "num_frames": 12,
+    "cache_frames": 12, "group_size": 32, "batch_size": 128, "clip_lr": 5e-4, "new_lr": 1e-3, "weight_decay": 0.1,
+    "freeze_image": True, "held_out": 500, "log_every": 100,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: the question it belongs to, its name, and the options in which it differs from SUMA."""
+
+    question: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """Its folder's name."""
+        return "".join(c if c.isalnum() else "-" for c in f"{self.question} {self.name}".lower())
+
+
+ORIGINAL = {"alpha": 0.0, "beta": 0.0}  # no loss on the aligned space, so none of its share is chosen
+ROWS = [
+    Row(MAIN, "mean pooling (CLIP4Clip meanP)", {**ORIGINAL, "temporal_layers": 0, "coarse_share": 1.0}),
+    Row(MAIN, "temporal encoder (CLIP4Clip seqTransf)", {**ORIGINAL, "coarse_share": 1.0}),
+    Row(MAIN, "video and frames (X-CLIP's coarse and fine half)", ORIGINAL),
+    Row(MAIN, "SUMA, space not supervised", {"anchor": "self", "alpha": 0.0}),
+    Row(MAIN, "SUMA"),
+    Row("grain", "video only", {"coarse_share": 1.0}),
+    Row("grain", "frames only", {"coarse_share": 0.0}),
+    Row("grain", "no temporal encoder", {"temporal_layers": 0}),
+    Row("losses", "no L_align", {"alpha": 0.0}),
+    Row("losses", "no L_asim", {"beta": 0.0, "alpha": 0.5}),
+    Row("losses", "no L_sim", {"sim": 0.0}),
+    Row("losses", "alpha 1", {"alpha": 1.0}),
+    Row("losses", "beta 0.3", {"beta": 0.3}),
+    Row("losses", "beta 3", {"beta": 3.0}),
+    Row("concepts", "K 64", {"num_concepts": 64}),
+    Row("concepts", "K 128", {"num_concepts": 128}),
+    Row("concepts", "K 384", {"num_concepts": 384}),
+    Row("concepts", "every word a concept", {"num_concepts": "all", "min_count": 1}),
+    Row("start", "encoder output", {"concept_start": "sentences"}),
+    Row("start", "random", {"concept_start": "random"}),
+    Row("start", "clusters of word vectors (wordllama)", {"word_vectors": "wordllama"}),
+    Row("activation", "MLP instead of the cosine", {"activation": "mlp"}),
+    Row("activation", "ReLU", {"activation": "relu"}),
+    Row("activation", "16 strongest", {"activation": "top"}),
+    Row("activation", "sparsemax", {"activation": "sparsemax"}),
+    Row("aggregation", "mean", {"aggregation": "mean"}),
+    Row("aggregation", "max", {"aggregation": "max"}),
+    Row("anchor", "binary", {"anchor": "binary"}),
+    Row("anchor", "count", {"anchor": "count"}),
+    Row("batches", "random instead of one setting", {"group_size": 0}),
+    Row("noise", "10 % of captions shuffled", {"shuffle_captions": 0.1}),
+    Row("noise", "30 % of captions shuffled", {"shuffle_captions": 0.3}),
+    Row("noise", "50 % of captions shuffled", {"shuffle_captions": 0.5}),
+    Row("noise", "30 % of words dropped", {"drop_words": 0.3}),
+    Row("noise", "30 % of captions shuffled, no aligned space", {**ORIGINAL, "shuffle_captions": 0.3}),
+    Row("data", "4,000 training clips", {"train_clips": 4000}),
+    Row("data", "1,000 training clips", {"train_clips": 1000}),
+]
+QUICK = [row for row in ROWS if row.question == MAIN][::2]  # mean pooling, both grains, SUMA
+
+
+def word_count(data: Path, config: str) -> int:
+    """Distinct words of the training captions that are not held out for selection, as train.py draws those."""
+    from benchmarks import load_clips
+    from data import hold_out
+
+    from suma.concepts import count_words
+
+    clips = load_clips(str(data), config)
+    kept, _ = hold_out(clips, BASE["held_out"], 0)
+    return len(count_words(caption for i in kept for caption in clips[i].captions))
+
+
+def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
+    """The training words' vectors of the wordllama package, as a text file; None where it is not installed."""
+    try:
+        from wordllama import WordLlama
+    except ImportError:
+        return None
+    if not file.exists():
+        from benchmarks import load_clips
+
+        from suma.concepts import count_words
+
+        words = list(count_words(caption for clip in load_clips(str(data), config) for caption in clip.captions))
+        vectors = WordLlama.load().embed(words)
+        lines = (
+            f"{word} {' '.join(f'{x:.5f}' for x in vector)}\n" for word, vector in zip(words, vectors, strict=True)
+        )
+        file.write_text("".join(lines), encoding="utf-8")
+    return file
+
+
+def run_row(row: Row, seed: int, args: argparse.Namespace) -> None:
+    """Train and evaluate one row with one seed, unless it has its results."""
+    folder = args.runs / f"{row.slug}-{seed}"
+    if (folder / "results.json").exists():
+        return
+    options = {**BASE, **row.options, "seed": seed, "steps": args.steps, "eval_every": args.steps // 2}
+    options |= {"save_every": 10 * args.steps, "dataset": args.dataset, "clip": args.clip, "output": folder}
+    if options["num_concepts"] == "all":
+        options["num_concepts"] = word_count(args.dataset, "train_9k")
+    if options.get("word_vectors") == "wordllama":
+        options["word_vectors"] = wordllama_vectors(args.dataset, "train_9k", args.runs / "wordllama.txt")
+        if options["word_vectors"] is None:
+            print(f"{row.name}: left out, it needs pip install wordllama")
+            return
+    flags = []
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        flags += [flag] if value is True else [flag, str(value)]
+    print(f"== {row.question}: {row.name}, seed {seed}", flush=True)
+    began, cpu = time.time(), time.process_time()
+    train.main(flags)
+    AcceleratorState._reset_state(True)
+    gc.collect()
+    cost = {"seconds": round(time.time() - began), "cpu_seconds": round(time.process_time() - cpu)}
+    (folder / "cost.json").write_text(json.dumps(cost))
+    for heavy in (*folder.glob("checkpoint-*"), folder / "best"):
+        shutil.rmtree(heavy, ignore_errors=True)
+
+
+def held_out(folder: Path) -> dict[str, float]:
+    """R@1 of the selected model on the held-out training videos: the best of the run's evaluations."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    found = [{way: m["r1"] for way, m in line["held_out"].items()} for line in lines if "held_out" in line]
+    return max(found, key=lambda r1: sum(r1.values()))
+
+
+def collect(rows: Sequence[Row], seeds: Sequence[int], runs: Path) -> list[dict[str, Any]]:
+    """What the finished runs of these rows gave, by row."""
+    found = []
+    for row in rows:
+        of_row = []
+        for seed in seeds:
+            folder = runs / f"{row.slug}-{seed}"
+            if (folder / "results.json").exists():
+                results = json.loads((folder / "results.json").read_text())
+                cost = json.loads((folder / "cost.json").read_text()) if (folder / "cost.json").exists() else {}
+                of_row.append({"seed": seed, "held_out": held_out(folder), **results, **cost})
+        if of_row:
+            found.append({"question": row.question, "name": row.name, "options": row.options, "runs": of_row})
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the rows (those of every question but the baselines with the first seed alone), and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--dataset", type=Path, required=True, help="a folder that train/scenes.py wrote")
+    parser.add_argument("--clip", default="runs/stills/model", help="the frozen backbone: a saved SUMA's folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
+    parser.add_argument("--report", type=Path, default=Path("assets/report"), help="where the report is written")
+    parser.add_argument("--steps", type=int, default=600, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="of the baselines' rows")
+    parser.add_argument("--more-seeds", type=int, default=1, help="of the other rows")
+    parser.add_argument("--quick", action="store_true", help="three rows, one seed, to see that it works")
+    parser.add_argument("--only", default="", help="only the rows whose question or name holds this")
+    parser.add_argument("--report-only", action="store_true", help="train nothing, write the report of what is there")
+    args = parser.parse_args(argv)
+    rows = QUICK if args.quick else [row for row in ROWS if args.only in f"{row.question} {row.name}"]
+    if not (args.dataset / "truth.jsonl").is_file():
+        parser.error(f"{args.dataset} is no Scenes folder: python train/scenes.py {args.dataset} makes one")
+    if not rows:
+        parser.error(f"no row holds {args.only!r}")
+    args.runs.mkdir(parents=True, exist_ok=True)
+    seeds = 1 if args.quick else args.seeds
+    for seed in range(0 if args.report_only else max(seeds, args.more_seeds)):
+        for row in rows:
+            if seed < (seeds if row.question == MAIN else args.more_seeds):
+                run_row(row, seed, args)
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
+    command = f"python train/ablate.py --dataset SCENES --clip BACKBONE --steps {args.steps} --seeds {args.seeds}"
+    print(report.write(collect(rows, range(max(seeds, args.more_seeds)), args.runs), args.report, command, machine))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

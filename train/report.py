@@ -1,0 +1,137 @@
+"""The ablation's runs -> one Markdown table, pictures, and the raw numbers.
+
+Shapes: Q test queries.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REFERENCE = "SUMA"  # the row that all others are compared with
+PAIRS = ("order", "appear/vanish", "grow/shrink", "up/down", "left/right")
+WAYS = ("t2v", "v2t")
+Row = dict[str, Any]  # question, name, options, runs
+
+
+def hits(row: Row, way: str) -> np.ndarray:
+    """Which queries find their own first: (Q,), the share of the row's seeds that do."""
+    return np.mean([np.array(run["ranks"][way]) <= 1 for run in row["runs"]], axis=0)
+
+
+def paired(row: Row, reference: Row, way: str, resamples: int = 2000) -> tuple[float, float, float]:
+    """R@1 of a row minus the reference's on the seeds that both have, in points, with its 95 % interval: the same test
+    queries are drawn for both."""
+    seeds = {run["seed"] for run in row["runs"]} & {run["seed"] for run in reference["runs"]}
+    one, other = (hits({"runs": [run for run in r["runs"] if run["seed"] in seeds]}, way) for r in (row, reference))
+    difference = 100 * (one - other)
+    picks = np.random.default_rng(0).integers(len(difference), size=(resamples, len(difference)))
+    low, high = np.percentile(difference[picks].mean(1), [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and the standard deviation over the seeds where there are several."""
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def value(run: dict[str, Any], *path: str) -> float:
+    """A figure of a run; the first number where it comes with a second."""
+    found: Any = run
+    for name in path:
+        found = found[name]
+    return float(found[0] if isinstance(found, list | tuple) else found)
+
+
+def cells(row: Row, reference: Row | None) -> list[str]:
+    """A row of the table."""
+    runs = row["runs"]
+    out = [row["question"], row["name"], str(len(runs))]
+    out += [spread([value(run, "held_out", way) for run in runs]) for way in WAYS]
+    out += [spread([value(run, "retrieval", "SUMA", way, "r1") for run in runs]) for way in WAYS]
+    if reference is None or row is reference:
+        out.append("")
+    else:
+        mean, low, high = paired(row, reference, "t2v")
+        out.append(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})")
+    out += [spread([value(run, "retrieval", "aligned", way, "r1") for run in runs]) for way in WAYS]
+    out += [f"{np.mean([value(run, 'time', pair) for run in runs]):.0f}" for pair in PAIRS]
+    out += [f"{np.mean([value(run, 'pointing', name) for run in runs]):.0f}" for name in ("pointing", "top-5")]
+    return [*out, f"{np.mean([value(run, 'purity', 'average precision') for run in runs]):.0f}"]
+
+
+HEAD = (
+    "question", "row", "seeds", "held-out t->v", "held-out v->t", "test t->v R@1", "test v->t R@1",
+    "against SUMA, t->v (95 %)", "aligned t->v", "aligned v->t", *PAIRS, "pointing", "top-5", "concept AP",
+)  # fmt: skip
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows as Markdown."""
+    reference = next((row for row in rows if row["name"] == REFERENCE), None)
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    return "\n".join(lines + ["| " + " | ".join(cells(row, reference)) + " |" for row in rows])
+
+
+def pictures(rows: Sequence[Row], folder: Path) -> None:
+    """recall.png: R@1 of every row with its bootstrap interval; time.png: the minimal pairs of the baselines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.2 + 0.27 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    at = np.arange(len(rows))[::-1]
+    for shift, way, colour in ((0.16, "t2v", "#31688e"), (-0.16, "v2t", "#b5651d")):
+        mean = [100 * hits(row, way).mean() for row in rows]
+        picks = np.random.default_rng(0).integers(len(hits(rows[0], way)), size=(1000, len(hits(rows[0], way))))
+        low, high = np.transpose([np.percentile(100 * hits(row, way)[picks].mean(1), [2.5, 97.5]) for row in rows])
+        bars = [np.array(mean) - low, high - np.array(mean)]
+        axes.errorbar(mean, at + shift, xerr=bars, fmt="o", ms=3, color=colour, label=way.replace("2", " to "))
+    axes.set_yticks(at, [f"{row['question']}: {row['name']}" for row in rows], fontsize=7)
+    axes.set_xlabel("R@1 on the Scenes test split, % (95 % interval over the queries)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="lower left")
+    figure.savefig(folder / "recall.png", dpi=120)
+
+    shown = [row for row in rows if row["question"] == "baselines"] or list(rows)
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for i, row in enumerate(shown):
+        values = [np.mean([value(run, "time", pair) for run in row["runs"]]) for pair in PAIRS]
+        axes.bar(np.arange(len(PAIRS)) + (i - len(shown) / 2 + 0.5) * 0.16, values, 0.15, label=row["name"])
+    axes.axhline(50, color="black", lw=0.8, ls="--")
+    axes.set_xticks(range(len(PAIRS)), PAIRS)
+    axes.set_ylabel("right twin, % (chance 50)")
+    axes.set_ylim(30, 100)
+    axes.legend(fontsize=6, loc="upper right")
+    figure.savefig(folder / "time.png", dpi=120)
+
+
+def write(rows: Sequence[Row], folder: Path, command: str, machine: str) -> str:
+    """The report into a folder: table.md, ablation.json, recall.png, time.png. Returns the table."""
+    if not rows:
+        return "no run has its results yet"
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [run for row in rows for run in row["runs"]]
+    hours = sum(run.get("cpu_seconds", 0) for run in runs) / 3600
+    text = [
+        "# Ablation on Scenes", "",
+        f"`{command}`; {len(runs)} runs, {hours:.1f} CPU hours in all; {machine}.", "",
+        "All rows: the same frozen image tower, the same steps, one option changed against SUMA. ± is the standard "
+        "deviation over seeds; intervals are a bootstrap over the 1,000 test queries, for the difference to SUMA "
+        "paired by query (on the seeds that both have). Choices are made by the held-out *training* videos. In the "
+        "minimal pairs chance is 50.", "",
+        table(rows), "", "![R@1 of every row](recall.png)", "", "![Minimal pairs in time](time.png)", "",
+    ]  # fmt: skip
+    (folder / "table.md").write_text("\n".join(text), encoding="utf-8")
+    packed = json.loads(json.dumps(rows))
+    for row in packed:
+        for run in row["runs"]:
+            run["first"] = {way: "".join("1" if r <= 1 else "0" for r in run["ranks"][way]) for way in WAYS}
+            for name in ("ranks", "visitors", "data"):
+                run.pop(name, None)
+    (folder / "ablation.json").write_text(json.dumps(packed, separators=(",", ":")) + "\n", encoding="utf-8")
+    pictures(rows, folder)
+    return table(rows)
