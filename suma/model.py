@@ -317,16 +317,26 @@ class SUMA(
             raise ValueError("encode_text takes a list of sentences: wrap the one in [ ]")
         return self.encode_tokens(self.tokenize(sentences).to(self.device))
 
-    def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W) -> frame features (N, D), not normalised; uint8 is normalised here, floats are taken
-        as they are."""
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """What the image tower gives of pixels (N, 3, H, W): its feature, and with a frame grid the picture's regions
+        behind it (N, D + G * G * C). uint8 is normalised here, floats are taken as they are."""
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
         if self.grid is None:
             return self.clip.encode_image(pixels)
         found = self.clip.visual.forward_intermediates(pixels, indices=1)  # of the last block
-        return found["image_features"] + self.grid(found["image_intermediates"][0])
+        return torch.cat([found["image_features"], self.grid.regions(found["image_intermediates"][0])], dim=-1)
+
+    def frame_features(self, images: Tensor) -> Tensor:
+        """What `encode_images` gives (N, D + ...) -> frame features (N, D), not normalised."""
+        if self.grid is None:
+            return images
+        return images[:, : self.dim] + self.grid(images[:, self.dim :])
+
+    def encode_frames(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, 3, H, W), as `encode_images` takes them -> frame features (N, D), not normalised."""
+        return self.frame_features(self.encode_images(pixels))
 
     def pool(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Frame features (V, F, D), not normalised, mask (V, F) -> unit video features (V, D)."""
@@ -337,7 +347,7 @@ class SUMA(
     def encode_video(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D).
 
-        Instead of pixels, what `encode_frames` made of them (V, F, D).
+        Instead of pixels, what `encode_images` made of them (V, F, D + ...).
         """
         if pixels.ndim not in (3, 5):
             raise ValueError(f"pixels must be (V, F, 3, H, W), got {tuple(pixels.shape)}")
@@ -345,9 +355,8 @@ class SUMA(
             mask = torch.ones(pixels.shape[:2], dtype=torch.bool, device=pixels.device)
         if not bool(mask.any(1).all()):
             raise ValueError("every video needs at least one valid frame")
-        frames = pixels
-        if pixels.ndim == 5:
-            frames = self.encode_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        encode = self.encode_frames if pixels.ndim == 5 else self.frame_features
+        frames = encode(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
         return self.pool(frames, mask), F.normalize(frames.float(), dim=-1)
 
     # ---- the concept space and the score ---------------------------------------------------------------------------

@@ -61,7 +61,12 @@ class FrameGrid(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patch features (N, C, H, W) of the image tower -> what is added to the frame features (N, D)."""
-        regions = F.adaptive_avg_pool2d(patches.to(self.norm.weight.dtype), self.grid).flatten(2).transpose(1, 2)
-        return self.out(F.gelu(self.reduce(self.norm(regions))).flatten(1))
+    def regions(self, patches: Tensor) -> Tensor:
+        """Patch features (N, C, H, W) of the image tower -> their means over the regions (N, G * G * C)."""
+        return F.adaptive_avg_pool2d(patches, self.grid).flatten(2).transpose(1, 2).flatten(1)
+
+    def forward(self, regions: Tensor) -> Tensor:
+        """Regions (N, G * G * C) -> what is added to the frame features (N, D)."""
+        width = self.norm.normalized_shape[0]
+        x = regions.to(self.norm.weight.dtype).unflatten(1, (self.grid**2, width))
+        return self.out(F.gelu(self.reduce(self.norm(x))).flatten(1))

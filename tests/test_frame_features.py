@@ -30,14 +30,22 @@ def test_features_stand_for_pixels_and_are_encoded_once(benchmark: Path, tiny_mo
     valid = by_pixels.mask
     assert torch.equal(by_features.mask, valid) and valid.sum(1).tolist() == [3, 4, 4, 4]
     assert torch.allclose(by_features.frames[valid], by_pixels.frames[valid], atol=1e-5)
-    monkeypatch.setattr(SUMA, "encode_frames", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(SUMA, "encode_images", lambda *_: pytest.fail("encoded again"))
     assert np.array_equal(FrameFeatures(cache, tiny_model).get(1, np.arange(4)), kept.get(1, np.arange(4)))
 
 
-def test_another_tower_has_features_of_its_own(benchmark: Path, tiny_model: SUMA, tower, captions, tmp_path: Path):
-    cache = FrameCache(load_clips(str(benchmark), "train_9k"), 4, tiny_model.config.image, tmp_path)
+def test_another_tower_has_features_of_its_own_and_a_grid_its_regions(
+    benchmark: Path, tiny_model: SUMA, tower, captions, tmp_path: Path
+):
+    clips = load_clips(str(benchmark), "train_9k")
+    cache = FrameCache(clips, 4, tiny_model.config.image, tmp_path)
     cache.build()
     other = SUMA.from_clip(tower, captions, num_concepts=12, seed=5)
     assert FrameFeatures(cache, tiny_model).file != FrameFeatures(cache, other).file
-    with pytest.raises(ValueError, match="frame grid"):
-        FrameFeatures(cache, SUMA.from_clip(tower, captions, num_concepts=12, frame_grid=2))
+    grid = SUMA.from_clip(tower, captions, num_concepts=12, frame_grid=2)
+    with torch.no_grad():
+        grid.grid.out.weight.normal_()
+    kept = FrameFeatures(cache, grid)
+    assert kept.shape == (64 + 4 * 64,)
+    by_features, by_pixels = (encode_videos(grid, clips, frames).features for frames in (kept, cache))
+    assert torch.allclose(by_features, by_pixels, atol=1e-5)

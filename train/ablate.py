@@ -32,7 +32,7 @@ MAIN = "baselines"
 BASE: dict[str, Any] = {
     "pretrained": "", "num_concepts": 256, "min_count": 5, "temporal_layers": 3, "train_frames": 4, "num_frames": 12,
     "cache_frames": 12, "group_size": 32, "batch_size": 128, "clip_lr": 5e-4, "new_lr": 1e-3, "weight_decay": 0.1,
-    "freeze_image": True, "held_out": 500, "log_every": 100,
+    "freeze_image": True, "log_every": 100,
 }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ ROWS = [
 QUICK = [row for row in ROWS if row.question == MAIN][::2]  # mean pooling, both grains, SUMA
 
 
-def word_count(data: Path, config: str) -> int:
+def word_count(data: Path, config: str, held_out: int, seed: int) -> int:
     """Distinct words of the training captions that are not held out for selection, as train.py draws those."""
     from benchmarks import load_clips
     from data import hold_out
@@ -101,7 +101,7 @@ def word_count(data: Path, config: str) -> int:
     from suma.concepts import count_words
 
     clips = load_clips(str(data), config)
-    kept, _ = hold_out(clips, BASE["held_out"], 0)
+    kept, _ = hold_out(clips, held_out, seed)
     return len(count_words(caption for i in kept for caption in clips[i].captions))
 
 
@@ -130,10 +130,16 @@ def run_row(row: Row, seed: int, args: argparse.Namespace) -> None:
     folder = args.runs / f"{row.slug}-{seed}"
     if (folder / "results.json").exists():
         return
-    options = {**BASE, **row.options, "seed": seed, "steps": args.steps, "eval_every": args.steps // 2}
-    options |= {"save_every": 10 * args.steps, "dataset": args.dataset, "clip": args.clip, "output": folder}
+    options = {**BASE, **row.options, "seed": seed, "steps": args.steps, "held_out": args.held_out}
+    options |= {
+        "eval_every": max(1, args.steps // 2),
+        "save_every": 10 * args.steps,
+        "dataset": args.dataset,
+        "clip": args.clip,
+        "output": folder,
+    }
     if options["num_concepts"] == "all":
-        options["num_concepts"] = word_count(args.dataset, "train_9k")
+        options["num_concepts"] = word_count(args.dataset, "train_9k", args.held_out, seed)
     if options.get("word_vectors") == "wordllama":
         options["word_vectors"] = wordllama_vectors(args.dataset, "train_9k", args.runs / "wordllama.txt")
         if options["word_vectors"] is None:
@@ -185,6 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
     parser.add_argument("--report", type=Path, default=Path("assets/report"), help="where the report is written")
     parser.add_argument("--steps", type=int, default=600, help="of each run")
+    parser.add_argument("--held-out", type=int, default=500, help="training videos kept for selection")
     parser.add_argument("--seeds", type=int, default=3, help="of the baselines' rows")
     parser.add_argument("--more-seeds", type=int, default=1, help="of the other rows")
     parser.add_argument("--quick", action="store_true", help="three rows, one seed, to see that it works")

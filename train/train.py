@@ -51,11 +51,6 @@ class Run(NamedTuple):
     pairs: int  # training captions
 
 
-def encoded_once(c: TrainConfig) -> bool:
-    """Whether the frames' features stay the same through the run."""
-    return c.freeze_image and not c.frame_grid
-
-
 def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     """Clips, held-out training clips for selection, the model to start from, and cached frames.
 
@@ -88,7 +83,7 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
         failures = cache.build(c.skip_unreadable)
     for reason in failures:
         accelerator.print(f"left out: {reason}")
-        frames = FrameFeatures(cache, model) if encoded_once(c) else cache
+        frames = FrameFeatures(cache, model) if c.freeze_image else cache
     if c.test_config:
         load(model, c.dataset, c.test_config, accelerator, **options)
     readable = cache.counts > 0
@@ -231,7 +226,7 @@ def finish(c: TrainConfig, output: Path) -> None:
     if c.test_config and results.get("config") != c.test_config:
         saved.to("cuda" if torch.cuda.is_available() else "cpu")
         try:
-            results = evaluate(saved, c.dataset, c.test_config, keep=encoded_once(c), **options)
+            results = evaluate(saved, c.dataset, c.test_config, keep=c.freeze_image, **options)
         except (ValueError, OSError) as error:
             told = " ".join(str(error).split())
             raise SystemExit(f"not evaluated: {told}. The trained model is in {folder}") from error
