@@ -81,9 +81,9 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     with accelerator.main_process_first():
         cache = FrameCache(clips, c.cache_frames, model.config.image, form=c.cache_format)
         failures = cache.build(c.skip_unreadable)
+        frames = FrameFeatures(cache, model.to(accelerator.device)) if c.freeze_image else cache
     for reason in failures:
         accelerator.print(f"left out: {reason}")
-        frames = FrameFeatures(cache, model) if c.freeze_image else cache
     if c.test_config:
         load(model, c.dataset, c.test_config, accelerator, **options)
     readable = cache.counts > 0
