@@ -31,7 +31,8 @@ import train
 
 MAIN = "baselines"
 BASE: dict[str, Any] = {  # two temporal layers: the bundled model has three, so none starts with its
-    "also": "short,sides", "pretrained": "", "num_concepts": 256, "min_count": 5, "frame_grid": 3, "temporal_layers": 2, "train_frames": 4, "num_frames": 12,
+    "also": "short,sides", "pretrained": "", "num_concepts": 256, "min_count": 5, "frame_grid": 3,
+    "temporal_layers": 2, "train_frames": 4, "num_frames": 12,
     "cache_frames": 12, "group_size": 32, "batch_size": 128, "clip_lr": 5e-4, "new_lr": 1e-3, "weight_decay": 0.1,
     "freeze_image": True, "log_every": 100,
 }  # fmt: skip
