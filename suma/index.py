@@ -65,8 +65,8 @@ class Rows(Sequence[Row]):
     def __getitem__(self, i: int | slice) -> Row | list[Row]:
         positions = self._snapshot.live[i]
         if isinstance(i, slice):
-            return self._snapshot.table.rows(positions)
-        return self._snapshot.table.rows([int(positions)])[0]
+            return self._snapshot.rows(positions)
+        return self._snapshot.rows([int(positions)])[0]
 
     def __iter__(self) -> Iterator[Row]:
         for i in range(0, len(self), 1000):
@@ -107,7 +107,7 @@ class VideoIndex:
     @property
     def failed(self) -> list[Row]:
         """Files that could not be read, with reasons."""
-        return self.store.snapshot.table.files("reason != ''")
+        return self.store.snapshot.table.files("reason != ''", at=self.store.snapshot.at)
 
     def __len__(self) -> int:
         return len(self.store.snapshot.live)

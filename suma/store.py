@@ -11,9 +11,9 @@
 | `lock`, `writer.json` | held by the one process that writes, and who that is |
 
 A commit appends to the feature files, flushes them, and then ends the database transaction that names the new rows:
-what lies behind the last named row is left from a killed run, and is overwritten. Removing marks clips; once half of
-them are, a new generation without them is written beside the old one. So readers never see half of anything, and never
-wait for a writer's work.
+what lies behind the last named row is left from a killed run, and is overwritten. Removing marks clips and files; once
+half of the clips are, a new generation without them is written beside the old one. So readers see the whole state that
+they opened, and never wait for a writer's work.
 
 Shapes: N clips, M feature rows, F frames, D joint width.
 """
@@ -30,9 +30,9 @@ from typing import NamedTuple
 import numpy as np
 
 from suma.disk import LOCK, WRITER, append, clear_errors, replace, sha256, writer_lock
-from suma.rows import Row, RowTable
+from suma.rows import Moment, Row, RowTable
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 ARRAYS = {"features": "float16", "folded": "float16", "scales": "float32"}
 VERIFY_BYTES = 1 << 28  # a larger index is checked by `verify` only, not at every opening
@@ -59,6 +59,31 @@ class Snapshot(NamedTuple):
     features: np.ndarray  # (M, D) float16, memory-mapped
     folded: np.ndarray  # (all positions, 2D) float16, memory-mapped
     scales: np.ndarray  # (M,) float32, memory-mapped
+    at: Moment  # the state of the files
+
+    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
+        """These clips, each with the first of its files."""
+        return self.table.rows(positions, self.at)
+
+    def file(self, path: str | Path) -> Row | None:
+        """What is known of a file, without its frames."""
+        return self.table.file(path, self.at)
+
+    def positions_of(self, path: str | Path) -> list[int]:
+        """The clips of a file, in the order of time."""
+        known = self.file(path)
+        sql = "SELECT position FROM clips WHERE digest = ? ORDER BY start, position"
+        found = self.table.all(sql, [known.digest]) if known and known.digest else []
+        return [position for (position,) in found if self.is_live(position)]
+
+    def is_live(self, position: int) -> bool:
+        """Whether a clip can be found."""
+        at = int(np.searchsorted(self.live, position))
+        return at < len(self.live) and int(self.live[at]) == position
+
+    def select(self, condition: str, values: Sequence[object]) -> np.ndarray:
+        """Positions (n,) int64, ascending, of the clips with a file of which an SQL condition holds."""
+        return np.intersect1d(self.table.select(condition, values, self.at), self.live, assume_unique=True)
 
 
 class Store:
@@ -110,11 +135,11 @@ class Store:
                     raise ValueError(f"{self.folder} is damaged: {error}; index the videos again") from error
 
     def _take_snapshot(self, table: RowTable, generation: int) -> Snapshot:
-        count, rows, removed = table.extent()
+        count, rows, removed, at = table.extent()
         live = np.delete(np.arange(count), removed)
         features = self._map("features", generation, (rows, self.dim))
         folded = self._map("folded", generation, (count, 2 * self.dim))
-        return Snapshot(table, live, features, folded, self._map("scales", generation, (rows,)))
+        return Snapshot(table, live, features, folded, self._map("scales", generation, (rows,)), at)
 
     def _map(self, name: str, generation: int, shape: tuple[int, ...]) -> np.ndarray:
         file, kind = self._file(name, generation), np.dtype(ARRAYS[name])
@@ -185,9 +210,10 @@ class Store:
         with table.transaction() as run:
             touched = set()
             for path in [*forget, *(row.path for row in files)]:
-                touched.update(run("SELECT digest FROM files WHERE path = ?", [table.stored(path)]).fetchall())
+                there = "SELECT digest FROM files WHERE path = ? AND NOT removed"
+                touched.update(run(there, [table.stored(path)]).fetchall())
             for path in forget:
-                run("DELETE FROM files WHERE path = ?", [table.stored(path)])
+                table.remove_file(run, path)
             for row in files:
                 table.put_file(run, row)
             for c in clips:
@@ -199,7 +225,7 @@ class Store:
             for values in sums:
                 run("INSERT INTO checksums VALUES (?, ?, ?, ?)", values)
             for (digest,) in touched:
-                if not run("SELECT 1 FROM files WHERE digest = ?", [digest]).fetchone():
+                if not run("SELECT 1 FROM files WHERE digest = ? AND NOT removed", [digest]).fetchone():
                     run("UPDATE clips SET removed = 1 WHERE digest = ?", [digest])
         self.snapshot = self._take_snapshot(table, self.generation)
 
