@@ -25,10 +25,10 @@ from suma.decoder import Decoder, refuse_sparse
 from suma.disk import digest_of
 from suma.files import find_videos
 from suma.model import SUMA
+from suma.pixels import resize_frames
 from suma.rows import Row, RowTable, describe
 from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
-from suma.video import resize_frames
 
 COMMIT_SECONDS = 5.0  # between two commits; what a kill costs
 COMMIT_CLIPS = 2000

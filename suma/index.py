@@ -19,6 +19,7 @@ from suma.candidates import Candidates
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
 from suma.model import SUMA
+from suma.pixels import resize_frames
 from suma.rows import Row, describe, key
 from suma.similarity import (
     Texts,
@@ -31,7 +32,6 @@ from suma.similarity import (
     score_by_scale,
 )
 from suma.store import MANIFEST, Snapshot, Store
-from suma.video import resize_frames
 
 CANDIDATES = 100  # videos of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000
