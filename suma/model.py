@@ -32,12 +32,13 @@ from suma.concepts import (
     naming_order,
     nearest_centre,
 )
+from suma.pixels import normalize
 from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
 from suma.similarity import AGGREGATIONS, Scoring, Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
-from suma.video import normalize
 
 FORMAT_VERSION = 1
+LATER = ("frame_grid", "coarse_share", "activation")  # options that came later: at their defaults they change no name
 
 
 @dataclass
@@ -283,7 +284,8 @@ class SUMA(
     def fingerprint(self) -> str:
         """16 hex digits that name this model: config and weights as they are at the first call."""
         if not self._fingerprint:
-            digest = hashlib.sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+            told = {n: x for n, x in asdict(self.config).items() if n not in LATER or x != getattr(SUMAConfig, n)}
+            digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
