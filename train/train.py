@@ -111,7 +111,8 @@ def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor, a
         return best
     sims = similarities(model, texts, videos)
     correct = torch.eye(len(clips), dtype=torch.bool)
-    share = choose_share(sims, correct, model.config.scoring)
+    untrained = c.alpha == c.beta == 0  # an aligned space that no loss has seen would help by chance alone
+    share = 0.0 if untrained else choose_share(sims, correct, model.config.scoring)
     result = both_ways(combine(sims, model.config.scoring._replace(concept_share=share)), correct)
     monitor.held_out(step, result, share)
     mean = (result["t2v"].r1 + result["v2t"].r1) / 2
