@@ -155,6 +155,8 @@ def run_row(row: Row, seed: int, args: argparse.Namespace) -> None:
     print(f"== {row.question}: {row.name}, seed {seed}", flush=True)
     began, cpu = time.time(), time.process_time()
     train.main(flags)
+    if not (folder / "results.json").exists():
+        raise SystemExit("stopped: the same command goes on from here")
     AcceleratorState._reset_state(True)
     gc.collect()
     cost = {"seconds": round(time.time() - began), "cpu_seconds": round(time.process_time() - cpu)}
@@ -208,10 +210,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no row holds {args.only!r}")
     args.runs.mkdir(parents=True, exist_ok=True)
     seeds = 1 if args.quick else args.seeds
-    for seed in range(0 if args.report_only else max(seeds, args.more_seeds)):
-        for row in rows:
-            if seed < (seeds if row.question == MAIN else args.more_seeds):
-                run_row(row, seed, args)
+    todo = [(row, seed) for row in rows for seed in range(seeds if row.question == MAIN else args.more_seeds)]
+    for row, seed in () if args.report_only else sorted(todo, key=lambda pair: pair[0].question != MAIN):
+        run_row(row, seed, args)
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
     command = f"python train/ablate.py --dataset SCENES --clip {args.clip} --steps {args.steps} --seeds {args.seeds}"
     print(report.write(collect(rows, range(max(seeds, args.more_seeds)), args.runs), args.report, command, machine))
