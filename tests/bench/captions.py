@@ -1,8 +1,8 @@
 """What a long caption list costs. `python tests/bench/captions.py [--lines 200000]`
 
 The lines are those of MSR-VTT and MSVD, from the JSON files of the folders that `--text` names (rows with a `caption`,
-or captions by video). They are encoded and kept once; then a fresh process opens the index and asks with its videos: times,
-memory, and how much of the ten best by the full score of all lines the two stages find.
+or captions by video). They are encoded and kept once; then a fresh process opens the index and asks with its videos:
+times, memory, and how much of the ten best by the full score of all lines the two stages find.
 """
 
 import argparse
