@@ -1,4 +1,4 @@
-"""`python -m suma index | search | captions | similar | info | check`: the index from the command line."""
+"""`python -m suma index | merge | search | captions | similar | info | check`: the index from the command line."""
 
 import os
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from suma import shards
+from suma.build import Report
 from suma.cpu import use_fast_matmul
 from suma.files import find_videos
 from suma.index import Match, VideoIndex
@@ -44,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--prune", action="store_true", help="remove what is gone from the folders that are given")
     index.add_argument("--retry", action="store_true", help="read files again that could not be read")
     index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster, cosines off by less than 1e-3")
+    merge = command("merge", "bring indexes made on several machines into one")
+    merge.add_argument("indexes", nargs="+", help="their folders")
+    merge.add_argument("-o", "--output", required=True, help="the folder of the one that takes them in, new or not")
     search = command("search", "text -> videos")
     search.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
@@ -85,14 +90,31 @@ def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
     use_fast_matmul()
     model = SUMA.from_pretrained(args.model)
+    if args.command == "merge":
+        report, count = shards.merge_folders(model, args.indexes, args.output)
+        done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
+        print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
+        return 0
     if args.command == "index":
+        place = shards.place(os.environ)
+        shared = place[1] > 1 or shards.folder_of(args.output).is_dir()  # left by ranks that died
+
+        def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> Report:
+            prune, retry = args.prune and whole, args.retry and not (shared and whole)
+            return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16)
+
         new = not (Path(args.output) / MANIFEST).is_file()
         find_videos(args.videos)  # nothing to add is an error before anything is written
+        model.to(shards.device(os.environ))
+        if shared:
+            shards.fill(model, args.output, args.videos, place, add, args.retry)
+            if place[0]:
+                return 0
         index = VideoIndex(model) if new else VideoIndex.load(args.output, model)
         if args.captions:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)
-        report = index.add(args.videos, args.workers, args.prune, args.retry, args.time_limit, args.bf16)
+        report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
         if args.json:
             print(json.dumps(asdict(report), ensure_ascii=False))
         else:

@@ -244,6 +244,10 @@ class Store:
                     run("INSERT INTO captions VALUES (?, ?)", values)
             new._publish()
 
+    def clips_of(self, digest: str) -> list[NewClip]:
+        """The clips of a content, with their features."""
+        return self._read_block(np.array(self.snapshot.table.positions_of(digest), np.int64))[1]
+
     def _read_block(self, positions: np.ndarray) -> tuple[list[Row], list[NewClip]]:
         """These clips, and the files they belong to."""
         table, clips = self.snapshot.table, []

@@ -14,7 +14,7 @@ LEVELS = {  # a file imports only files of lower levels
     "suma.rows": 0, "suma.backbone": 0, "suma.saved": 0,
     "suma.files": 1, "suma.store": 1, "suma.decoder": 1, "suma.model": 1,
     "suma.candidates": 2, "suma.steer": 2,
-    "suma.build": 3, "suma.index": 4, "suma.explain": 5, "suma": 6, "suma.__main__": 7,
+    "suma.build": 3, "suma.index": 4, "suma.explain": 5, "suma.shards": 5, "suma": 6, "suma.__main__": 7,
 }  # fmt: skip
 ROOMS = ("suma", "train", "ui", "app", "tests")
 
