@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from suma import shards
 from suma.build import Report
 from suma.cpu import use_fast_matmul
 from suma.files import find_videos
@@ -89,13 +88,17 @@ def _show(matches: Sequence[Match], as_json: bool) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
     use_fast_matmul()
-    model = SUMA.from_pretrained(args.model)
+    model = SUMA.from_pretrained(args.model, text_only=args.command == "search")
     if args.command == "merge":
+        from suma import shards
+
         report, count = shards.merge_folders(model, args.indexes, args.output)
         done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
         print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
         return 0
     if args.command == "index":
+        from suma import shards
+
         place = shards.place(os.environ)
         shared = place[1] > 1 or shards.folder_of(args.output).is_dir()  # left by ranks that died
 

@@ -24,6 +24,7 @@ RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at leas
 TRAINING = 65_536  # vectors, evenly spaced, that the quantiser learns from
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 BLOCK = 50_000  # vectors read at once
+SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
 class Candidates:
@@ -34,15 +35,19 @@ class Candidates:
         self._coarse: Any = None  # faiss index of the first positions, or None
         self._exact: Any = None  # faiss index of the positions that follow
         self._mutex = threading.Lock()
+        self._asked = False
 
     def search(
         self, store: Store, snapshot: Snapshot, query: np.ndarray, number: int, allowed: np.ndarray | None = None
     ) -> list[int]:
         """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given."""
+        chosen = snapshot.live if allowed is None else allowed
+        if not self._asked and len(chosen) <= SMALL:
+            self._asked = True
+            return [position for _, position in _best(snapshot, chosen, np.asarray(query, np.float32), number)]
         with self._mutex:
             self._take_in(store, snapshot)
             coarse, exact = self._coarse, self._exact
-        chosen = snapshot.live if allowed is None else allowed
         if not len(chosen):
             return []
         vector, total = np.ascontiguousarray(query[None], np.float32), len(snapshot.folded)
