@@ -13,7 +13,7 @@ LEVELS = {  # a file imports only files of lower levels
     "suma.video": 0, "suma.concepts": 0, "suma.similarity": 0, "suma.text": 0, "suma.cpu": 0, "suma.disk": 0,
     "suma.rows": 0, "suma.text_tower": 0, "suma.backbone": 0, "suma.saved": 0,
     "suma.files": 1, "suma.store": 1, "suma.decoder": 1, "suma.model": 1,
-    "suma.candidates": 2, "suma.steer": 2,
+    "suma.candidates": 2, "suma.hubness": 2, "suma.steer": 2,
     "suma.build": 3, "suma.index": 4, "suma.explain": 5, "suma.shards": 5, "suma": 6, "suma.__main__": 7,
 }  # fmt: skip
 ROOMS = ("suma", "train", "ui", "app", "tests")
