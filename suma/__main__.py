@@ -45,12 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--prune", action="store_true", help="remove what is gone from the folders that are given")
     index.add_argument("--retry", action="store_true", help="read files again that could not be read")
     index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster, cosines off by less than 1e-3")
+    index.add_argument("--hubness", action="store_true", help="keep what `search --hubness` needs, from now on")
     merge = command("merge", "bring indexes made on several machines into one")
     merge.add_argument("indexes", nargs="+", help="their folders")
     merge.add_argument("-o", "--output", required=True, help="the folder of the one that takes them in, new or not")
     search = command("search", "text -> videos")
     search.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
+    search.add_argument(
+        "--hubness", action="store_true", help="take from every score what the video scores with texts at large"
+    )
     captions = command("captions", "video -> captions of the index's list")
     similar = command("similar", "video or image -> videos")
     for sub in (captions, similar):
@@ -118,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)
         report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
+        if args.hubness:
+            index.keep_hubness()
         if args.json:
             print(json.dumps(asdict(report), ensure_ascii=False))
         else:
@@ -134,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         index.store.verify()
         print(json.dumps({"sound": True, "videos": len(index)}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
-        _show(index.search(args.query, args.top_k), args.json)
+        _show(index.search(args.query, args.top_k, hubness=args.hubness), args.json)
     elif args.command == "similar":
         _show(index.similar(args.video, args.top_k), args.json)
     elif args.command == "captions":

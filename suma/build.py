@@ -25,10 +25,10 @@ from suma.decoder import Decoder, refuse_sparse
 from suma.disk import digest_of
 from suma.files import find_videos
 from suma.model import SUMA
+from suma.pixels import resize_frames
 from suma.rows import Row, RowTable, describe
 from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
-from suma.video import resize_frames
 
 COMMIT_SECONDS = 5.0  # between two commits; what a kill costs
 COMMIT_CLIPS = 2000
@@ -189,7 +189,7 @@ class Builder:
             if maybe_known and self._claim(row):
                 job.known = True
                 return
-            for part in decoder.read(row.path, self.model.config.num_frames):
+            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
                 pixels = [
                     resize_frames(frame, image["size"], image["resize_mode"], image["interpolation"])
                     for frame in part.frames

@@ -11,26 +11,45 @@ import contextlib
 import hashlib
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from suma.disk import replace
-from suma.store import Snapshot, Store
+from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
 RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at least so many, and this share of all
 TRAINING = 65_536  # vectors, evenly spaced, that the quantiser learns from
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 BLOCK = 50_000  # vectors read at once
+MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
 SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
-class Candidates:
-    """Searches the folded vectors of a store's snapshots, and takes in what a later one adds."""
+class Vectors(Protocol):
+    """What is searched: a snapshot of a store, or a caption list."""
 
-    def __init__(self) -> None:
+    @property
+    def table(self) -> Any:
+        """The same object as long as vectors are only added."""
+
+    @property
+    def live(self) -> np.ndarray:
+        """(N,) int64: positions that can be found, ascending."""
+
+    @property
+    def folded(self) -> np.ndarray:
+        """(all positions, 2D) float16."""
+
+
+class Candidates:
+    """Searches folded vectors, and takes in what a later snapshot adds; `name`: of the cache's files. Always with
+    `less`, or never: it lies in the vectors, as one dimension more."""
+
+    def __init__(self, name: str = "first") -> None:
+        self._name = name
         self._table: Any = None  # of the generation that is held
         self._coarse: Any = None  # faiss index of the first positions, or None
         self._exact: Any = None  # faiss index of the positions that follow
@@ -38,15 +57,17 @@ class Candidates:
         self._asked = False
 
     def search(
-        self, store: Store, snapshot: Snapshot, query: np.ndarray, number: int, allowed: np.ndarray | None = None
-    ) -> list[int]:
-        """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given."""
+        self, store: Store, snapshot: Vectors, query: np.ndarray, number: int, allowed: np.ndarray | None = None,
+        less: np.ndarray | None = None,
+    ) -> list[int]:  # fmt: skip
+        """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given.
+        less (all positions,): what the inner product of each is lessened by."""
         chosen = snapshot.live if allowed is None else allowed
         if not self._asked and len(chosen) <= SMALL:
             self._asked = True
-            return [position for _, position in _best(snapshot, chosen, np.asarray(query, np.float32), number)]
+            return [position for _, position in _best(snapshot, chosen, np.asarray(query, np.float32), number, less)]
         with self._mutex:
-            self._take_in(store, snapshot)
+            self._take_in(store, snapshot, less)
             coarse, exact = self._coarse, self._exact
         if not len(chosen):
             return []
@@ -58,24 +79,26 @@ class Candidates:
         start = coarse.ntotal if coarse is not None else 0
         found = []
         if coarse is not None and len(chosen) <= BLOCK:
-            found.append(_best(snapshot, chosen[chosen < start], vector[0], number))
+            found.append(_best(snapshot, chosen[chosen < start], vector[0], number, less))
         elif coarse is not None:
             asked = min(start, int(max(RESCORED, RESCORED_SHARE * total, number) * total / len(chosen)))
             named = coarse.search(vector, asked)[1][0]
             named = named[(named >= 0) & (named < total)]
             named = named if permitted is None else named[permitted[named]]
-            found.append(_best(snapshot, named, vector[0], number))
+            found.append(_best(snapshot, named, vector[0], number, less))
         if exact.ntotal:
+            if less is not None:
+                vector = np.pad(vector, [(0, 0), (0, MORE)], constant_values=1)
             found.append(_scan(exact, start, vector, number, permitted))
         scored = [pair for part in found for pair in part]
         return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
 
-    def _take_in(self, store: Store, snapshot: Snapshot) -> None:
+    def _take_in(self, store: Store, snapshot: Vectors, less: np.ndarray | None) -> None:
         import faiss
 
         if self._table is not snapshot.table:
-            width = snapshot.folded.shape[1]
-            self._coarse = _cached(store, snapshot) if len(snapshot.folded) > EXACT_LIMIT else None
+            width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
+            self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
                 self._coarse = _quantised(snapshot)
             self._exact = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
@@ -83,29 +106,33 @@ class Candidates:
         start = self._coarse.ntotal if self._coarse is not None else 0
         for i in range(start + self._exact.ntotal, len(snapshot.folded), BLOCK):
             codes = np.ascontiguousarray(snapshot.folded[i : i + BLOCK])
+            if less is not None:
+                codes = np.pad(codes, [(0, 0), (0, MORE)])
+                codes[:, -1] = -less[i : i + BLOCK]
             self._exact.add_sa_codes(codes.view(np.uint8))
 
 
-def keep_cache(store: Store) -> None:
-    """Make the cache of a large index where there is none that holds most of it; the store is being written."""
+def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first") -> None:
+    """Make the cache of many vectors (the store's clips, if not others are given) where there is none that holds most
+    of them; the store is being written."""
     import faiss
 
-    snapshot = store.snapshot
-    if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot) is not None:
+    snapshot = store.snapshot if vectors is None else vectors
+    if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot, name) is not None:
         return
     content = faiss.serialize_index(_quantised(snapshot)).tobytes()
-    name = f"first-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
-    old = list(store.folder.glob("first-*.faiss"))
-    replace(store.folder / name, content)
+    file_name = f"{name}-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
+    old = list(store.folder.glob(f"{name.rstrip('0123456789')}*.faiss"))
+    replace(store.folder / file_name, content)
     for file in old:
         file.unlink(missing_ok=True)
 
 
-def _cached(store: Store, snapshot: Snapshot) -> Any:
+def _cached(store: Store, snapshot: Vectors, name: str) -> Any:
     """The quantiser on disk, if it is whole and holds most of the clips."""
     import faiss
 
-    for file in store.folder.glob(f"first-{store.generation}-*.faiss"):
+    for file in store.folder.glob(f"{name}-{store.generation}-*.faiss"):
         count, digest = file.stem.split("-")[2:]
         if CACHE_SHARE * len(snapshot.folded) <= int(count) <= len(snapshot.folded):
             with contextlib.suppress(OSError):
@@ -115,7 +142,7 @@ def _cached(store: Store, snapshot: Snapshot) -> Any:
     return None
 
 
-def _quantised(snapshot: Snapshot) -> Any:
+def _quantised(snapshot: Vectors) -> Any:
     """A product quantiser over all clips of a snapshot."""
     import faiss
 
@@ -127,14 +154,18 @@ def _quantised(snapshot: Snapshot) -> Any:
     return coarse
 
 
-def _best(snapshot: Snapshot, positions: np.ndarray, query: np.ndarray, number: int) -> list[tuple[float, int]]:
-    """The best of these positions by the exact inner product."""
+def _best(
+    snapshot: Vectors, positions: np.ndarray, query: np.ndarray, number: int, less: np.ndarray | None
+) -> list[tuple[float, int]]:
+    """The best of these positions by the exact inner product, lessened by `less`."""
     positions = np.sort(positions)
     if not len(positions):
         return []
     vector = torch.from_numpy(query)
     blocks = [positions[i : i + 512] for i in range(0, len(positions), 512)]  # small ones stay in the processor's cache
     scores = torch.cat([torch.from_numpy(snapshot.folded[block]).float() @ vector for block in blocks]).numpy()
+    if less is not None:
+        scores = scores - less[positions]
     best = np.argsort(-scores)[:number]
     return list(zip(scores[best].tolist(), positions[best].tolist(), strict=True))
 

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from suma.video import read_frames
+from suma.video import read_parts
 
 CHILD = ("-m", "suma.decoder")  # Python's arguments
 TIME_LIMIT = 60.0  # seconds without an answer
@@ -45,14 +45,14 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._late = False
 
-    def read(self, path: str, num_frames: int) -> Iterator[Part]:
-        """The parts of a video. Raises ValueError with the reason where it cannot be read, also where the child died,
-        and OSError where the file may not be opened."""
+    def read(self, path: str, num_frames: int, segment: float = 0.0) -> Iterator[Part]:
+        """The parts of a video (suma.video.parts_of), `num_frames` of each. Raises ValueError with the reason where it
+        cannot be read, also where the child died, and OSError where the file may not be opened."""
         self.digest = ""
         child = self._started()
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.stdin.write(json.dumps({"path": path, "num_frames": num_frames}).encode() + b"\n")
+            child.stdin.write(json.dumps({"path": path, "num_frames": num_frames, "segment": segment}).encode() + b"\n")
             child.stdin.flush()
             while True:
                 answer = json.loads(self._take(child.stdout, None))
@@ -126,31 +126,38 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for line in sys.stdin.buffer:
+
+    def limit(seconds: float) -> None:  # for a child whose parent was killed
         if os.name == "posix":
-            signal.alarm(int(2 * time_limit) + 2)  # for a child whose parent was killed
+            signal.alarm(int(seconds))
+
+    for line in sys.stdin.buffer:
         try:
+            limit(2 * time_limit + 2)
             for header, payload in _answer(**json.loads(line)):
+                limit(0)  # the parent may take its time
                 answers.write(json.dumps(header).encode() + b"\n")
                 answers.write(payload)
                 answers.flush()
+                limit(2 * time_limit + 2)
+            limit(0)
         except BrokenPipeError:
             return
 
 
-def _answer(path: str, num_frames: int) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Headers with their payloads: a part, signs of life while the content is hashed, the digest; or an error."""
+def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Headers with their payloads: the parts, signs of life while the content is hashed, the digest; or an error."""
     try:
         before = os.stat(path)
         if stat.S_ISREG(before.st_mode):  # opening a pipe would wait for its other end
             open(path, "rb").close()  # whether we may, in the system's words
         refuse_sparse(path)
-        frames = read_frames(path, num_frames)
-        header = {
-            "duration": float(frames.duration), "start": 0.0, "end": float(frames.duration),
-            "times": [round(float(t), 3) for t in frames.times], "shape": frames.frames.shape[1:],
-        }  # fmt: skip
-        yield header, np.ascontiguousarray(frames.frames).reshape(-1)
+        for start, end, frames in read_parts(path, num_frames, segment):
+            header = {
+                "duration": float(frames.duration), "start": round(float(start), 3), "end": round(float(end), 3),
+                "times": [round(float(t), 3) for t in frames.times], "shape": frames.frames.shape[1:],
+            }  # fmt: skip
+            yield header, np.ascontiguousarray(frames.frames).reshape(-1)
         hashed = hashlib.sha256()
         with open(path, "rb") as file:
             while content := file.read(HASH_BYTES):

@@ -93,7 +93,7 @@ class Popularity:
             for i in range(len(self._values), len(snapshot.folded), BLOCK):
                 if self._bank is None:
                     self._bank = self._fold(self.texts).float().cpu()
-                vectors = torch.from_numpy(np.ascontiguousarray(snapshot.folded[i : i + BLOCK])).float()
+                vectors = torch.from_numpy(snapshot.folded[i : i + BLOCK].astype(np.float32))
                 parts.append(popularity(self._bank @ vectors.T).numpy())
             if len(parts) > 1:
                 self._values = np.concatenate(parts)

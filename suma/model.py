@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from suma import text
 from suma.backbone import build_clip, load_backbone
 from suma.concepts import ANCHORS, ConceptSpace, cluster_words, common_words, count_words, naming_order, nearest_centre
+from suma.pixels import normalize
 from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
 from suma.similarity import AGGREGATIONS, Texts, Videos, score
 from suma.text_tower import TextTower, fits
-from suma.video import normalize
 
 FORMAT_VERSION = 1
 

@@ -1,6 +1,8 @@
 """What an index knows of each video, in SQLite: files (path, size, time, content, reason) and the clips cut from them.
 
 A clip belongs to a content (sha256), not to a path: copies of a file share their clips, and a moved file keeps them.
+A file that is forgotten or changed keeps its old row, marked with the number of the commit that removed it, until a new
+generation is written: so who opened the index before still reads the state of that moment.
 """
 
 import contextlib
@@ -10,13 +12,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 SCHEMA = """
-CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB UNIQUE NOT NULL, size INTEGER NOT NULL, mtime REAL NOT NULL,
-    digest TEXT NOT NULL, duration REAL NOT NULL, reason TEXT NOT NULL);
+CREATE TABLE files (id INTEGER PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mtime REAL NOT NULL,
+    digest TEXT NOT NULL, duration REAL NOT NULL, reason TEXT NOT NULL, removed INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX files_by_path ON files(path);
+CREATE INDEX files_removed ON files(removed) WHERE removed > 0;
 CREATE INDEX files_by_content ON files(digest);
 CREATE INDEX files_by_size ON files(size);
 CREATE INDEX files_failed ON files(id) WHERE reason != '';
@@ -24,6 +28,7 @@ CREATE TABLE clips (position INTEGER PRIMARY KEY, digest TEXT NOT NULL, start RE
     times BLOB NOT NULL, first INTEGER NOT NULL, removed INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX clips_by_content ON clips(digest);
 CREATE INDEX clips_removed ON clips(position) WHERE removed;
+CREATE INDEX clips_later ON clips(position) WHERE start > 0;
 CREATE TABLE checksums (name TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE captions (position INTEGER PRIMARY KEY, caption TEXT NOT NULL);
 """
@@ -44,6 +49,28 @@ class Row:
     reason: str = ""
     start: float = 0.0  # seconds: the part of the file that this row stands for
     end: float = 0.0
+
+
+class Moment(NamedTuple):
+    """A state of the files: those with an id up to `last` that no commit up to number `commit` removed."""
+
+    last: int
+    commit: int
+
+
+class Extent(NamedTuple):
+    """How much of the index's arrays is in use."""
+
+    clips: int  # positions, also of removed clips
+    rows: int  # of features
+    removed: list[int]  # positions
+    captions: int  # rows of captions' vectors, also of lists that were replaced
+    cut: bool  # whether a file has more than one part
+    at: Moment
+
+
+NOW = Moment(1 << 62, 1 << 62)  # whatever comes
+_THERE = "files.id <= ? AND (files.removed = 0 OR files.removed > ?)"  # at a Moment
 
 
 def key(path: str | Path) -> str:
@@ -115,35 +142,52 @@ class RowTable:
         inside = self.stored(folder) + slash
         return "(path >= ? AND path < ?)", [inside, inside[:-1] + bytes([inside[-1] + 1])]
 
+    def within(self, folder: str, root: str = "") -> tuple[str, list[object]]:
+        """An SQL condition for the files below an absolute folder; or in any folder of this name, or path, whose name
+        begins below `root`."""
+        if os.path.isabs(folder):
+            return self.below(folder)
+        slash, inside = os.fsencode(os.sep), os.fsencode(os.path.join(os.sep, os.path.normpath(folder), ""))
+        start, above = len(os.fsencode(root.rstrip(os.sep))) + 1, os.fsencode(os.path.join(self.above, ""))
+        whole = "CAST(CASE WHEN substr(path, 1, 1) = ? THEN path ELSE ? || path END AS BLOB)"
+        return f"instr(substr({whole}, ?), ?) > 0", [slash, above, start, inside]
+
     # ---- files -----------------------------------------------------------------------------------------------------
 
-    def files(self, condition: str = "1", values: Sequence[object] = ()) -> list[Row]:
+    def files(self, condition: str = "1", values: Sequence[object] = (), at: Moment = NOW) -> list[Row]:
         """The files that an SQL condition names, in the order in which they came in."""
-        found = self.all(f"SELECT {FILE} FROM files WHERE {condition} ORDER BY id", values)
+        found = self.all(f"SELECT {FILE} FROM files WHERE ({condition}) AND {_THERE} ORDER BY id", [*values, *at])
         return [Row(self.path(f[0]), f[1], f[2], f[3], f[4], [], f[5]) for f in found]
 
-    def file(self, path: str | Path) -> Row | None:
+    def file(self, path: str | Path, at: Moment = NOW) -> Row | None:
         """What is known of a file, without its frames."""
-        return next(iter(self.files("path = ?", [self.stored(path)])), None)
+        return next(iter(self.files("path = ?", [self.stored(path)], at)), None)
 
     def put_file(self, run: Run, row: Row) -> None:
         """Add a file, or replace what is known of it."""
-        changed = ", ".join(f"{name} = excluded.{name}" for name in FILE.split(", ")[1:])
-        run(
-            f"INSERT INTO files ({FILE}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET {changed}",
-            (self.stored(row.path), row.size, row.mtime, row.digest, row.duration, row.reason),
-        )
+        path, values = self.stored(row.path), (row.size, row.mtime, row.digest, row.duration, row.reason)
+        named = [f"{name} = ?" for name in FILE.split(", ")[1:]]
+        same = "path = ? AND removed = 0 AND digest = ?"
+        if run(f"UPDATE files SET {', '.join(named)} WHERE {same}", (*values, path, row.digest)).rowcount:
+            return
+        self.remove_file(run, row.path)
+        run(f"INSERT INTO files ({FILE}) VALUES (?, ?, ?, ?, ?, ?)", (path, *values))
+
+    def remove_file(self, run: Run, path: str | Path) -> None:
+        """Mark a file as removed by the next commit."""
+        number = "(SELECT 1 + coalesce(max(removed), 0) FROM files WHERE removed > 0)"
+        run(f"UPDATE files SET removed = {number} WHERE path = ? AND removed = 0", [self.stored(path)])
 
     # ---- clips -----------------------------------------------------------------------------------------------------
 
-    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
+    def rows(self, positions: Sequence[int] | np.ndarray, at: Moment = NOW) -> list[Row]:
         """The clips at these positions, each with the first of its files; a removed one has an empty path."""
         found: dict[int, Row] = {}
         sql = (
             "SELECT position, min(files.id), path, size, mtime, clips.digest, duration, times, start, stop FROM clips"
-            " JOIN files ON files.digest = clips.digest WHERE position IN ({}) GROUP BY position"
+            f" JOIN files ON files.digest = clips.digest WHERE position IN ({{}}) AND {_THERE} GROUP BY position"
         )
-        for position, _, path, size, mtime, digest, duration, times, start, stop in self._each(sql, positions):
+        for position, _, path, size, mtime, digest, duration, times, start, stop in self._each(sql, positions, at):
             when = np.frombuffer(times, np.float64).tolist()
             found[position] = Row(self.path(path), size, mtime, digest, duration, when, "", start, stop)
         return [found.get(int(p)) or Row("", 0, 0.0, "", reason="removed") for p in positions]
@@ -154,30 +198,50 @@ class RowTable:
         found = {position: (first, count) for position, first, count in self._each(sql, positions)}
         return [found[int(p)] for p in positions]
 
-    def _each(self, sql: str, positions: Sequence[int] | np.ndarray) -> Iterator[tuple[Any, ...]]:
+    def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
+        """The contents that these clips belong to."""
+        found = dict(self._each("SELECT position, digest FROM clips WHERE position IN ({})", positions))
+        return [found[int(p)] for p in positions]
+
+    def _each(
+        self, sql: str, positions: Sequence[int] | np.ndarray, more: Sequence[object] = ()
+    ) -> Iterator[tuple[Any, ...]]:
         for i in range(0, len(positions), 500):
             block = [int(p) for p in positions[i : i + 500]]
-            yield from self.all(sql.format(",".join("?" * len(block))), block)
+            yield from self.all(sql.format(",".join("?" * len(block))), [*block, *more])
 
     def positions_of(self, digest: str) -> list[int]:
         """The clips of a content, in the order of time."""
         sql = "SELECT position FROM clips WHERE digest = ? AND NOT removed ORDER BY start"
         return [position for (position,) in self.all(sql, [digest])] if digest else []
 
-    def select(self, condition: str, values: Sequence[object]) -> np.ndarray:
-        """Positions (n,) int64, ascending, of the clips with a file of which an SQL condition holds."""
+    def select(self, condition: str, values: Sequence[object], at: Moment = NOW) -> np.ndarray:
+        """Positions (n,) int64, ascending, of the clips, also removed ones, with a file of which an SQL condition
+        holds."""
         sql = (
             "SELECT DISTINCT position FROM clips JOIN files ON files.digest = clips.digest"
-            f" WHERE NOT removed AND ({condition}) ORDER BY position"
+            f" WHERE ({condition}) AND {_THERE} ORDER BY position"
         )
-        return np.array([position for (position,) in self.all(sql, values)], np.int64)
+        return np.array([position for (position,) in self.all(sql, [*values, *at])], np.int64)
 
-    def extent(self) -> tuple[int, int, list[int]]:
-        """How many positions and rows of features are in use, and which positions were removed."""
-        last = self.all("SELECT position + 1, first + 1 + length(times) / 8 FROM clips ORDER BY position DESC LIMIT 1")
-        count, rows = last[0] if last else (0, 0)
-        return count, rows, [p for (p,) in self.all("SELECT position FROM clips WHERE removed") if p < count]
+    def extent(self) -> Extent:
+        """What is in use, all of one moment."""
+        with self._mutex:
+            self._database.execute("BEGIN")
+            try:
+                sql = "SELECT position + 1, first + 1 + length(times) / 8 FROM clips ORDER BY position DESC LIMIT 1"
+                clips, rows = (self.all(sql) or [(0, 0)])[0]
+                removed = [position for (position,) in self.all("SELECT position FROM clips WHERE removed")]
+                lines = "(SELECT max(stop) FROM checksums WHERE name = 'captions')"
+                last = "(SELECT max(id) FROM files)"
+                commit = "(SELECT max(removed) FROM files WHERE removed > 0)"
+                cut = "(SELECT 1 FROM clips WHERE start > 0 LIMIT 1)"
+                found = self.all(f"SELECT {', '.join(f'coalesce({x}, 0)' for x in (lines, cut, last, commit))}")[0]
+            finally:
+                self._database.execute("COMMIT")
+        return Extent(clips, rows, removed, found[0], bool(found[1]), Moment(*found[2:]))
 
-    def captions(self) -> list[str]:
-        """The caption list."""
-        return [caption for (caption,) in self.all("SELECT caption FROM captions ORDER BY position")]
+    def captions(self) -> tuple[int, list[str]]:
+        """The caption list, and the row of the first one's vector; the others follow."""
+        found = self.all("SELECT position, caption FROM captions ORDER BY position")
+        return (found[0][0] if found else 0), [caption for _, caption in found]

@@ -33,6 +33,7 @@ from suma.index import VideoIndex
 from suma.model import SUMA
 from suma.rows import Row, RowTable, describe, key
 from suma.store import MANIFEST, NewClip, Store, refuse_other_things
+from suma.video import SEGMENT
 
 BEAT = 1.0  # seconds between two signs of life
 PATIENCE = 60.0  # seconds without one after which a rank counts as dead
@@ -77,12 +78,13 @@ def folder_of(output: str | Path) -> Path:
 
 
 def fill(
-    model: SUMA, output: str | Path, videos: Sequence[str], place: tuple[int, int], add: Add, retry: bool = False
-) -> None:
+    model: SUMA, output: str | Path, videos: Sequence[str], place: tuple[int, int], add: Add, retry: bool = False,
+    segment: float = SEGMENT,
+) -> None:  # fmt: skip
     """Encode this rank's share into its shard; rank 0 then waits for the others, and they until it has heard of them.
 
-    retry: try again what could not be read. Raises RuntimeError where another rank fails or dies, or this one is told
-    to stop; what was encoded is kept.
+    retry: try again what could not be read; segment: seconds of a part of a long video (suma/video.py). Raises
+    RuntimeError where another rank fails or dies, or this one is told to stop; what was encoded is kept.
     """
     (rank, world), folder = place, folder_of(output)
     refuse_other_things(Path(output))
@@ -91,7 +93,11 @@ def fill(
     with _Sign(folder, rank) as sign, _stoppable(rank, folder):
         try:
             mine = [path for path in find_videos(videos) if owner(path, world) == rank]
-            _fill(model, Path(output), folder / f"rank-{rank}", mine, add, retry)
+            shard = folder / f"rank-{rank}"
+            has_one = (shard / MANIFEST).is_file()
+            index = VideoIndex.load(shard, model, segment) if has_one else VideoIndex(model, segment)
+            index.save(shard)
+            _fill(index, Path(output).absolute(), mine, add, retry)
         except BaseException as error:
             sign.say(state="failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -102,14 +108,13 @@ def fill(
             _wait_for_the_others(folder, sign, left)
 
 
-def _fill(model: SUMA, output: Path, mine: Path, share: Sequence[Path], add: Add, retry: bool) -> None:
+def _fill(index: VideoIndex, output: Path, share: Sequence[Path], add: Add, retry: bool) -> None:
+    mine, store = index.store.folder, index.store
     others = [file.parent for file in [output / MANIFEST, *mine.parent.glob(f"rank-*/{MANIFEST}")] if file.is_file()]
     tables = [
-        Store.open(folder, model.fingerprint(), model.dim).snapshot.table for folder in others if folder != mine
-    ]  # fmt: skip
+        Store.open(folder, store.model, store.dim, store.segment).snapshot.table for folder in others if folder != mine
+    ]
     sizes = {size for table in tables for (size,) in table.all("SELECT DISTINCT size FROM files WHERE reason = ''")}
-    index = VideoIndex.load(mine, model) if (mine / MANIFEST).is_file() else VideoIndex(model)
-    index.save(mine)
     add(index, [path for path in share if not _is_known(path, tables, sizes, retry)], False)
 
 
@@ -240,7 +245,8 @@ def gather(index: VideoIndex, videos: Sequence[str], add: Add) -> Report:
     assert index.folder is not None
     folder = folder_of(index.folder)
     manifests = sorted(folder.glob(f"rank-*/{MANIFEST}"), key=lambda file: int(file.parent.name.split("-")[1]))
-    sources = [Store.open(file.parent, index.store.model, index.store.dim) for file in manifests]
+    store = index.store
+    sources = [Store.open(file.parent, store.model, store.dim, store.segment) for file in manifests]
     report = merge(index.store, sources, find_videos(videos))
     rest = add(index, [Path(video) for video in videos], True)
     merged = {*report.added, *report.duplicates, *report.moved}
@@ -319,15 +325,18 @@ def _rows(sources: Sequence[Store], found: Iterable[Path]) -> Iterator[tuple[Sto
 
 def merge_folders(model: SUMA, folders: Sequence[str], output: str | Path) -> tuple[Report, int]:
     """Merge saved indexes, made on machines that share nothing, into one, new or not; also their captions. What was
-    done, and how many clips the index then holds. Raises ValueError where an index is to be merged into itself."""
+    done, and how many videos the index then holds. Raises ValueError where an index is to be merged into itself, or
+    long videos were cut into parts of different lengths."""
     output = Path(output).absolute()
     if output in [Path(folder).absolute() for folder in folders]:
         raise ValueError(f"{output} cannot be merged into itself: leave it out of the list, or name a new folder")
-    sources = [Store.open(Path(folder).absolute(), model.fingerprint(), model.dim) for folder in folders]
-    index = VideoIndex.load(output, model) if (output / MANIFEST).is_file() else VideoIndex(model)
+    first = Store.open(Path(folders[0]).absolute(), model.fingerprint(), model.dim)
+    sources = [first, *(Store.open(Path(f).absolute(), first.model, first.dim, first.segment) for f in folders[1:])]
+    there = (output / MANIFEST).is_file()
+    index = VideoIndex.load(output, model, first.segment) if there else VideoIndex(model, first.segment or 0.0)
     index.save(output)
     report = merge(index.store, sources)
-    lists = [index.caption_list, *(source.snapshot.table.captions() for source in sources)]
+    lists = [index.caption_list, *(source.captions()[1] for source in sources)]
     index.set_captions([caption for captions in lists for caption in captions])
     index.save(output)
-    return report, len(index)
+    return report, index.num_videos

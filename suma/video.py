@@ -1,20 +1,22 @@
-"""From a video file to pixels a tower can read: choose frames, decode them, resize, normalize.
+"""From a video file to pictures: choose frames, of all of it or of its parts, and decode them.
 
 PyAV lists when each frame appears, without decoding, then decodes the chosen ones: group of pictures by group, where
 the file tells them apart, leaving out the frames that neither we nor other frames need (decord's bytes, at about half
 the work); from the beginning on where it does not, or is damaged. decord has the last word where PyAV fails.
 """
 
+import math
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
@@ -27,6 +29,8 @@ VIDEO_EXTENSIONS = frozenset(
 MAX_PIXELS = 64_000_000  # per frame; 8K is 33 million
 SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames with the others' bytes the same
 TOLERANCE = 1e-3  # seconds; times nearer than this are equal
+SEGMENT = 60.0  # seconds: into such parts an index cuts longer videos, unless told otherwise
+OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a cut is whole in one of them
 
 
 class Frames(NamedTuple):
@@ -64,11 +68,66 @@ def read_frames(
 
     Raises FileNotFoundError; ValueError for a bad span or a file that neither decoder can read.
     """
+    if not 0 <= (start or 0) < (float("inf") if end is None else end):
+        raise ValueError(f"the span must satisfy 0 <= start < end, in seconds, not start={start}, end={end}")
+    file, line = _listed(path, num_frames)
+    if (start or 0.0) >= max(line.duration, TOLERANCE):
+        raise ValueError(f"start={start} s is beyond the end of {path}, which lasts {line.duration:.3f} s")
+    begin, end = start or 0.0, line.duration if end is None else min(end, line.duration)
+    return _span(file, line, _choose(line, num_frames, begin, end, keyframes), keyframes)
+
+
+def parts_of(duration: float, segment: float) -> list[tuple[float, float]]:
+    """Start and end (seconds) of the parts in which a video is indexed: one where it lasts no longer than `segment`
+    (0: whatever it lasts), else parts of that length, each of which shares OVERLAP of it with the next.
+
+    >>> parts_of(150.0, 60.0)
+    [(0.0, 60.0), (50.0, 110.0), (100.0, 150.0)]
+    """
+    if not segment or duration <= segment + TOLERANCE:
+        return [(0.0, duration)]
+    step = segment * (1 - OVERLAP)
+    count = math.ceil((duration - TOLERANCE - segment) / step) + 1
+    return [(n * step, min(n * step + segment, duration)) for n in range(count)]
+
+
+def read_parts(
+    path: str | os.PathLike[str], num_frames: int, segment: float = 0.0
+) -> Iterator[tuple[float, float, Frames]]:
+    """Start, end and `read_frames` of each of a video's `parts_of`, in the order of time; its frames are listed once.
+
+    A part of a long video without a readable frame is left out. Raises what `read_frames` raises, also where no part
+    can be read.
+    """
+    file, line = _listed(path, num_frames)
+    parts = parts_of(line.duration, segment)
+    chosen = [_choose(line, num_frames, start, end, False) for start, end in parts]
+    if len(parts) == 1:
+        yield 0.0, line.duration, _span(file, line, chosen[0], False)
+        return
+    found, reason = 0, ""
+    if line.grouped:
+        for (start, end), numbers in zip(parts, chosen, strict=True):
+            try:
+                yield start, end, _span(file, line, numbers, False, thorough=False)
+                found += 1
+            except ValueError as error:
+                reason = str(error)
+    else:  # one may not begin in the middle: all parts in one pass
+        spans = [(line.ticks[c].tolist(), int(line.ticks[first]), int(line.ticks[last])) for c, first, last in chosen]
+        for (start, end), kept in zip(parts, _decode(file, line, spans, None, False), strict=True):
+            if kept:
+                yield start, end, Frames(*_pictures(line, kept), line.duration)
+                found += 1
+    if not found:
+        raise ValueError(reason or f"cannot decode {path}: none of its {len(parts)} parts has a readable frame")
+
+
+def _listed(path: str | os.PathLike[str], num_frames: int) -> tuple[str, _Timeline]:
+    """The file's absolute path and timeline; raises as `read_frames` says."""
     path = Path(path)
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, not {num_frames}")
-    if not 0 <= (start or 0) < (float("inf") if end is None else end):
-        raise ValueError(f"the span must satisfy 0 <= start < end, in seconds, not start={start}, end={end}")
     if not path.exists():
         raise FileNotFoundError(f"no such video: {path}")
     if not path.is_file():
@@ -79,16 +138,18 @@ def read_frames(
         raise ValueError(f"the file is empty (0 bytes): {path}")
     file = os.path.abspath(path)  # a leading slash: ffmpeg takes no part of it for a protocol
     try:
-        line = _timeline(file)
+        return file, _timeline(file)
     except Exception as error:  # PyAV raises whatever a damaged file leads to
         raise ValueError(f"cannot read {path} as a video: {_first_line(error)}") from None
-    if (start or 0.0) >= max(line.duration, TOLERANCE):
-        raise ValueError(f"start={start} s is beyond the end of {path}, which lasts {line.duration:.3f} s")
-    begin, end = start or 0.0, line.duration if end is None else min(end, line.duration)
-    chosen, first, last = _choose(line, num_frames, begin, end, keyframes)
 
+
+def _span(
+    file: str, line: _Timeline, numbers: tuple[np.ndarray, int, int], keyframes: bool, thorough: bool = True
+) -> Frames:
+    """The frames that `_choose` named; `thorough`: where some are damaged, all that comes before may be decoded."""
+    chosen, first, last = numbers
     try:
-        pictures, numbers = _pyav_frames(file, line, chosen, first, last, keyframes)
+        pictures, times = _pyav_frames(file, line, chosen, first, last, keyframes, thorough)
     except Exception as error:
         reason = "not used for this kind of file"
         if line.grouped:
@@ -96,8 +157,8 @@ def read_frames(
                 return Frames(_decord_frames(file, line, chosen, keyframes), line.times[chosen], line.duration)
             except Exception as other:  # decord's own error is a plain Exception
                 reason = _first_line(other)
-        raise ValueError(f"cannot decode {path} (PyAV: {_first_line(error)}; decord: {reason})") from None
-    return Frames(pictures, line.times[numbers], line.duration)
+        raise ValueError(f"cannot decode {file} (PyAV: {_first_line(error)}; decord: {reason})") from None
+    return Frames(pictures, times, line.duration)
 
 
 def _first_line(error: Exception) -> str:
@@ -170,21 +231,27 @@ def _decord_frames(path: str, line: _Timeline, chosen: np.ndarray, keyframes: bo
 
 
 def _pyav_frames(
-    path: str, line: _Timeline, chosen: np.ndarray, first: int, last: int, keyframes: bool
+    path: str, line: _Timeline, chosen: np.ndarray, first: int, last: int, keyframes: bool, thorough: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (F, h, w, 3) and the frames' numbers: the chosen ones, or the nearest decodable ones in [first, last]."""
-    wanted = line.ticks[chosen].tolist()
+    """uint8 (F, h, w, 3) and the frames' times: the chosen ones, or the nearest decodable ones in [first, last]."""
+    span = (line.ticks[chosen].tolist(), int(line.ticks[first]), int(line.ticks[last]))
     kept = _decode_groups(path, line, chosen) if line.grouped else {}
-    if len(kept) < len(wanted):
+    if len(kept) < len(chosen):
         only_wanted = keyframes and bool(np.isin(chosen, line.keys).all())
         begin = next((line.ticks[key] for key in line.keys[::-1] if key <= chosen[0]), None)
-        kept = _decode(path, line, wanted, line.ticks[first], line.ticks[last], begin, only_wanted)
-    if len(kept) < len(wanted):  # damage, or a key frame that is none: decode all that comes before, too
-        kept = _decode(path, line, wanted, line.ticks[first], line.ticks[last], None, False)
+        (kept,) = _decode(path, line, [span], begin, only_wanted)
+    if len(kept) < len(chosen) and thorough:  # damage, or a key frame that is none: decode all that comes before, too
+        (kept,) = _decode(path, line, [span], None, False)
     if not kept:
         raise ValueError("no frame of the span is decodable")
+    return _pictures(line, kept)
+
+
+def _pictures(line: _Timeline, kept: "dict[int, VideoFrame]") -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (F, h, w, 3), all of the first one's size, and their times."""
     like = next(iter(kept.values()))
-    return np.stack([_upright(frame, like) for frame in kept.values()]), np.searchsorted(line.ticks, list(kept))
+    pictures = np.stack([_upright(frame, like) for frame in kept.values()])
+    return pictures, line.times[np.searchsorted(line.ticks, list(kept))]
 
 
 def _decode_groups(path: str, line: _Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":
@@ -270,28 +337,52 @@ def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Pa
 
 
 def _decode(
-    path: str, line: _Timeline, wanted: Sequence[int], low: int, high: int, begin: int | None, only_wanted: bool
-) -> "dict[int, VideoFrame]":
-    """The frames on screen at the `wanted` ticks, by their own ticks, which lie in [low, high]. For a frame that cannot
-    be decoded: the one before it, or else the one after it; none comes twice."""
-    kept: dict[int, VideoFrame] = {}
-    waiting, previous = list(wanted), None
+    path: str, line: _Timeline, spans: "Sequence[tuple[list[int], int, int]]", begin: int | None, only_wanted: bool
+) -> "Iterator[dict[int, VideoFrame]]":
+    """For each span (wanted ticks, lowest, highest), in the order of time, the frames on screen at the wanted ticks, by
+    their own ticks, which lie within it. For a frame that cannot be decoded: the one before it, or else the one after
+    it; none comes twice. All spans in one pass over the file."""
+    wanted = {tick for ticks, _, _ in spans for tick in ticks}
+    open_spans = deque(_Open(list(ticks), low, high) for ticks, low, high in spans)
     with _open(path) as container:
-        for tick, frame in _decodable(container, line.counted, begin, set(wanted), only_wanted):
-            if tick > high:
-                break
-            if tick < low:
-                continue
-            while waiting and waiting[0] <= tick:
-                shown = previous if previous and waiting[0] < tick else (tick, frame)
-                kept[shown[0]] = shown[1]
-                waiting.pop(0)
-            if not waiting:
-                break
-            previous = (tick, frame)
-    if waiting and previous:
-        kept[previous[0]] = previous[1]
-    return kept
+        for tick, frame in _decodable(container, line.counted, begin, wanted, only_wanted):
+            for span in open_spans:
+                if tick < span.low:
+                    break
+                span.see(tick, frame)
+            while open_spans and (not open_spans[0].waiting or tick > open_spans[0].high):
+                yield open_spans.popleft().end()
+            if not open_spans:
+                return
+    for span in open_spans:
+        yield span.end()
+
+
+@dataclass
+class _Open:
+    """A span whose frames are being decoded."""
+
+    waiting: list[int]  # wanted ticks that are not reached yet
+    low: int
+    high: int
+    kept: "dict[int, VideoFrame]" = field(default_factory=dict)
+    previous: "tuple[int, VideoFrame] | None" = None
+
+    def see(self, tick: int, frame: "VideoFrame") -> None:
+        """Take in the next decoded frame."""
+        if not self.low <= tick <= self.high:
+            return
+        while self.waiting and self.waiting[0] <= tick:
+            number, shown = self.previous if self.previous and self.waiting[0] < tick else (tick, frame)
+            self.kept[number] = shown
+            self.waiting.pop(0)
+        self.previous = (tick, frame)
+
+    def end(self) -> "dict[int, VideoFrame]":
+        """What was kept; the last one seen stands for those that never came."""
+        if self.waiting and self.previous:
+            self.kept[self.previous[0]] = self.previous[1]
+        return self.kept
 
 
 def _decodable(
@@ -326,40 +417,3 @@ def _upright(frame: "VideoFrame", like: "VideoFrame") -> np.ndarray:
     _check_size(frame)
     picture = frame.to_ndarray(format="rgb24", width=like.width, height=like.height)
     return np.rot90(picture, round(like.rotation / 90))
-
-
-def resize_frames(
-    frames: np.ndarray, size: int, resize_mode: str = "shortest", interpolation: str = "bicubic"
-) -> "torch.Tensor":
-    """uint8 (F, h, w, 3) -> uint8 (F, 3, size, size), as open_clip's evaluation transform does it.
-
-    resize_mode: "shortest" (that side becomes `size`, the centre is kept), "squash" (both sides become `size`) or
-    "longest" (that side becomes `size`, black fills the rest). interpolation: "bicubic" or "bilinear".
-    """
-    import torch
-    from torchvision.transforms.v2 import InterpolationMode, functional
-
-    if resize_mode not in ("shortest", "squash", "longest"):
-        raise ValueError(f'resize_mode must be "shortest", "squash" or "longest", not {resize_mode!r}')
-    if interpolation not in ("bicubic", "bilinear"):
-        raise ValueError(f'interpolation must be "bicubic" or "bilinear", not {interpolation!r}')
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise ValueError(f"frames must be uint8 (F, h, w, 3), not {frames.dtype} {frames.shape}")
-    height, width = frames.shape[1:3]
-    to = [size]
-    if resize_mode == "squash":
-        to = [size, size]
-    elif resize_mode == "longest":
-        to = [max(1, round(side * size / max(height, width))) for side in (height, width)]
-    # A channels-last view: making it contiguous first would cost more than the resize itself.
-    pixels = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2)
-    pixels = functional.resize(pixels, to, InterpolationMode(interpolation), antialias=True)
-    return functional.center_crop(pixels, [size, size]).contiguous()
-
-
-def normalize(pixels: "torch.Tensor", mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
-    """uint8 (..., 3, H, W) -> float32 of the same shape: (x / 255 - mean) / std, per channel."""
-    import torch
-
-    center, spread = (torch.tensor(values, dtype=torch.float32, device=pixels.device) for values in (mean, std))
-    return pixels.float().div_(255).sub_(center[:, None, None]).div_(spread[:, None, None])

@@ -17,8 +17,9 @@ from torch import Tensor
 from suma import SUMA, SUMAConfig, VideoIndex
 from suma.backbone import load_backbone
 from suma.concepts import ANCHORS, common_words, split_words
+from suma.pixels import resize_frames
 from suma.text import can_shorten, load_tokenizer, token_table
-from suma.video import read_frames, resize_frames
+from suma.video import read_frames
 
 CLIP = (list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD), "bicubic", "shortest")
 SIGLIP = ([0.5] * 3, [0.5] * 3, "bicubic", "squash")

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 CHILD = """
 import ctypes, os, sys, time
 from suma import decoder
-read = decoder.read_frames
-def read_frames(path, *rest):
+read = decoder.read_parts
+def read_parts(path, *rest):
     name = os.path.basename(path)
     if "hang" in name: time.sleep(1000)
     if "crash" in name: ctypes.string_at(0)
@@ -32,7 +32,7 @@ def read_frames(path, *rest):
     if "grow" in name: open(path, "ab").write(b"more")
     if "chatter" in name: print("a library prints", flush=True); os.system("echo so does a child")
     return read(path, *rest)
-decoder.read_frames = read_frames
+decoder.read_parts = read_parts
 decoder.main()
 """
 

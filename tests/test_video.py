@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -16,7 +17,8 @@ from PIL import Image
 
 from suma import video
 from suma.files import find_videos
-from suma.video import Frames, normalize, read_frames, resize_frames
+from suma.pixels import normalize, resize_frames
+from suma.video import Frames, parts_of, read_frames, read_parts
 
 REALCLIPS = Path(__file__).parents[2] / "shared" / "realclips"
 
@@ -362,6 +364,64 @@ def test_a_frame_that_cannot_be_decoded_is_replaced_from_the_span(mp4, monkeypat
     got = read_frames(mp4, 1, 1.0, 1.5)  # the middle is frame 12
     (number,) = clips.numbers(got.frames)
     assert number in instead and got.times[0] == pytest.approx(number / 10)
+
+
+LONG = [("a.mp4", {}), ("a.ts", {}), ("a.avi", {}), ("open.mp4", {"codec": "libx265"}), ("a.gif", {})]
+
+
+@pytest.mark.parametrize(("name", "how"), LONG, ids=[name for name, _ in LONG])
+def test_the_parts_of_a_long_video_are_what_reading_each_span_gives_and_the_file_is_listed_once(
+    tmp_path, monkeypatch, name, how
+):
+    if how and not clips.can_encode("libx265"):
+        pytest.skip("this PyAV has no libx265")
+    options = {"x265-params": "log-level=none:bframes=4:open-gop=1:keyint=10:min-keyint=10"} if how else {}
+    path = clips.write_video(tmp_path / name, 153, (96, 64), picture=clips.noise_picture, options=options, **how)
+    assert video._timeline(str(path)).grouped == (name == "a.mp4")
+    listed, passes = [], []
+    for log, called in ((listed, "_timeline"), (passes, "_decode")):
+        original = getattr(video, called)
+        monkeypatch.setattr(video, called, lambda *args, log=log, do=original: log.append(args) or do(*args))
+    got = list(read_parts(path, 6, 6.0))
+    assert len(listed) == 1 and len(passes) == (name != "a.mp4")  # one pass where one may not begin in the middle
+    duration = got[0][2].duration
+    assert [(start, end) for start, end, _ in got] == parts_of(duration, 6.0) and len(got) == 3
+    for start, end, frames in got:
+        alone = read_frames(path, 6, start, end)
+        np.testing.assert_array_equal(frames.frames, alone.frames)
+        np.testing.assert_array_equal(frames.times, alone.times)
+        assert start <= frames.times[0] and frames.times[-1] < end
+    ((start, end, whole),) = read_parts(path, 6, 0.0)
+    assert (start, end) == (0.0, duration)
+    np.testing.assert_array_equal(whole.frames, read_frames(path, 6).frames)
+
+
+@pytest.mark.parametrize("duration", [0.1, 59.9, 60.0, 60.5, 110.0, 110.1, 160.2, 7200.0])
+def test_parts_cover_a_video_and_share_a_sixth(duration):
+    parts = parts_of(duration, 60.0)
+    assert parts[0][0] == 0 and parts[-1][1] == duration and (len(parts) > 1) == (duration > 60)
+    assert all(end - start == pytest.approx(60) for start, end in parts[:-1])
+    assert all(end - start == pytest.approx(10) for (_, end), (start, _) in pairwise(parts))
+    assert len(parts) == 1 or 10 < parts[-1][1] - parts[-1][0] <= 60.001
+    assert parts_of(duration, 0.0) == [(0.0, duration)]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "ts"])
+def test_a_damaged_part_of_a_long_video_is_left_out(tmp_path, suffix):
+    path = clips.write_video(tmp_path / f"a.{suffix}", 150, (96, 64), picture=clips.noise_picture)
+    data = bytearray(path.read_bytes())
+    first, last = clips.mp4_boxes(path)["mdat"] if suffix == "mp4" else (0, len(data))
+    third = (last - first) // 3
+    data[first + third : last - third] = bytes(last - first - 2 * third)
+    path.write_bytes(data)
+    parts = list(read_parts(path, 6, 2.0))
+    starts = [start for start, _, _ in parts]
+    assert 0.0 in starts and max(starts) > 11 and starts == sorted(starts)
+    assert len(parts) < 9 or suffix == "ts"  # which lists what is there: the last frame stays on screen
+    data[first:last] = bytes(last - first)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"a\.{suffix}"):
+        list(read_parts(path, 6, 2.0))
 
 
 def test_reading_goes_on_after_a_packet_error():

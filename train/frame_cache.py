@@ -21,7 +21,8 @@ from filelock import FileLock
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from tqdm import tqdm
 
-from suma.video import read_frames, resize_frames
+from suma.pixels import resize_frames
+from suma.video import read_frames
 
 FORMATS = ("raw", "jpeg")
 JPEG_QUALITY = 90

@@ -22,8 +22,9 @@ from encode import encode_all, encode_captions
 
 from suma.cpu import use_fast_matmul
 from suma.model import SUMA
+from suma.pixels import resize_frames
 from suma.similarity import Texts, Videos
-from suma.video import read_frames, resize_frames
+from suma.video import read_frames
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -33,7 +33,7 @@ from PIL import Image
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
-from suma.video import resize_frames
+from suma.pixels import resize_frames
 
 FRAMES = 12
 
