@@ -41,9 +41,9 @@ CANCELLED = 1e-3  # length below which what is left of a sum is noise
 _PHRASE = r'"[^"]+"'
 _TOKEN = re.compile(
     rf"(?<!\S)(?:(?P<name>in|longer|shorter|after|before|score):(?P<value>{_PHRASE}|[^\s\"]\S*)"
-    rf"|(?P<sign>[+-]?)(?P<term>{_PHRASE}|\S+?)(?:\^(?P<weight>\d+(?:\.\d+)?|\.\d+))?)(?!\S)"
+    rf"|(?P<sign>[+-]?)(?P<term>{_PHRASE}|\S+?)(?:\^(?P<weight>\d+(?:\.\d+)?|\.\d+))?[,.;]?)(?!\S)"
 )
-_TERM = re.compile(r'"|[^\W\d_]')  # what a term begins with; `-5` and a lone `-` are words of a sentence
+_TERM = re.compile(rf"{_PHRASE}$|[^\W\d_]")  # what may be a term; `-5` and a lone `-` are words of a sentence
 
 
 def _seconds(name: str, date: str) -> float:
@@ -160,7 +160,7 @@ def parse(text: str) -> Query:
             else:
                 chosen &= Filter(**{"folder" if name == "in" else name: value})  # type: ignore[arg-type]
         elif (sign or weight) and _TERM.match(token["term"]):
-            term, count = token["term"].strip('"').rstrip(",.;"), float(weight or 1)
+            term, count = token["term"].strip('"'), float(weight or 1)
             if count > MAX_WEIGHT:
                 raise ValueError(f"the weight of {term!r} is {count:g}: {MAX_WEIGHT:g} at most")
             if not sign:

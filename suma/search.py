@@ -57,7 +57,7 @@ class Page:
     def cut(self, ranked: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
         """The page of a ranking (score, what), best first."""
         page = ranked[self.offset : self.offset + self.top_k]
-        return [(score, what) for score, what in page if score >= self.min_score]
+        return [(score, what) for score, what in page if round(score, 4) >= self.min_score]  # as it is shown
 
 
 class Searcher:

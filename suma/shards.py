@@ -79,12 +79,13 @@ def folder_of(output: str | Path) -> Path:
 
 def fill(
     model: SUMA, output: str | Path, videos: Sequence[str], place: tuple[int, int], add: Add, retry: bool = False,
-    segment: float = SEGMENT,
+    segment: float | None = None,
 ) -> None:  # fmt: skip
     """Encode this rank's share into its shard; rank 0 then waits for the others, and they until it has heard of them.
 
-    retry: try again what could not be read; segment: seconds of a part of a long video (suma/video.py). Raises
-    RuntimeError where another rank fails or dies, or this one is told to stop; what was encoded is kept.
+    retry: try again what could not be read; segment: seconds of a part of a long video (None: the index's, or
+    SEGMENT). Raises RuntimeError where another rank fails or dies, or this one is told to stop; what was encoded
+    is kept.
     """
     (rank, world), folder = place, folder_of(output)
     refuse_other_things(Path(output))
@@ -94,8 +95,11 @@ def fill(
         try:
             mine = [path for path in find_videos(videos) if owner(path, world) == rank]
             shard = folder / f"rank-{rank}"
+            if segment is None and (Path(output) / MANIFEST).is_file():
+                segment = Store.open(Path(output).absolute(), model.fingerprint(), model.dim).segment
+            length = SEGMENT if segment is None else segment
             has_one = (shard / MANIFEST).is_file()
-            index = VideoIndex.load(shard, model, segment) if has_one else VideoIndex(model, segment)
+            index = VideoIndex.load(shard, model, length) if has_one else VideoIndex(model, length)
             index.save(shard)
             _fill(index, Path(output).absolute(), mine, add, retry)
         except BaseException as error:
@@ -282,7 +286,8 @@ def merge(target: Store, sources: Sequence[Store], found: Sequence[Path] | None 
 
     with target.writing():
         for source, row in _rows(sources, found or []):
-            if len(files) >= BLOCK or row.path in files or row.digest in clips:
+            full = max(len(files), sum(map(len, clips.values()))) >= BLOCK
+            if full or row.path in files or row.digest in clips:
                 commit()  # so that a copy finds its twin
             table = target.snapshot.table
             old = table.file(row.path)

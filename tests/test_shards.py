@@ -128,6 +128,24 @@ def test_only_what_is_new_is_encoded_the_next_time(place: Path, tiny_model: SUMA
     assert len(report.skipped) == 12
 
 
+def test_parts_of_long_videos_come_together_and_lengths_do_not_mix(place, tiny_model, tmp_path, capsys):
+    one = VideoIndex(tiny_model, segment=0.7)
+    one.add(place / "videos", workers=1)
+    assert len(one) > one.num_videos == 12
+    options = ["--model", str(place / "model"), "--workers", "1"]
+    for folder in ("0", "1", "2"):
+        output = str(tmp_path / f"{folder}.index")
+        videos = str(place / "videos" / folder)
+        assert main(["index", videos, "-o", output, "--segment", "0" if folder == "2" else "0.7", *options]) == 0
+    merge = ["merge", "-o", str(tmp_path / "all"), *options[:2]]
+    assert main([*merge, str(tmp_path / "0.index"), str(tmp_path / "1.index")]) == 0
+    got = VideoIndex.load(tmp_path / "all", tiny_model)
+    expected = [(r.path, r.start, r.end) for r in one.rows if Path(r.path).parent.name != "2"]
+    assert sorted((r.path, r.start, r.end) for r in got.rows) == sorted(expected)
+    assert main([*merge, str(tmp_path / "2.index")]) == 2
+    assert "0.7" in capsys.readouterr().err
+
+
 def test_a_rank_that_is_silent_is_told_and_its_share_is_gone_on_with(
     place: Path, whole: VideoIndex, tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
