@@ -141,9 +141,9 @@ def run(args: argparse.Namespace) -> int:
     use_fast_matmul()
     model = SUMA.from_pretrained(args.model, text_only=args.command == "search" and not args.within)
     if args.command == "merge":
-        from suma import shards
+        from suma.merge import merge_folders
 
-        report, count = shards.merge_folders(model, args.indexes, args.output)
+        report, count = merge_folders(model, args.indexes, args.output)
         done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
         print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
         return 0

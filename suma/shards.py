@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,14 @@ from suma.build import Report
 from suma.disk import digest_of
 from suma.files import find_videos
 from suma.index import VideoIndex
+from suma.merge import is_same, merge
 from suma.model import SUMA
-from suma.rows import Row, RowTable, describe, key
-from suma.store import MANIFEST, NewClip, Store, refuse_other_things
+from suma.rows import RowTable, describe, key
+from suma.store import MANIFEST, Store, refuse_other_things
 from suma.video import SEGMENT
 
 BEAT = 1.0  # seconds between two signs of life
 PATIENCE = 60.0  # seconds without one after which a rank counts as dead
-BLOCK = 1000  # clips merged by one commit
 Add = Callable[[VideoIndex, Sequence[Path], bool], Report]  # `VideoIndex.add` with its options; True: finish the whole
 
 
@@ -127,15 +127,11 @@ def _is_known(path: Path, tables: Sequence[RowTable], sizes: set[int], retry: bo
     row, digest = describe(path), ""
     for table in tables:
         old = table.file(path)
-        if old is not None and _is_same(old, row) and not (retry and old.reason):
+        if old is not None and is_same(old, row) and not (retry and old.reason):
             return True
     if row.size in sizes:
         digest = digest_of(path)
     return any(table.positions_of(digest) for table in tables)
-
-
-def _is_same(one: Row, other: Row) -> bool:
-    return (one.size, one.mtime) == (other.size, other.mtime)
 
 
 class _Sign:
@@ -241,7 +237,7 @@ def _wait_for_the_first(folder: Path, sign: _Sign) -> None:
         time.sleep(BEAT / 10)
 
 
-# ---- merging -------------------------------------------------------------------------------------------------------
+# ---- the first rank's part -----------------------------------------------------------------------------------------
 
 
 def gather(index: VideoIndex, videos: Sequence[str], add: Add) -> Report:
@@ -265,83 +261,3 @@ def gather(index: VideoIndex, videos: Sequence[str], add: Add) -> Report:
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(BEAT / 100)
     return report
-
-
-def merge(target: Store, sources: Sequence[Store], found: Sequence[Path] | None = None) -> Report:
-    """Bring what the sources hold into a store; each content is stored once, and the same call goes on after a kill.
-
-    `found`: files that lie here, brought in first and in this order, as they are now. None: the files lie elsewhere;
-    everything comes in the order of the sources, and of two rows of one path the later file counts.
-    """
-    report, here = Report(), found is not None
-    files: dict[str, Row] = {}  # by path
-    clips: dict[str, list[NewClip]] = {}  # by content
-    forget: list[str] = []
-
-    def commit() -> None:
-        target.commit([*files.values()], [clip for of_one in clips.values() for clip in of_one], forget)
-        files.clear()
-        clips.clear()
-        forget.clear()
-
-    with target.writing():
-        for source, row in _rows(sources, found or []):
-            full = max(len(files), sum(map(len, clips.values()))) >= BLOCK
-            if full or row.path in files or row.digest in clips:
-                commit()  # so that a copy finds its twin
-            table = target.snapshot.table
-            old = table.file(row.path)
-            if old is not None and _rank_of(old, here) >= _rank_of(row, here):
-                continue
-            files[row.path] = row
-            if row.reason or (old is not None and old.digest == row.digest):
-                continue
-            if not table.positions_of(row.digest):
-                clips[row.digest] = source.clips_of(row.digest)
-                report.added.append(row.path)
-                continue
-            twins = [twin.path for twin in table.files("digest = ?", [row.digest]) if twin.path != row.path]
-            gone = [path for path in twins if here and not os.path.lexists(path)][:1]
-            forget += gone
-            (report.moved if gone else report.duplicates)[row.path] = [*gone, *twins][0]
-        commit()
-    report.failed = {row.path: row.reason for row in target.snapshot.table.files("reason != ''")}
-    return report
-
-
-def _rank_of(row: Row, here: bool) -> tuple[bool, bool, float]:
-    """Which of two rows of one path counts: the one that is as the file now is, then a readable one, then the later."""
-    return here and _is_same(row, describe(Path(row.path))), not row.reason, row.mtime
-
-
-def _rows(sources: Sequence[Store], found: Iterable[Path]) -> Iterator[tuple[Store, Row]]:
-    """The sources' files: those found, in that order, each from the source that has it as it is; then all."""
-    for path in found:
-        rows = [(source, row) for source in sources if (row := source.snapshot.table.file(path)) is not None]
-        if rows:
-            yield max(rows, key=lambda pair: _rank_of(pair[1], True))
-    for source in sources:
-        table = source.snapshot.table
-        ((last,),) = table.all("SELECT max(id) FROM files")
-        for start in range(0, last or 0, BLOCK):
-            for row in table.files("id > ? AND id <= ?", [start, start + BLOCK]):
-                yield source, row
-
-
-def merge_folders(model: SUMA, folders: Sequence[str], output: str | Path) -> tuple[Report, int]:
-    """Merge saved indexes, made on machines that share nothing, into one, new or not; also their captions. What was
-    done, and how many videos the index then holds. Raises ValueError where an index is to be merged into itself, or
-    long videos were cut into parts of different lengths."""
-    output = Path(output).absolute()
-    if output in [Path(folder).absolute() for folder in folders]:
-        raise ValueError(f"{output} cannot be merged into itself: leave it out of the list, or name a new folder")
-    first = Store.open(Path(folders[0]).absolute(), model.fingerprint(), model.dim)
-    sources = [first, *(Store.open(Path(f).absolute(), first.model, first.dim, first.segment) for f in folders[1:])]
-    there = (output / MANIFEST).is_file()
-    index = VideoIndex.load(output, model, first.segment) if there else VideoIndex(model, first.segment or 0.0)
-    index.save(output)
-    report = merge(index.store, sources)
-    lists = [index.caption_list, *(source.captions()[1] for source in sources)]
-    index.set_captions([caption for captions in lists for caption in captions])
-    index.save(output)
-    return report, index.num_videos

@@ -15,7 +15,7 @@ LEVELS = {  # a file imports only files of lower levels
     "suma.files": 1, "suma.store": 1, "suma.decoder": 1, "suma.model": 1,
     "suma.candidates": 2, "suma.hubness": 2, "suma.steer": 2,
     "suma.build": 3, "suma.query": 3, "suma.caption_list": 3, "suma.search": 4, "suma.index": 5, "suma.explain": 6,
-    "suma.shards": 6, "suma": 7, "suma.__main__": 8,
+    "suma.merge": 6, "suma.shards": 7, "suma": 7, "suma.__main__": 8,
 }  # fmt: skip
 ROOMS = ("suma", "train", "ui", "app", "tests")
 

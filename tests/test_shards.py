@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex, shards
+from suma import SUMA, VideoIndex, merge, shards
 from suma.__main__ import main
 from suma.build import Report
 from suma.store import MANIFEST, Store
@@ -205,7 +205,7 @@ def test_a_merge_that_is_killed_goes_on(place: Path, whole: VideoIndex, tiny_mod
             raise KeyboardInterrupt
         commit(self, *args, **options)
 
-    monkeypatch.setattr(shards, "BLOCK", 3)
+    monkeypatch.setattr(merge, "BLOCK", 3)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "commit", die)
         with pytest.raises(KeyboardInterrupt):
