@@ -117,24 +117,33 @@ class Query:
     @torch.no_grad()
     def texts(self, model: "SUMA") -> Texts:
         """The query as the model reads it (T = 1). Raises ValueError where it is empty, or its terms cancel out."""
-        mixed = [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
+        mixed = self.mixed
         if not mixed and not self.weights:
             raise ValueError("the query is empty: type what happens in the video")
         if not mixed:
             return steer(model, None, dict(self.weights))
         found = model.texts([text for text, _ in mixed])
         if self.terms:
-            shares = torch.tensor([[weight for _, weight in mixed]], device=found.features.device)
-            features, anchors = shares @ found.features, shares @ found.anchors
-            if float(features.norm()) < CANCELLED:
+            found = Texts(self._mix(found.features), self._mix(found.anchors))
+            if not bool(found.features.any()):
                 raise ValueError("the terms of the query cancel each other out: nothing is left to search for")
-            found = Texts(_unit(features), _unit(anchors))
         return steer(model, found, dict(self.weights)) if self.weights else found
 
+    @torch.no_grad()
+    def anchor(self, model: "SUMA") -> Tensor | None:
+        """Its anchor (K,) as `texts` has it before concepts are steered; None without sentence and terms."""
+        return self._mix(model.anchors([text for text, _ in self.mixed]))[0] if self.mixed else None
+
     @property
-    def words(self) -> str:
-        """All that it says, to be shown or looked up."""
-        return " ".join([self.sentence, *(text for text, _ in self.terms)]).strip()
+    def mixed(self) -> list[tuple[str, float]]:
+        """All texts with their weights, the sentence first."""
+        return [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
+
+    def _mix(self, rows: Tensor) -> Tensor:
+        """The weighted sum (1, n) of the texts' rows (T, n), brought to length 1; zeros where only noise is left."""
+        total = torch.tensor([[weight for _, weight in self.mixed]], device=rows.device) @ rows
+        length = float(total.norm())
+        return total / length if length >= CANCELLED else torch.zeros_like(total)
 
 
 def parse(text: str) -> Query:
@@ -182,9 +191,3 @@ def _number(name: str, value: str) -> float:
     if math.isnan(number):
         raise ValueError(f"{name}: takes a number, like {name}:{10 if name != 'score' else 0.2}, not {value!r}")
     return number
-
-
-def _unit(x: Tensor) -> Tensor:
-    """A row (1, n) brought to length 1; zeros where only noise is left of it."""
-    length = float(x.norm())
-    return x / length if length >= CANCELLED else torch.zeros_like(x)
