@@ -1,8 +1,8 @@
 """The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
 
-Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a product quantiser (2 bits per dimension, faiss's
-fast scan) names a hundredth of them, which are compared exactly. The quantiser is kept in a cache beside the
-index, whose name carries its checksum: faiss would load a damaged file without a word.
+Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a quantiser (faiss's RaBitQ, a bit for each of the
+D or so principal directions) names a two-hundredth of them, which are compared exactly. The quantiser is kept in a
+cache beside the index, whose name carries its checksum: faiss would load a damaged file without a word.
 
 Shapes: N clips, D joint width; folded vectors have 2D.
 """
@@ -20,8 +20,9 @@ from suma.disk import replace
 from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
-RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at least so many, and this share of all
-TRAINING = 65_536  # vectors, evenly spaced, that the quantiser learns from
+RESCORED, RESCORED_SHARE = 1000, 0.005  # clips that the quantiser names: at least so many, and this share of all
+TRAINING = 30_000  # vectors, evenly spaced, that the quantiser learns from
+UNKEPT = 0.01  # share of the vectors' variance that it may leave out
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 BLOCK = 50_000  # vectors read at once
 MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
@@ -143,12 +144,22 @@ def _cached(store: Store, snapshot: Vectors, name: str) -> Any:
 
 
 def _quantised(snapshot: Vectors) -> Any:
-    """A product quantiser over all clips of a snapshot."""
+    """A binary quantiser over all vectors of a snapshot, of the directions in which they differ: the halves of a folded
+    vector nearly repeat each other, so half as many as it has dimensions are enough."""
     import faiss
 
     count, width = snapshot.folded.shape
-    coarse = faiss.index_factory(width, f"PQ{width // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
-    coarse.train(np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32))
+    sample = np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32)
+    variances, directions = np.linalg.eigh(np.cov(sample.T))  # ascending
+    missing = np.cumsum(variances) / max(variances.sum(), 1e-12)
+    number = min(width, -(-int((missing > UNKEPT).sum()) // 32) * 32)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(number, number)))[0]  # all bits to say as much
+    turn = faiss.LinearTransform(width, number, False)
+    faiss.copy_array_to_vector((rotation @ directions[:, -number:].T).astype(np.float32).ravel(), turn.A)
+    turn.is_trained = True
+    bits = faiss.index_factory(number, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    coarse = faiss.IndexPreTransform(turn, bits)
+    coarse.train(sample)
     for i in range(0, count, BLOCK):
         coarse.add(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32))
     return coarse
