@@ -1,10 +1,11 @@
 """Hubness: videos that are near to every text, and what takes that from their scores.
 
 A video's popularity is what it scores with texts at large, a bank of them: the captions of the index or, without any,
-the words of the model's concept space (of a model without training captions, the bundled caption words). Less its
-popularity, a score says how much better the query describes the video than a text does that knows nothing of it. In the
-folded form (suma/similarity.py) this is one dimension more, -popularity in the video and 1 in the query, so that a
-search is still one inner product.
+bundles of words of the model's concept space (of a model without training captions, the bundled caption words). Single
+words would do harm: each is popular with just the videos that show it. Less its popularity, a score says how much
+better the query describes the video than a text does that knows nothing of it. In the folded form
+(suma/similarity.py) this is one dimension more, -popularity in the video and 1 in the query, so that a search is still
+one inner product.
 
 Shapes: Q queries, N items, B texts of the bank, D joint width.
 """
@@ -25,7 +26,8 @@ from suma.store import Store
 if TYPE_CHECKING:
     from suma.model import SUMA
 
-INVERSE_TEMPERATURE = 20.0
+INVERSE_TEMPERATURE = 10.0  # chosen on training clips of Scenes
+BUNDLE = 4  # words of a text where there are no captions; likewise
 BANK = 1000  # texts of the bank at most
 BLOCK = 20_000  # videos compared with the bank at once
 
@@ -54,10 +56,11 @@ def evenly(texts: Sequence[str], number: int = BANK) -> list[str]:
     return [texts[i * len(texts) // number] for i in range(number)] if len(texts) > number else list(texts)
 
 
-def common_texts(model: "SUMA") -> list[str]:
-    """The words of a model's concept space, most frequent first: a bank where there are no captions."""
-    order = np.argsort(-np.array(model.config.word_counts), kind="stable")
-    return [model.config.words[i] for i in order[:BANK]]
+def word_bundles(model: "SUMA") -> list[str]:
+    """BANK texts of BUNDLE words of a model's concept space each, by a fixed seed: a bank without captions."""
+    words, random = model.config.words, np.random.default_rng(0)
+    chosen = [random.choice(len(words), min(BUNDLE, len(words)), replace=False) for _ in range(BANK)]
+    return [" ".join(words[i] for i in some) for some in chosen]
 
 
 class Vectors(Protocol):

@@ -19,7 +19,7 @@ from suma.build import Builder, Report
 from suma.caption_list import CaptionList
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
-from suma.hubness import Popularity, common_texts, evenly, is_kept
+from suma.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.model import SUMA
 from suma.pixels import resize_frames
 from suma.query import ALL, Filter, Query, parse
@@ -197,7 +197,7 @@ class VideoIndex:
         return self._searcher.moments(*self.parts(within), texts, page)
 
     def _popularity(self) -> Popularity:
-        texts = evenly(self.caption_list) or common_texts(self.model)
+        texts = evenly(self.caption_list) or word_bundles(self.model)
         if self._popular is None or self._popular.texts != texts:
             self._popular = Popularity(texts, self._fold)
         return self._popular

@@ -24,6 +24,7 @@ from test_data import row, write_layout
 from test_metrics import naive_rank
 
 from suma import SUMA
+from suma.hubness import word_bundles
 from suma.similarity import Texts, Videos, combine, four_similarities
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -197,17 +198,17 @@ def test_inverted_softmax_takes_its_bank_from_training_clips(tiny_model, benchma
 @torch.no_grad()
 def test_re_ranking_as_a_search_does_takes_the_folded_scores_of_captions_or_words(tiny_model, benchmark, tmp_path):
     done = evaluate.evaluate(tiny_model, str(benchmark), how=Rerank("search"))["rerank"]
-    assert (done["bank_captions"], done["bank_words"], done["transductive"]) == (8, len(tiny_model.config.words), False)
+    assert (done["bank_captions"], done["bank_words"], done["transductive"]) == (8, 1000, False)
     sentences, videos = encoded_alone(tiny_model, load_clips(str(benchmark), "test_1k"), tmp_path)
     bank_sentences, _ = encoded_alone(tiny_model, load_clips(str(benchmark), "train_9k"), tmp_path)
-    words = [tiny_model.texts([word]) for word in tiny_model.config.words]
+    words = [tiny_model.texts([text]) for text in word_bundles(tiny_model)]
     share = tiny_model.config.concept_share
 
     def mean_score(text: Texts, video: Videos) -> float:
         return float(combine(four_similarities(text, video, "mean"), share))
 
     for name, bank in (("captions", [t for own in bank_sentences for t in own]), ("words", words)):
-        popular = [np.log(np.mean([np.exp(20 * mean_score(b, v)) for b in bank])) / 20 for v in videos]
+        popular = [np.log(np.mean([np.exp(10 * mean_score(b, v)) for b in bank])) / 10 for v in videos]
         lines = [
             [float(tiny_model.score(own[0], v)) - z for v, z in zip(videos, popular, strict=True)] for own in sentences
         ]

@@ -40,7 +40,7 @@ def video(place: Path, n: int) -> None:
 @torch.no_grad()
 def naive(index: VideoIndex, query: str, bank: list[str]) -> dict[str, float]:
     """Each video's score, less (1/b) log mean exp(b score) over the bank, by loops and without folding."""
-    model, b = index.model, 20.0
+    model, b = index.model, 10.0
     videos = index.videos(range(len(index)))
 
     def scores(text: str) -> list[float]:
@@ -57,7 +57,7 @@ def found(index: VideoIndex, query: str = "a dog runs") -> dict[str, float]:
 
 def test_a_corrected_search_is_the_naive_formula(index: VideoIndex, captions: list[str]):
     plain = {Path(m.path).name: m.score for m in index.search("a dog runs", 20)}
-    words = naive(index, "a dog runs", hubness.common_texts(index.model))
+    words = naive(index, "a dog runs", hubness.word_bundles(index.model))
     assert found(index) == pytest.approx(words, abs=2e-4)
     assert list(found(index)) == sorted(words, key=lambda name: -words[name])
     index.set_captions(captions)
@@ -72,7 +72,7 @@ def test_an_added_video_is_corrected_too_here_and_in_the_next_process(index: Vid
     assert len(found(index)) == 6
     video(tmp_path, 6)
     index.add(tmp_path / "videos", workers=1)
-    expected = naive(index, "a dog runs", hubness.common_texts(index.model))
+    expected = naive(index, "a dog runs", hubness.word_bundles(index.model))
     assert len(expected) == 7 and found(index) == pytest.approx(expected, abs=2e-4)
     (kept,) = (tmp_path / "index").glob("hubness-*.f32")
     assert len(kept.read_bytes()) == 7 * 4

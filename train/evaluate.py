@@ -33,7 +33,7 @@ from scenes_probes import pointing, read_truth, time_probe, visitors
 from torch import Tensor
 
 from suma.cpu import use_fast_matmul
-from suma.hubness import common_texts, evenly, inverted_softmax, popularity
+from suma.hubness import evenly, inverted_softmax, popularity, word_bundles
 from suma.model import SUMA
 from suma.similarity import Texts, Videos, combine, fold_texts, fold_videos
 
@@ -106,10 +106,10 @@ def rerank(
 def by_search(
     model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, videos: Videos, bank: Texts
 ) -> dict[str, object]:  # fmt: skip
-    """Metrics of text to video as an index corrects them, by the bank's captions and by words (its two banks)."""
+    """Metrics of text to video as an index corrects them, by the bank's captions and by bundles of words."""
     concepts = model.space.concepts()
     folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.concept_share)
-    banks = {"captions": bank, "words": encode_captions(model, common_texts(model))}
+    banks = {"captions": bank, "words": encode_captions(model, word_bundles(model))}
     found = {}
     for name, texts in banks.items():
         popular = popularity(fold_texts(*texts, concepts) @ folded.T, how.inverse_temperature)
@@ -168,7 +168,7 @@ def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
     names = {way: f"SUMA, {done['method']} | {arrow}" for way, arrow in WAYS.items()}
     if done["method"] == "search":
         knew = f"inductive, as a search does: the bank is {done['bank_captions']} captions of `{done['bank_config']}`"
-        knew += f", or {done['bank_words']} words; it changes no ranking of texts"
+        knew += f", or {done['bank_words']} bundles of words; it changes no ranking of texts"
         names = {bank: f"SUMA, search, bank of {bank} | {WAYS['t2v']}" for bank in ("captions", "words")}
     elif done["transductive"]:
         knew = "**transductive**: the test queries correct each other, so this is no result of a search"
@@ -215,8 +215,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bank-config", default=Rerank.bank_config, help="inverted-softmax: the split of the bank")
     parser.add_argument("--bank-size", type=int, default=Rerank.bank_size, help="inverted-softmax: clips in the bank")
     parser.add_argument(
-        "--inverse-temperature", type=float, default=Rerank.inverse_temperature,
-        help="of the re-ranking's softmax; choose it on training videos only",
+        "--inverse-temperature", type=float,
+        help="of the re-ranking's softmax (default: 20, of `search` 10); choose it on training videos only",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, help="also write the results as JSON here, and as Markdown beside it")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU, also where there is a GPU")

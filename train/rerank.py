@@ -25,9 +25,11 @@ class Rerank:
     method: str
     bank_config: str = "train_9k"
     bank_size: int = 1000
-    inverse_temperature: float = INVERSE_TEMPERATURE
+    inverse_temperature: float | None = None  # 20; of `search` what an index has
 
     def __post_init__(self) -> None:
+        if self.inverse_temperature is None:
+            object.__setattr__(self, "inverse_temperature", INVERSE_TEMPERATURE if self.method == "search" else 20.0)
         if self.method not in RERANKS:
             raise ValueError(f"re-ranking {self.method!r} is unknown: choose one of {', '.join(RERANKS)}")
         if self.bank_size < 1:
