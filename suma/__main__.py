@@ -1,4 +1,4 @@
-"""`python -m suma index | search | captions | similar | info | check`: the index from the command line."""
+"""`python -m suma index | merge | search | captions | similar | info | check`: the index from the command line."""
 
 import os
 
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from suma.build import Report
 from suma.cpu import use_fast_matmul
 from suma.files import find_videos
 from suma.index import VideoIndex
@@ -68,9 +69,16 @@ def _parser() -> argparse.ArgumentParser:
         help=f"seconds of the parts into which longer videos are cut, 0: none (default: {SEGMENT:g}, or the index's)",
     )
     index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster, cosines off by less than 1e-3")
+    index.add_argument("--hubness", action="store_true", help="keep what `search --hubness` needs, from now on")
+    merge = command("merge", "bring indexes made on several machines into one")
+    merge.add_argument("indexes", nargs="+", help="their folders")
+    merge.add_argument("-o", "--output", required=True, help="the folder of the one that takes them in, new or not")
     search = command("search", "text -> videos", QUERIES)
     search.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
+    search.add_argument(
+        "--hubness", action="store_true", help="take from every score what the video scores with texts at large"
+    )
     captions = command("captions", "video -> captions of the index's list")
     search.add_argument("--within", metavar="VIDEO", help="search the moments of this one video, indexed or not")
     similar = command("similar", "video or image -> videos")
@@ -131,16 +139,39 @@ def _page(args: argparse.Namespace) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
     use_fast_matmul()
-    model = SUMA.from_pretrained(args.model)
+    model = SUMA.from_pretrained(args.model, text_only=args.command == "search" and not args.within)
+    if args.command == "merge":
+        from suma.merge import merge_folders
+
+        report, count = merge_folders(model, args.indexes, args.output)
+        done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
+        print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
+        return 0
     if args.command == "index":
+        from suma import shards
+
+        place = shards.place(os.environ)
+        shared = place[1] > 1 or shards.folder_of(args.output).is_dir()  # left by ranks that died
+
+        def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> Report:
+            prune, retry = args.prune and whole, args.retry and not (shared and whole)
+            return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16)
+
         new = not (Path(args.output) / MANIFEST).is_file()
         find_videos(args.videos)  # nothing to add is an error before anything is written
+        model.to(shards.device(os.environ))
+        if shared:
+            shards.fill(model, args.output, args.videos, place, add, args.retry, args.segment)
+            if place[0]:
+                return 0
         length = SEGMENT if args.segment is None else args.segment
         index = VideoIndex(model, length) if new else VideoIndex.load(args.output, model, args.segment)
         if args.captions:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)
-        report = index.add(args.videos, args.workers, args.prune, args.retry, args.time_limit, args.bf16)
+        report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
+        if args.hubness:
+            index.keep_hubness()
         if args.json:
             print(json.dumps(asdict(report), ensure_ascii=False))
         else:
@@ -157,7 +188,8 @@ def run(args: argparse.Namespace) -> int:
         index.store.verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
-        return _show(index.search(args.query, within=args.within, **_page(args)), args.json)
+        answers = index.search(args.query, within=args.within, hubness=args.hubness, **_page(args))
+        return _show(answers, args.json)
     elif args.command == "similar":
         return _show(index.similar(args.video, **_page(args)), args.json)
     elif args.command == "captions":

@@ -1,8 +1,8 @@
 """The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
 
-Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a product quantiser (2 bits per dimension, faiss's
-fast scan) names a hundredth of them, which are compared exactly. The quantiser is kept in a cache beside the
-index, whose name carries its checksum: faiss would load a damaged file without a word.
+Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a quantiser (faiss's RaBitQ, a bit for each of the
+D or so principal directions) names a two-hundredth of them, which are compared exactly. The quantiser is kept in a
+cache beside the index, whose name carries its checksum: faiss would load a damaged file without a word.
 
 Shapes: N clips, D joint width; folded vectors have 2D.
 """
@@ -20,10 +20,13 @@ from suma.disk import replace
 from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
-RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at least so many, and this share of all
-TRAINING = 65_536  # vectors, evenly spaced, that the quantiser learns from
+RESCORED, RESCORED_SHARE = 1000, 0.005  # clips that the quantiser names: at least so many, and this share of all
+TRAINING = 30_000  # vectors, evenly spaced, that the quantiser learns from
+UNKEPT = 0.01  # share of the vectors' variance that it may leave out
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 BLOCK = 50_000  # vectors read at once
+MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
+SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
 class Vectors(Protocol):
@@ -43,7 +46,8 @@ class Vectors(Protocol):
 
 
 class Candidates:
-    """Searches folded vectors, and takes in what a later snapshot adds; `name`: of the cache's files."""
+    """Searches folded vectors, and takes in what a later snapshot adds; `name`: of the cache's files. Always with
+    `less`, or never: it lies in the vectors, as one dimension more."""
 
     def __init__(self, name: str = "first") -> None:
         self._name = name
@@ -51,15 +55,21 @@ class Candidates:
         self._coarse: Any = None  # faiss index of the first positions, or None
         self._exact: Any = None  # faiss index of the positions that follow
         self._mutex = threading.Lock()
+        self._asked = False
 
     def search(
-        self, store: Store, snapshot: Vectors, query: np.ndarray, number: int, allowed: np.ndarray | None = None
-    ) -> list[int]:
-        """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given."""
-        with self._mutex:
-            self._take_in(store, snapshot)
-            coarse, exact = self._coarse, self._exact
+        self, store: Store, snapshot: Vectors, query: np.ndarray, number: int, allowed: np.ndarray | None = None,
+        less: np.ndarray | None = None,
+    ) -> list[int]:  # fmt: skip
+        """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given.
+        less (all positions,): what the inner product of each is lessened by."""
         chosen = snapshot.live if allowed is None else allowed
+        if not self._asked and len(chosen) <= SMALL:
+            self._asked = True
+            return [position for _, position in _best(snapshot, chosen, np.asarray(query, np.float32), number, less)]
+        with self._mutex:
+            self._take_in(store, snapshot, less)
+            coarse, exact = self._coarse, self._exact
         if not len(chosen):
             return []
         vector, total = np.ascontiguousarray(query[None], np.float32), len(snapshot.folded)
@@ -70,23 +80,25 @@ class Candidates:
         start = coarse.ntotal if coarse is not None else 0
         found = []
         if coarse is not None and len(chosen) <= BLOCK:
-            found.append(_best(snapshot, chosen[chosen < start], vector[0], number))
+            found.append(_best(snapshot, chosen[chosen < start], vector[0], number, less))
         elif coarse is not None:
             asked = min(start, int(max(RESCORED, RESCORED_SHARE * total, number) * total / len(chosen)))
             named = coarse.search(vector, asked)[1][0]
             named = named[(named >= 0) & (named < total)]
             named = named if permitted is None else named[permitted[named]]
-            found.append(_best(snapshot, named, vector[0], number))
+            found.append(_best(snapshot, named, vector[0], number, less))
         if exact.ntotal:
+            if less is not None:
+                vector = np.pad(vector, [(0, 0), (0, MORE)], constant_values=1)
             found.append(_scan(exact, start, vector, number, permitted))
         scored = [pair for part in found for pair in part]
         return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
 
-    def _take_in(self, store: Store, snapshot: Vectors) -> None:
+    def _take_in(self, store: Store, snapshot: Vectors, less: np.ndarray | None) -> None:
         import faiss
 
         if self._table is not snapshot.table:
-            width = snapshot.folded.shape[1]
+            width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
             self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
                 self._coarse = _quantised(snapshot)
@@ -95,6 +107,9 @@ class Candidates:
         start = self._coarse.ntotal if self._coarse is not None else 0
         for i in range(start + self._exact.ntotal, len(snapshot.folded), BLOCK):
             codes = np.ascontiguousarray(snapshot.folded[i : i + BLOCK])
+            if less is not None:
+                codes = np.pad(codes, [(0, 0), (0, MORE)])
+                codes[:, -1] = -less[i : i + BLOCK]
             self._exact.add_sa_codes(codes.view(np.uint8))
 
 
@@ -129,25 +144,39 @@ def _cached(store: Store, snapshot: Vectors, name: str) -> Any:
 
 
 def _quantised(snapshot: Vectors) -> Any:
-    """A product quantiser over all clips of a snapshot."""
+    """A binary quantiser over all vectors of a snapshot, of the directions in which they differ: the halves of a folded
+    vector nearly repeat each other, so half as many as it has dimensions are enough."""
     import faiss
 
     count, width = snapshot.folded.shape
-    coarse = faiss.index_factory(width, f"PQ{width // 2}x4fs", faiss.METRIC_INNER_PRODUCT)
-    coarse.train(np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32))
+    sample = np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32)
+    variances, directions = np.linalg.eigh(np.cov(sample.T))  # ascending
+    missing = np.cumsum(variances) / max(variances.sum(), 1e-12)
+    number = min(width, -(-int((missing > UNKEPT).sum()) // 32) * 32)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(number, number)))[0]  # all bits to say as much
+    turn = faiss.LinearTransform(width, number, False)
+    faiss.copy_array_to_vector((rotation @ directions[:, -number:].T).astype(np.float32).ravel(), turn.A)
+    turn.is_trained = True
+    bits = faiss.index_factory(number, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    coarse = faiss.IndexPreTransform(turn, bits)
+    coarse.train(sample)
     for i in range(0, count, BLOCK):
         coarse.add(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32))
     return coarse
 
 
-def _best(snapshot: Vectors, positions: np.ndarray, query: np.ndarray, number: int) -> list[tuple[float, int]]:
-    """The best of these positions by the exact inner product."""
+def _best(
+    snapshot: Vectors, positions: np.ndarray, query: np.ndarray, number: int, less: np.ndarray | None
+) -> list[tuple[float, int]]:
+    """The best of these positions by the exact inner product, lessened by `less`."""
     positions = np.sort(positions)
     if not len(positions):
         return []
     vector = torch.from_numpy(query)
     blocks = [positions[i : i + 512] for i in range(0, len(positions), 512)]  # small ones stay in the processor's cache
     scores = torch.cat([torch.from_numpy(snapshot.folded[block]).float() @ vector for block in blocks]).numpy()
+    if less is not None:
+        scores = scores - less[positions]
     best = np.argsort(-scores)[:number]
     return list(zip(scores[best].tolist(), positions[best].tolist(), strict=True))
 

@@ -19,12 +19,13 @@ from suma.build import Builder, Report
 from suma.caption_list import CaptionList
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
+from suma.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.model import SUMA
 from suma.pixels import resize_frames
 from suma.query import ALL, Filter, Query, parse
 from suma.rows import Row, describe, key
 from suma.search import Match, Page, Searcher, nearest
-from suma.similarity import Texts, Videos
+from suma.similarity import Texts, Videos, fold_texts
 from suma.store import MANIFEST, Snapshot, Store
 from suma.video import SEGMENT
 
@@ -76,6 +77,7 @@ class VideoIndex:
         self._statistics: tuple[Snapshot, Tensor, Tensor] | None = None  # of the concepts, over all frames
         self._recent: dict[str, tuple[list[Row], Videos]] = {}  # files that are not in the index
         self._captions: CaptionList | None = None  # None: as the store has them
+        self._popular: Popularity | None = None  # the clips', with texts at large
 
     @property
     def store(self) -> Store:
@@ -132,14 +134,21 @@ class VideoIndex:
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
         """
-        return Builder(self.model, self.store, workers, time_limit, bf16).run(paths, prune, retry)
+        kept = is_kept(self.store)
+        report = Builder(self.model, self.store, workers, time_limit, bf16).run(paths, prune, retry)
+        if kept:
+            self.keep_hubness()
+        return report
 
     def remove(self, paths: Iterable[str | Path]) -> int:
         """Forget these videos (their files stay); returns how many were in the index."""
         with self.store.writing():
             table = self.store.snapshot.table
             known = [row.path for row in map(table.file, dict.fromkeys(map(key, paths))) if row is not None]
+            kept = is_kept(self.store)
             self.store.commit(forget=known)
+            if kept:  # where the files were written anew
+                self.keep_hubness()
         return len(known)
 
     # ---- searching -------------------------------------------------------------------------------------------------
@@ -160,6 +169,7 @@ class VideoIndex:
         filter: Filter = ALL,
         within: str | Path | None = None,
         group: bool = True,
+        hubness: bool = False,
     ) -> list[Match]:
         """The videos that a text describes best, best first.
 
@@ -171,6 +181,8 @@ class VideoIndex:
             filter: which files may answer, beside what the query says.
             within: a video (indexed or not), of which the best moments answer.
             group: one answer for each video, rather than for each part of a long one.
+            hubness: take from every score what the video scores with texts at large (suma/hubness.py); `keep_hubness`
+                makes that quick to begin with.
 
         Raises ValueError for an empty query, one that cannot be read, or top_k < 1.
         """
@@ -181,10 +193,28 @@ class VideoIndex:
         page = Page(top_k, offset, min_score, filter, group)
         texts = query.texts(self.model) if isinstance(query, Query) else query
         if within is None:
-            return self._searcher.by_text(self.store, texts, page)
+            return self._searcher.by_text(self.store, texts, page, self._popularity() if hubness else None)
         if replace(filter, root="") != ALL:
             raise ValueError("filters choose among videos: leave them out when searching within one")
         return self._searcher.moments(*self.parts(within), texts, page)
+
+    def _popularity(self) -> Popularity:
+        texts = evenly(self.caption_list) or word_bundles(self.model)
+        if self._popular is None or self._popular.texts != texts:
+            self._popular = Popularity(texts, self._fold)
+        return self._popular
+
+    @torch.no_grad()
+    def _fold(self, texts: Sequence[str]) -> Tensor:
+        """Folded vectors (n, 2D) of texts."""
+        parts, concepts = [texts[i : i + 256] for i in range(0, len(texts), 256)], self.model.space.concepts()
+        return torch.cat([fold_texts(*self.model.texts(part), concepts) for part in parts])
+
+    def keep_hubness(self) -> None:
+        """Keep what a search with `hubness` needs beside the index; from then on `add` and `save` bring it up to
+        date."""
+        with self.store.writing():
+            self._popularity().keep(self.store)
 
     @torch.no_grad()
     def similar(
@@ -319,6 +349,8 @@ class VideoIndex:
         self.folder = folder
         if listed is not None:
             self._captions = listed.save(self.store, self.model)
+        if is_kept(self.store):
+            self.keep_hubness()
 
     @classmethod
     def load(cls, folder: str | Path, model: SUMA, segment: float | None = None) -> "VideoIndex":

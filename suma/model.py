@@ -36,6 +36,7 @@ from suma.pixels import normalize
 from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
 from suma.similarity import AGGREGATIONS, Scoring, Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
+from suma.text_tower import TextTower, fits
 
 FORMAT_VERSION = 1
 LATER = ("frame_grid", "coarse_share", "activation")  # options that came later: at their defaults they change no name
@@ -102,16 +103,15 @@ class SUMA(
     The constructor builds random weights; `from_clip` starts a training, `from_pretrained` loads a trained model.
     """
 
-    def __init__(self, config: SUMAConfig, tokenizer_folder: str | Path | None = None):
+    def __init__(self, config: SUMAConfig, tokenizer_folder: str | Path | None = None, text_only: bool = False):
         super().__init__()
         self.config = config
         cfg = {name: value for name, value in config.clip.items() if name != "init_logit_bias"}  # no use here
-        self.clip = build_clip(cfg)
+        self.clip: Any = TextTower(cfg) if text_only else build_clip(cfg)
         dim, width = int(cfg["embed_dim"]), text.token_table(self.clip).embedding_dim
-        self.temporal = (
-            TemporalEncoder(dim, config.temporal_layers, config.temporal_positions) if config.temporal_layers else None
-        )
-        self.grid = FrameGrid(config.frame_grid, patch_width(self.clip), dim) if config.frame_grid else None
+        layers, grid = (0, 0) if text_only else (config.temporal_layers, config.frame_grid)
+        self.temporal = TemporalEncoder(dim, layers, config.temporal_positions) if layers else None
+        self.grid = FrameGrid(grid, patch_width(self.clip), dim) if grid else None
         self.space = ConceptSpace(
             config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor,
             config.activation,
@@ -228,7 +228,9 @@ class SUMA(
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
         """A trained model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed.
 
-        Options for the Hub: revision, token, cache_dir, force_download, local_files_only.
+        Options for the Hub: revision, token, cache_dir, force_download, local_files_only. With `text_only=True` the
+        image tower and the temporal encoder are left out where they can be (suma/text_tower.py): such a model searches
+        by text, starts in a fraction of the time, and has the whole model's fingerprint.
         Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
         ValueError, a path that does not exist FileNotFoundError (so does a model that is not cached while the Hub does
         not answer; what the Hub refuses raises huggingface_hub's errors). Only safetensors are read.
@@ -264,10 +266,16 @@ class SUMA(
             if kwargs["config"].clip["text_cfg"].get("hf_tokenizer_name"):
                 for name in TOKENIZER_FILES:
                     tokenizer = download(model_id, f"{TOKENIZER}/{name}", **options).parent
-        model = cls(**{**kwargs, "tokenizer_folder": tokenizer})
+        text_only = kwargs.pop("text_only", False) and fits(kwargs["config"].clip)
+        model = cls(**{**kwargs, "tokenizer_folder": tokenizer, "text_only": text_only})
+        needed = None if not text_only else set(model.state_dict())
         try:
             with safe_open(file, framework="pt", device=map_location) as weights:
-                state = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+                names = sorted(weights.keys())
+                state = {name: weights.get_tensor(name) for name in names if needed is None or name in needed}
+                if text_only:  # of the whole file, one tensor at a time
+                    rest = ((n, state[n] if n in state else weights.get_tensor(n)) for n in names)
+                    model._fingerprint = _fingerprint(model.config, rest)
         except SafetensorError as error:
             raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
         if map_location != "cpu":
@@ -284,12 +292,7 @@ class SUMA(
     def fingerprint(self) -> str:
         """16 hex digits that name this model: config and weights as they are at the first call."""
         if not self._fingerprint:
-            told = {n: x for n, x in asdict(self.config).items() if n not in LATER or x != getattr(SUMAConfig, n)}
-            digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._fingerprint = digest.hexdigest()[:16]
+            self._fingerprint = _fingerprint(self.config, sorted(self.state_dict().items()))
         return self._fingerprint
 
     # ---- encoders --------------------------------------------------------------------------------------------------
@@ -322,6 +325,8 @@ class SUMA(
     def encode_images(self, pixels: Tensor) -> Tensor:
         """What the image tower gives of pixels (N, 3, H, W): its feature, and with a frame grid the picture's regions
         behind it (N, D + G * G * C). uint8 is normalised here, floats are taken as they are."""
+        if isinstance(self.clip, TextTower):
+            raise RuntimeError("this model was loaded with text_only=True: load it whole to encode frames")
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
@@ -411,3 +416,14 @@ class SUMA(
         """Keep both scales at most 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
         for scale in (self.clip.logit_scale, self.concept_logit_scale):
             scale.clamp_(max=math.log(100))
+
+
+def _fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Of a config and weights in the order of their names; floats as they are once loaded, in float32."""
+    told = {n: x for n, x in asdict(config).items() if n not in LATER or x != getattr(SUMAConfig, n)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in weights:
+        loaded = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+        digest.update(name.encode())
+        digest.update(loaded.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

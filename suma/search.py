@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suma.candidates import Candidates
+from suma.hubness import Popularity
 from suma.model import SUMA
 from suma.query import ALL, Filter
 from suma.rows import Row
@@ -65,6 +66,7 @@ class Searcher:
     def __init__(self, model: SUMA):
         self.model = model
         self.candidates = Candidates()
+        self._corrected = Candidates()  # of hubness
         self._filtered: tuple[Snapshot, Filter, np.ndarray] | None = None  # the clips that the last filter lets through
 
     # ---- features --------------------------------------------------------------------------------------------------
@@ -110,14 +112,18 @@ class Searcher:
     # ---- answers ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def by_text(self, store: Store, texts: Texts, page: Page) -> list[Match]:
-        """The videos that a text (T = 1) describes best."""
+    def by_text(self, store: Store, texts: Texts, page: Page, popularity: Popularity | None = None) -> list[Match]:
+        """The videos that a text (T = 1) describes best; less their popularity, if it is given."""
         snapshot = store.snapshot
+        less = popularity.of(store, snapshot) if popularity else None
         folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
         named = folded[:, self.model.dim :]
-        best = self._ranked(
-            store, snapshot, folded, lambda found: self.score(texts, named, snapshot, found)[0], page, CANDIDATES
-        )
+
+        def score(found: list[int]) -> Tensor:
+            scores = self.score(texts, named, snapshot, found)[0]
+            return scores if less is None else scores - torch.from_numpy(less[found]).to(scores.device)
+
+        best = self._ranked(store, snapshot, folded, score, page, CANDIDATES, less=less)
         positions = [position for _, position in best]
         videos, rows = self.videos(snapshot, positions), snapshot.rows(positions)
         return [
@@ -169,17 +175,18 @@ class Searcher:
 
     def _ranked(
         self, store: Store, snapshot: Snapshot, folded: Tensor, score: Callable[[list[int]], Tensor], page: Page,
-        candidates: int, left_out: Sequence[int] = (),
+        candidates: int, left_out: Sequence[int] = (), less: np.ndarray | None = None,
     ) -> list[tuple[float, int]]:  # fmt: skip
         """The page's clips (score, position): the first stage's candidates for folded queries (Q, 2D), scored exactly.
         More of them are taken in while many belong to few videos."""
         allowed, without = self._allowed(snapshot, page.filter), set(left_out)
         total = len(snapshot.live if allowed is None else allowed)
         number = max(candidates, 2 * (page.offset + page.top_k)) + len(without)
+        first = self.candidates if less is None else self._corrected
         while True:
             named: dict[int, None] = {}
             for query in folded.cpu().numpy():
-                named.update(dict.fromkeys(self.candidates.search(store, snapshot, query, number, allowed)))
+                named.update(dict.fromkeys(first.search(store, snapshot, query, number, allowed, less)))
             found = [position for position in named if position not in without]
             if not found:
                 return []

@@ -9,6 +9,7 @@
 | `folded-G.f16` | of each clip the vector that the first stage of a search scans (2D), float16 |
 | `captions-G.f16` | of each caption the folded vector (2D), float16; a list that was replaced leaves its rows |
 | `first-*.faiss`, `lines*.faiss` | caches of the first stage, for large indexes (suma/candidates.py) |
+| `hubness-*.f32` | a cache of what is taken from each clip's score, on request (suma/hubness.py) |
 | `lock`, `writer.json` | held by the one process that writes, and who that is |
 
 A commit appends to the feature files, flushes them, and then ends the database transaction that names the new rows:
@@ -297,6 +298,10 @@ class Store:
             new._write_captions(lines, (vectors[i : i + 4096] for i in range(0, len(lines), 4096)))
             new._publish()
 
+    def clips_of(self, digest: str) -> list[NewClip]:
+        """The clips of a content, with their features."""
+        return self._read_block(np.array(self.snapshot.table.positions_of(digest), np.int64))[1]
+
     def _read_block(self, positions: np.ndarray) -> tuple[list[Row], list[NewClip]]:
         """These clips, and the files they belong to."""
         table, clips = self.snapshot.table, []
@@ -341,6 +346,7 @@ def _is_ours(file: Path) -> bool:
         "scales-*.f32",
         "captions-*.f16",
         "first-*.faiss*",
+        "hubness-*.f32*",
         "lines*.faiss*",
     )
     of_format_1 = ("videos-*.npy*", "frames-*.npy*")

@@ -3,6 +3,9 @@
 Shapes: T texts, L tokens, E token-embedding width, D joint width.
 """
 
+import functools
+import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +25,18 @@ def load_tokenizer(name: str, text_cfg: dict[str, Any], folder: str | Path | Non
     a small vocabulary only makes captions a little longer. Where `text_cfg` names a tokenizer of the Hub (SigLIP's),
     that one is read from `folder`, as saved with a model, or else from the Hub.
     """
-    import open_clip
-
     if text_cfg.get("hf_tokenizer_name"):
         return _hub_tokenizer(text_cfg, folder)
-    if name:
-        if name not in open_clip.list_models():
-            raise ValueError(f"tokenizer {name!r} is no open_clip model")
+    if name and text_cfg.get("tokenizer_kwargs"):
+        import open_clip
+
         return open_clip.get_tokenizer(name)
+    there = _open_clip_folder()
+    if name and not (there / "model_configs" / f"{name}.json").is_file():
+        raise ValueError(f"tokenizer {name!r} is no open_clip model")
     context, size = text_cfg.get("context_length", 77), text_cfg.get("vocab_size", CLIP_VOCABULARY)
-    tokenizer = open_clip.SimpleTokenizer(context_length=context)
-    if size == CLIP_VOCABULARY:
+    tokenizer = _open_clip_tokenizer().SimpleTokenizer(context_length=context)
+    if name or size == CLIP_VOCABULARY:
         return tokenizer
     if not 514 <= size < CLIP_VOCABULARY:
         raise ValueError(f"text_cfg vocab_size must be 514 to {CLIP_VOCABULARY}, got {size}")
@@ -45,6 +49,25 @@ def load_tokenizer(name: str, text_cfg: dict[str, Any], folder: str | Path | Non
     tokenizer.all_special_ids = [size - 2, size - 1]
     tokenizer.sot_token_id, tokenizer.eot_token_id = size - 2, size - 1
     return tokenizer
+
+
+def _open_clip_folder() -> Path:
+    found = importlib.util.find_spec("open_clip")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("open_clip is missing: pip install open_clip_torch")
+    return Path(found.submodule_search_locations[0])
+
+
+@functools.cache
+def _open_clip_tokenizer() -> Any:
+    """open_clip's tokenizer.py alone: to import the package takes longer than a search."""
+    if "open_clip" in sys.modules:
+        return sys.modules["open_clip"].tokenizer
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", _open_clip_folder() / "tokenizer.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _hub_tokenizer(text_cfg: dict[str, Any], folder: str | Path | None) -> Any:
@@ -102,15 +125,14 @@ def encode_tokens(clip: nn.Module, tokens: Tensor) -> Tensor:
     """
     if not can_shorten(clip):
         return clip.encode_text(tokens)  # type: ignore[operator]
-    from open_clip.transformer import text_global_pool
-
     tower, length = text_tower(clip), tokens.shape[1]
     dtype = tower.transformer.get_cast_dtype()
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
     x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
     pool = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
-    eos = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
-    x = text_global_pool(x, tokens, pool, eos_token_id=eos)
+    eos: Any = getattr(tower, "eos_id", getattr(tower, "text_eos_id", None))
+    ends = tokens.argmax(-1) if pool == "argmax" else torch.eq(tokens, eos).int().argmax(-1)
+    x = x[torch.arange(len(x), device=x.device), ends]
     if tower.text_projection is None:
         return x
     return tower.text_projection(x) if isinstance(tower.text_projection, nn.Module) else x @ tower.text_projection

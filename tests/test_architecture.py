@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {  # a file imports only files of lower levels
     "suma.video": 0, "suma.pixels": 0, "suma.concepts": 0, "suma.similarity": 0, "suma.text": 0, "suma.cpu": 0,
-    "suma.disk": 0, "suma.rows": 0, "suma.backbone": 0, "suma.saved": 0, "suma.temporal": 0,
+    "suma.disk": 0, "suma.rows": 0, "suma.text_tower": 0, "suma.backbone": 0, "suma.saved": 0, "suma.temporal": 0,
     "suma.files": 1, "suma.store": 1, "suma.decoder": 1, "suma.model": 1,
-    "suma.candidates": 2, "suma.steer": 2,
+    "suma.candidates": 2, "suma.hubness": 2, "suma.steer": 2,
     "suma.build": 3, "suma.query": 3, "suma.caption_list": 3, "suma.search": 4, "suma.index": 5, "suma.explain": 6,
-    "suma": 7, "suma.__main__": 8,
+    "suma.merge": 6, "suma.shards": 7, "suma": 7, "suma.__main__": 8,
 }  # fmt: skip
 ROOMS = ("suma", "train", "ui", "app", "tests")
 
@@ -73,6 +73,17 @@ def test_importing_suma_is_light_and_silent():
     program = f"import suma, sys; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_search_from_the_command_line_imports_what_it_needs():
+    heavy = ["open_clip", "timm", "torchvision", "torch._dynamo", "faiss", "av", "decord", "accelerate", "matplotlib"]
+    program = (
+        "import sys; from suma.__main__ import main\n"
+        "code = main(['search', 'assets/gallery/index', 'an elephant falls', '--json', '-k', '1'])\n"
+        f"print([m for m in {heavy} if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1:] == ["[] 0"], done.stderr
 
 
 @pytest.mark.parametrize("file", SUMA_FILES, ids=name_of)

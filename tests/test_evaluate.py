@@ -24,7 +24,8 @@ from test_data import row, write_layout
 from test_metrics import naive_rank
 
 from suma import SUMA
-from suma.similarity import Texts, Videos
+from suma.hubness import word_bundles
+from suma.similarity import Texts, Videos, combine, four_similarities
 
 ROOT = Path(__file__).resolve().parents[1]
 ANIMALS = ("dog", "cat", "bird", "horse", "man")
@@ -192,6 +193,30 @@ def test_inverted_softmax_takes_its_bank_from_training_clips(tiny_model, benchma
         ranks = [naive_rank(line, [i == j for j in range(5)]) for i, line in enumerate(lines)]
         got = done["retrieval"][way]
         assert {key: got[key] for key in naive_metrics(ranks)} == pytest.approx(naive_metrics(ranks)), way
+
+
+@torch.no_grad()
+def test_re_ranking_as_a_search_does_takes_the_folded_scores_of_captions_or_words(tiny_model, benchmark, tmp_path):
+    done = evaluate.evaluate(tiny_model, str(benchmark), how=Rerank("search"))["rerank"]
+    assert (done["bank_captions"], done["bank_words"], done["transductive"]) == (8, 1000, False)
+    sentences, videos = encoded_alone(tiny_model, load_clips(str(benchmark), "test_1k"), tmp_path)
+    bank_sentences, _ = encoded_alone(tiny_model, load_clips(str(benchmark), "train_9k"), tmp_path)
+    words = [tiny_model.texts([text]) for text in word_bundles(tiny_model)]
+    share = tiny_model.config.concept_share
+
+    def mean_score(text: Texts, video: Videos) -> float:
+        return float(combine(four_similarities(text, video, "mean"), share))
+
+    for name, bank in (("captions", [t for own in bank_sentences for t in own]), ("words", words)):
+        popular = [np.log(np.mean([np.exp(10 * mean_score(b, v)) for b in bank])) / 10 for v in videos]
+        lines = [
+            [float(tiny_model.score(own[0], v)) - z for v, z in zip(videos, popular, strict=True)] for own in sentences
+        ]
+        ranks = [naive_rank(line, [i == j for j in range(5)]) for i, line in enumerate(lines)]
+        got = done["retrieval"][name]
+        assert {key: got[key] for key in naive_metrics(ranks)} == pytest.approx(naive_metrics(ranks)), name
+    printed = "\n".join(evaluate.rerank_table(done))
+    assert "8 captions of `train_9k`" in printed and "search, bank of words | text -> video" in printed
 
 
 def test_a_bank_of_few_clips_is_a_fixed_sample(tiny_model: SUMA, benchmark: Path):

@@ -9,7 +9,7 @@ import torch
 from clips import write_video
 from safetensors.torch import save_file
 
-from suma import SUMA, __version__
+from suma import SUMA, VideoIndex, __version__
 from suma.__main__ import main
 
 
@@ -125,6 +125,20 @@ def test_pruning_retrying_and_checking(place: Path, tmp_path: Path, capsys: pyte
     array.write_bytes(b"\xff" + array.read_bytes()[1:])
     assert suma(place, "check", index) == 2
     assert "checksum" in capsys.readouterr().err
+
+
+def test_hubness_is_corrected_on_request(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    index = str(tmp_path / "index")
+    assert suma(place, "index", str(place / "videos"), "-o", index, "--hubness") == 0
+    assert len(list(Path(index).glob("hubness-*.f32"))) == 1
+    capsys.readouterr()
+    answers = []
+    for options in ([], ["--hubness"]):
+        assert suma(place, "search", index, "a dog", "--json", *options) == 0
+        answers.append({m["path"]: m["score"] for m in json.loads(capsys.readouterr().out)})
+    assert len(answers[1]) == 3
+    expected = VideoIndex.load(index, SUMA.from_pretrained(place / "model")).search("a dog", hubness=True)
+    assert answers[1] == pytest.approx({m.path: m.score for m in expected}, abs=2e-4) != answers[0]
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture):

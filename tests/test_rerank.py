@@ -7,7 +7,9 @@ import pytest
 import rerank
 import torch
 from metrics import retrieval
-from rerank import Rerank, dual_softmax, inverted_softmax, popularity
+from rerank import Rerank, dual_softmax
+
+from suma.hubness import inverted_softmax, popularity
 
 
 def random_scores(*size: int) -> torch.Tensor:
@@ -57,7 +59,7 @@ def test_a_query_is_corrected_without_the_other_test_queries_only_by_inverted_so
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"method": "qb-norm"}, "'qb-norm'.*inverted-softmax, dual-softmax"),
+        ({"method": "qb-norm"}, "'qb-norm'.*inverted-softmax, search, dual-softmax"),
         ({"method": "dual-softmax", "inverse_temperature": 0.0}, "inverse_temperature=0.0"),
         ({"method": "dual-softmax", "inverse_temperature": math.nan}, "inverse_temperature=nan"),
         ({"method": "inverted-softmax", "bank_size": 0}, "bank_size=0"),

@@ -29,15 +29,16 @@ from encode import encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from metrics import Retrieval, both_ways, owners, ranks, retrieval
-from rerank import RERANKS, Rerank, dual_softmax, inverted_softmax, popularity
+from rerank import RERANKS, Rerank, dual_softmax
 from scenes_errors import errors
 from scenes_probes import pointing, read_truth, time_probe, visitors
 from scenes_purity import purity
 from torch import Tensor
 
 from suma.cpu import use_fast_matmul
+from suma.hubness import evenly, inverted_softmax, popularity, word_bundles
 from suma.model import SUMA
-from suma.similarity import Texts, Videos, combine
+from suma.similarity import Texts, Videos, combine, fold_texts, fold_videos
 
 WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
 HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
@@ -64,8 +65,9 @@ def load(
 def load_bank(
     model: SUMA, data: str, config: str, clips: Sequence[Clip], how: Rerank, accelerator: Accelerator | None,
     **options: Any,
-) -> tuple[Texts, Videos]:  # fmt: skip
-    """The bank's captions and videos, encoded. Raises ValueError where the bank has videos that are evaluated."""
+) -> tuple[Texts, Videos | None]:  # fmt: skip
+    """The bank's captions and, but for `search`, videos, encoded. Raises ValueError where the bank has videos that are
+    evaluated."""
     if how.bank_config == config:
         raise ValueError(f"the bank must not be the evaluated split, {config}: give --bank-config")
     try:
@@ -75,19 +77,23 @@ def load_bank(
     if shared := {clip.video_id for clip in bank} & {clip.video_id for clip in clips}:
         raise ValueError(f"the bank, {how.bank_config}, holds {min(shared)}, which is evaluated: give --bank-config")
     captions, _ = owners(bank)
+    if how.method == "search":
+        return encode_captions(model, evenly(captions), accelerator=accelerator), None
     videos = encode_videos(model, bank, cache, accelerator=accelerator)
     return encode_captions(model, captions, accelerator=accelerator), videos
 
 
 def rerank(
     model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, texts: Texts, videos: Videos,
-    bank: tuple[Texts, Videos] | None, chunk: int = 256,
+    bank: tuple[Texts, Videos | None] | None, chunk: int = 256,
 ) -> dict[str, object]:  # fmt: skip
     """Metrics of SUMA's scores (T, V) after re-ranking, and how that was done; bank: None for `dual-softmax`."""
     b = how.inverse_temperature
     if bank is None:
         t2v, v2t = dual_softmax(scores, b), dual_softmax(scores.T, b)
         done: dict[str, object] = {"method": how.method, "transductive": True, "inverse_temperature": b}
+    elif bank[1] is None:
+        return by_search(model, how, scores, correct, videos, bank[0])
     else:  # every item's constant, a chunk of items at a time
         by_captions = [
             popularity(model.score(bank[0], Videos(*(x[i : i + chunk] for x in videos))), b)
@@ -102,6 +108,21 @@ def rerank(
         sizes = {"bank_captions": len(bank[0].features), "bank_videos": len(bank[1].features)}
         done = {**asdict(how), "transductive": False, **sizes}
     return {**done, "retrieval": {"t2v": asdict(retrieval(t2v, correct)), "v2t": asdict(retrieval(v2t, correct.T))}}
+
+
+def by_search(
+    model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, videos: Videos, bank: Texts
+) -> dict[str, object]:  # fmt: skip
+    """Metrics of text to video as an index corrects them, by the bank's captions and by bundles of words."""
+    concepts = model.space.concepts()
+    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.concept_share)
+    banks = {"captions": bank, "words": encode_captions(model, word_bundles(model))}
+    found = {}
+    for name, texts in banks.items():
+        popular = popularity(fold_texts(*texts, concepts) @ folded.T, how.inverse_temperature)
+        found[name] = asdict(retrieval(inverted_softmax(scores, popular), correct))
+    sizes = {f"bank_{name}": len(texts.features) for name, texts in banks.items()}
+    return {**asdict(how), "transductive": False, **sizes, "retrieval": found}
 
 
 def evaluate(
@@ -156,14 +177,18 @@ def evaluate(
 
 def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
     """Lines of Markdown that keep a re-ranking apart from the plain results, and say what it knew."""
-    if done["transductive"]:
+    names = {way: f"SUMA, {done['method']} | {arrow}" for way, arrow in WAYS.items()}
+    if done["method"] == "search":
+        knew = f"inductive, as a search does: the bank is {done['bank_captions']} captions of `{done['bank_config']}`"
+        knew += f", or {done['bank_words']} bundles of words; it changes no ranking of texts"
+        names = {bank: f"SUMA, search, bank of {bank} | {WAYS['t2v']}" for bank in ("captions", "words")}
+    elif done["transductive"]:
         knew = "**transductive**: the test queries correct each other, so this is no result of a search"
     else:
         bank = f"{done['bank_captions']} captions and {done['bank_videos']} videos of `{done['bank_config']}`"
         knew = f"inductive: the bank is {bank}"
     lines = [f"Re-ranked, {knew}; inverse temperature {done['inverse_temperature']:g}", "", *HEAD]
-    both = done["retrieval"].items()
-    return [*lines, *(f"| SUMA, {done['method']} | {WAYS[way]} | {Retrieval(**m).row()} |" for way, m in both)]
+    return [*lines, *(f"| {names[way]} | {Retrieval(**m).row()} |" for way, m in done["retrieval"].items())]
 
 
 def table(results: dict) -> str:  # type: ignore[type-arg]
@@ -208,8 +233,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bank-config", default=Rerank.bank_config, help="inverted-softmax: the split of the bank")
     parser.add_argument("--bank-size", type=int, default=Rerank.bank_size, help="inverted-softmax: clips in the bank")
     parser.add_argument(
-        "--inverse-temperature", type=float, default=Rerank.inverse_temperature,
-        help="of the re-ranking's softmax; choose it on training videos only",
+        "--inverse-temperature", type=float,
+        help="of the re-ranking's softmax (default: 20, of `search` 10); choose it on training videos only",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, help="also write the results as JSON here, and as Markdown beside it")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU, also where there is a GPU")

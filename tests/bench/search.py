@@ -22,6 +22,7 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peers import PEERS
 
 from suma import SUMA, VideoIndex, candidates
 from suma.candidates import Candidates, keep_cache
@@ -31,6 +32,7 @@ from suma.similarity import Scoring, Texts, concept_scale, fold_texts, fold_vide
 from suma.store import NewClip, Store
 
 DIM, CONCEPTS, FRAMES, QUERIES, BLOCK = 512, 1024, 12, 100, 2000
+PEERS_SIZE = 10_000  # videos on which other engines are tried as well
 TOWER = {
     "embed_dim": DIM,
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 64, "layers": 1, "head_width": 32},
@@ -124,7 +126,9 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
     opening = time.perf_counter() - began
     snapshot, store = index.store.snapshot, index.store
     disk = sum(file.stat().st_size for file in folder.iterdir())
-    hot = snapshot.folded.nbytes if first._coarse is None else first._coarse.code_size * count
+    hot = (
+        snapshot.folded.nbytes if first._coarse is None else faiss.downcast_index(first._coarse.index).code_size * count
+    )
     print(f"\n{count:,} videos x {frames} frames: opened and searched once in {opening:.2f} s;", end=" ")
     print(f"hot {hot / count:.0f} B per video, on disk {disk / count:.0f} B; four-way {4 * 13 * (DIM + CONCEPTS)} B")
 
@@ -161,6 +165,8 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
         f"  recall@10 of the stage against all inner products {recall([stage(i) for i in range(QUERIES)], truth):.4f}"
     )
     exact.reset()
+    if count == PEERS_SIZE:
+        beside(np.asarray(snapshot.folded, np.float32), queries.numpy(), truth, folder, stage)
     if count <= 100_000:
         compare(model, index, texts, named, count, stage, whole)
     if count <= 10_000:
@@ -184,6 +190,26 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
         short = index._searcher.score(one(0), named[:1], snapshot, list(range(count)))[0]
         print(f"; largest difference of the two scores {float((full - short).abs().max()):.1e}", flush=True)
         assert four_similarities(one(0), index.videos([0])).coarse.shape == (1, 1)
+
+
+def beside(
+    vectors: np.ndarray, queries: np.ndarray, truth: list[list[int]], folder: Path, stage: Callable[[int], list[int]]
+) -> None:
+    """Latency and recall of embedded engines on the same vectors, which stay in float32 for them."""
+    timed(stage)
+    ours = timed.last  # type: ignore[attr-defined]
+    for name, make in PEERS.items():
+        try:
+            search = make(vectors, folder.parent)
+        except ImportError as error:
+            print(f"  {name} is left out ({error})")
+            continue
+        spent = timed(lambda i, search=search: search(queries[i]), 20)  # type: ignore[misc]
+        found = [search(query) for query in queries[:30]]
+        slower = timed.last / ours  # type: ignore[attr-defined]
+        print(
+            f"  {name} {spent} = {slower:.1f} x the folded stage, recall@10 {recall(found, truth[:30]):.4f}", flush=True
+        )
 
 
 def compare(
