@@ -202,10 +202,10 @@ def test_re_ranking_as_a_search_does_takes_the_folded_scores_of_captions_or_word
     sentences, videos = encoded_alone(tiny_model, load_clips(str(benchmark), "test_1k"), tmp_path)
     bank_sentences, _ = encoded_alone(tiny_model, load_clips(str(benchmark), "train_9k"), tmp_path)
     words = [tiny_model.texts([text]) for text in word_bundles(tiny_model)]
-    share = tiny_model.config.concept_share
+    how = tiny_model.config.scoring
 
     def mean_score(text: Texts, video: Videos) -> float:
-        return float(combine(four_similarities(text, video, "mean"), share))
+        return float(combine(four_similarities(text, video, "mean"), how))
 
     for name, bank in (("captions", [t for own in bank_sentences for t in own]), ("words", words)):
         popular = [np.log(np.mean([np.exp(10 * mean_score(b, v)) for b in bank])) / 10 for v in videos]

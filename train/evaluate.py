@@ -115,7 +115,7 @@ def by_search(
 ) -> dict[str, object]:  # fmt: skip
     """Metrics of text to video as an index corrects them, by the bank's captions and by bundles of words."""
     concepts = model.space.concepts()
-    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.concept_share)
+    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.scoring)
     banks = {"captions": bank, "words": encode_captions(model, word_bundles(model))}
     found = {}
     for name, texts in banks.items():
