@@ -1,7 +1,7 @@
 """The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
 
 Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a quantiser (faiss's RaBitQ, a bit for each of the
-D or so principal directions) names a two-hundredth of them, which are compared exactly. The quantiser is kept in a
+D or so principal directions) names three in a thousand, which are compared exactly. The quantiser is kept in a
 cache beside the index, whose name carries its checksum: faiss would load a damaged file without a word.
 
 Shapes: N clips, D joint width; folded vectors have 2D.
@@ -20,7 +20,7 @@ from suma.disk import replace
 from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
-RESCORED, RESCORED_SHARE = 1000, 0.005  # clips that the quantiser names: at least so many, and this share of all
+RESCORED, RESCORED_SHARE = 1000, 0.003  # clips that the quantiser names: at least so many, and this share of all
 TRAINING = 30_000  # vectors, evenly spaced, that the quantiser learns from
 UNKEPT = 0.01  # share of the vectors' variance that it may leave out
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
