@@ -15,7 +15,6 @@ from suma.cpu import use_fast_matmul
 from suma.files import find_videos
 from suma.index import Match, VideoIndex
 from suma.model import SUMA
-from suma.store import MANIFEST
 
 MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 
@@ -33,7 +32,13 @@ def _parser() -> argparse.ArgumentParser:
 
     index = command("index", "add videos to an index, or make one")
     index.add_argument("videos", nargs="+", help="video files, folders or globs")
-    index.add_argument("-o", "--output", required=True, help="the index's folder")
+    index.add_argument(
+        "-o",
+        "--output",
+        "--store",
+        required=True,
+        help="the index's folder, or milvus://HOST:PORT/NAME, or milvus:FILE.db/NAME, also for the other commands",
+    )
     index.add_argument(
         "--captions",
         type=Path,
@@ -86,9 +91,11 @@ def run(args: argparse.Namespace) -> int:
     use_fast_matmul()
     model = SUMA.from_pretrained(args.model)
     if args.command == "index":
-        new = not (Path(args.output) / MANIFEST).is_file()
         find_videos(args.videos)  # nothing to add is an error before anything is written
-        index = VideoIndex(model) if new else VideoIndex.load(args.output, model)
+        try:
+            index = VideoIndex.load(args.output, model)
+        except FileNotFoundError:
+            index = VideoIndex(model)
         if args.captions:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)

@@ -18,6 +18,7 @@ from suma.build import Builder, Report
 from suma.candidates import Candidates
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
+from suma.milvus import MilvusStore, is_server
 from suma.model import SUMA
 from suma.pixels import resize_frames
 from suma.rows import Row, describe, key
@@ -31,7 +32,8 @@ from suma.similarity import (
     frame_scores,
     score_by_scale,
 )
-from suma.store import MANIFEST, Snapshot, Store
+from suma.store import MANIFEST, Store
+from suma.stores import AnyStore, FirstStage, State
 
 CANDIDATES = 100  # videos of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000
@@ -52,7 +54,7 @@ class Match:
 class Rows(Sequence[Row]):
     """The rows of an index, read from the disk when they are asked for."""
 
-    def __init__(self, snapshot: Snapshot):
+    def __init__(self, snapshot: State):
         self._snapshot = snapshot
 
     def __len__(self) -> int:
@@ -85,15 +87,15 @@ class VideoIndex:
         self.folder: Path | None = None  # where the index is kept
         self.caption_list: list[str] = []
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._store: Store | None = None  # made when it is needed
-        self._candidates = Candidates()
-        self._statistics: tuple[Snapshot, Tensor, Tensor] | None = None  # of the concepts, over all frames
+        self._store: AnyStore | None = None  # made when it is needed
+        self._candidates: FirstStage = Candidates()
+        self._statistics: tuple[State, Tensor, Tensor] | None = None  # of the concepts, over all frames
         self._recent: dict[str, tuple[Row, Videos]] = {}  # files that are not in the index
         self._captions: Tensor | None = None  # the captions' folded vectors (captions, 2D)
 
     @property
-    def store(self) -> Store:
-        """What is kept on disk."""
+    def store(self) -> AnyStore:
+        """What is kept, on disk or in Milvus."""
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
             self._store = Store.create(Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim)
@@ -107,10 +109,10 @@ class VideoIndex:
     @property
     def failed(self) -> list[Row]:
         """Files that could not be read, with reasons."""
-        return self.store.snapshot.table.files("reason != ''", at=self.store.snapshot.at)
+        return self.store.snapshot.failed()
 
     def __len__(self) -> int:
-        return len(self.store.snapshot.live)
+        return self.store.snapshot.total
 
     # ---- adding and removing ---------------------------------------------------------------------------------------
 
@@ -143,8 +145,7 @@ class VideoIndex:
     def remove(self, paths: Iterable[str | Path]) -> int:
         """Forget these videos (their files stay); returns how many were in the index."""
         with self.store.writing():
-            table = self.store.snapshot.table
-            known = [row.path for row in map(table.file, dict.fromkeys(map(key, paths))) if row is not None]
+            known = list(self.store.snapshot.table.files_at(list(dict.fromkeys(map(key, paths)))))
             self.store.commit(forget=known)
         return len(known)
 
@@ -155,25 +156,21 @@ class VideoIndex:
         snapshot = self.store.snapshot
         return self._videos(snapshot, [int(snapshot.live[i]) for i in rows])
 
-    def _gather(self, snapshot: Snapshot, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, snapshot: State, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
-        spans = np.array(snapshot.table.spans(positions), np.int64).reshape(-1, 2)
-        order = np.arange(1 + spans[:, 1].max(initial=0))
-        valid = order <= spans[:, 1:]  # (n, 1 + F)
-        at = np.where(valid, spans[:, :1] + order, 0)
+        features, scales, valid = snapshot.gather(positions)
         device, mask = self.model.device, torch.from_numpy(valid)
-        rows = torch.from_numpy(snapshot.features[at.ravel()]).float().view(*at.shape, self.model.dim)
+        rows = torch.from_numpy(features).float()
         if not valid.all():
             rows.masked_fill_(~mask[..., None], 0)
-        scales = torch.from_numpy(snapshot.scales[at])
-        return F.normalize(rows.to(device), dim=-1), scales.to(device), mask[:, 1:].to(device)
+        return F.normalize(rows.to(device), dim=-1), torch.from_numpy(scales).to(device), mask[:, 1:].to(device)
 
     @torch.no_grad()
-    def _videos(self, snapshot: Snapshot, positions: Sequence[int]) -> Videos:
+    def _videos(self, snapshot: State, positions: Sequence[int]) -> Videos:
         unit, _, mask = self._gather(snapshot, positions)
         return self.model.videos(unit[:, 0], unit[:, 1:], mask)
 
-    def _score(self, texts: Texts, named: Tensor, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+    def _score(self, texts: Texts, named: Tensor, snapshot: State, positions: Sequence[int]) -> Tensor:
         """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
         c = self.model.config
         unit, scales, mask = self._gather(snapshot, positions)
@@ -197,7 +194,7 @@ class VideoIndex:
         scores = self._score(texts, folded[:, self.model.dim :], snapshot, found)[0]
         best = scores.topk(min(top_k, len(found)))
         positions = [found[i] for i in best.indices.tolist()]
-        videos, rows = self._videos(snapshot, positions), snapshot.table.rows(positions)
+        videos, rows = self._videos(snapshot, positions), snapshot.rows(positions)
         return [
             self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), float(best.values[i]))
             for i, row in enumerate(rows) if row.path
@@ -247,8 +244,7 @@ class VideoIndex:
         concepts = self.model.space.concepts()
         scaled = query * concept_scale(query, concepts) @ (concepts.T @ concepts)
         folded = torch.cat([query, scaled], dim=-1)[0].cpu().numpy()
-        known = snapshot.table.file(path)
-        itself = set(snapshot.table.positions_of(known.digest)) if known else set()
+        itself = set(snapshot.positions_of(path))
         found = self._candidates.search(self.store, snapshot, folded, SIMILAR_CANDIDATES + top_k + len(itself))
         found = [position for position in found if position not in itself]
         if not found:
@@ -258,23 +254,21 @@ class VideoIndex:
         scores = ((1 - share) * (query @ features.T) + share * aligned)[0]
         best = scores.topk(min(top_k, len(found))).indices.tolist()
         matches = []
-        for i, row in zip(best, snapshot.table.rows([found[i] for i in best]), strict=True):
+        for i, row in zip(best, snapshot.rows([found[i] for i in best]), strict=True):
             if row.path:
                 frames = self._videos(snapshot, [found[i]]).frames[0]
                 moment = row.times[int((frames @ query[0]).argmax())]
                 matches.append(Match(row.path, round(float(scores[i]), 4), moment, (), row.duration))
         return matches
 
-    def _vectors(self, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+    def _vectors(self, snapshot: State, positions: Sequence[int]) -> Tensor:
         """Unit video features (n, D) of these positions, without their frames."""
-        at = [first for first, _ in snapshot.table.spans(positions)]
-        return F.normalize(torch.from_numpy(snapshot.features[at]).to(self.model.device).float(), dim=-1)
+        return F.normalize(torch.from_numpy(snapshot.vectors(positions)).to(self.model.device).float(), dim=-1)
 
     def row_of(self, path: str | Path) -> int:
         """The (first) row of an indexed video. Raises KeyError naming a path that is not in the index."""
         snapshot = self.store.snapshot
-        known = snapshot.table.file(path)
-        for position in snapshot.table.positions_of(known.digest) if known else []:
+        for position in snapshot.positions_of(path):
             i = int(np.searchsorted(snapshot.live, position))
             if i < len(snapshot.live) and snapshot.live[i] == position:
                 return i
@@ -290,9 +284,8 @@ class VideoIndex:
             total, squares, count = torch.zeros(dim), torch.zeros(dim, dim), 0
             chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))].tolist()
             for i in range(0, len(chosen), 512):
-                spans = snapshot.table.spans(chosen[i : i + 512])
-                rows = np.concatenate([np.arange(first + 1, first + 1 + frames) for first, frames in spans])
-                x = F.normalize(torch.from_numpy(snapshot.features[rows]).float(), dim=-1)
+                features, _, valid = snapshot.gather(chosen[i : i + 512])
+                x = F.normalize(torch.from_numpy(features[:, 1:][valid[:, 1:]]).float(), dim=-1)
                 total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
             concepts = self.model.space.concepts().cpu()
             mean = total / max(1, count)
@@ -306,10 +299,9 @@ class VideoIndex:
         """One video's (or image's) row and features: out of the index, or read and encoded now (the last few are
         kept). Raises FileNotFoundError or ValueError where it cannot be read."""
         snapshot = self.store.snapshot
-        known = snapshot.table.file(path)
-        positions = snapshot.table.positions_of(known.digest) if known else []
+        positions = snapshot.positions_of(path)[:1]
         if positions:
-            return snapshot.table.rows(positions[:1])[0], self._videos(snapshot, positions[:1])
+            return snapshot.rows(positions)[0], self._videos(snapshot, positions)
         row = describe(Path(path))
         row.digest = digest_of(row.path)
         if row.digest not in self._recent:
@@ -339,8 +331,11 @@ class VideoIndex:
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Keep the index in a folder from now on; a kill at any moment leaves what was there before. Raises ValueError
-        for a folder of other things."""
+        """Keep the index in a folder, or in Milvus (suma/milvus.py), from now on; a kill at any moment leaves a folder
+        as it was. Raises ValueError for a place of other things."""
+        if is_server(folder) or not isinstance(self.store, Store):
+            self._save_to_server(str(folder))
+            return
         folder = Path(folder).absolute()
         if folder != self.store.folder:
             self.store.copy_to(folder)
@@ -351,17 +346,38 @@ class VideoIndex:
         elif not (folder / MANIFEST).exists():
             raise FileNotFoundError(f"{folder} is gone: save to another folder")
         self.folder = folder
-        if self.store.snapshot.table.captions() != self.caption_list:
+        self._save_captions()
+
+    def _save_to_server(self, place: str) -> None:
+        """Bring what is here, encoded already, into the index at a place in Milvus, made where there is none."""
+        store = MilvusStore.open(place, self.model.fingerprint(), self.model.dim, create=True)
+        if isinstance(self.store, Store):
+            with store.writing():
+                for files, clips in self.store.blocks():
+                    store.commit(files, clips)
+            self._store, self._candidates, self.folder = store, store, None
+            if self._temporary is not None:
+                self._temporary.cleanup()
+                self._temporary = None
+        elif store.place != self.store.place:
+            raise ValueError(f"{self.store.place} cannot be copied to {place}: index the videos there")
+        self._save_captions()
+
+    def _save_captions(self) -> None:
+        if self.store.snapshot.captions() != self.caption_list:
             self.store.set_captions(self.caption_list)
 
     @classmethod
     def load(cls, folder: str | Path, model: SUMA) -> "VideoIndex":
-        """Open a saved index. Raises FileNotFoundError where there is none, and ValueError for a damaged or foreign
-        one, or one made with another model (naming both)."""
+        """Open a saved index, also one in Milvus (suma/milvus.py). Raises FileNotFoundError where there is none, and
+        ValueError for a damaged or foreign one, or one made with another model (naming both)."""
         index = cls(model)
-        index.folder = Path(folder).absolute()
-        index._store = Store.open(index.folder, model.fingerprint(), model.dim)
-        index.set_captions(index._store.snapshot.table.captions())
+        if is_server(folder):
+            index._store = index._candidates = MilvusStore.open(str(folder), model.fingerprint(), model.dim)
+        else:
+            index.folder = Path(folder).absolute()
+            index._store = Store.open(index.folder, model.fingerprint(), model.dim)
+        index.set_captions(index.store.snapshot.captions())
         return index
 
 

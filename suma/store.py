@@ -76,6 +76,32 @@ class Snapshot(NamedTuple):
         found = self.table.all(sql, [known.digest]) if known and known.digest else []
         return [position for (position,) in found if self.is_live(position)]
 
+    @property
+    def total(self) -> int:
+        """N."""
+        return len(self.live)
+
+    def failed(self) -> list[Row]:
+        """The files that could not be read, with reasons."""
+        return self.table.files("reason != ''", at=self.at)
+
+    def captions(self) -> list[str]:
+        """The caption list."""
+        return self.table.captions()
+
+    def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid
+        (n, 1 + F); what follows a clip's last frame is anything."""
+        spans = np.array(self.table.spans(positions), np.int64).reshape(-1, 2)
+        order = np.arange(1 + spans[:, 1].max(initial=0))
+        valid = order <= spans[:, 1:]
+        at = np.where(valid, spans[:, :1] + order, 0)
+        return self.features[at.ravel()].reshape(*at.shape, self.features.shape[1]), self.scales[at], valid
+
+    def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The videos' features (n, D) float16, without their frames."""
+        return self.features[[first for first, _ in self.table.spans(positions)]]
+
     def is_live(self, position: int) -> bool:
         """Whether a clip can be found."""
         at = int(np.searchsorted(self.live, position))
@@ -94,6 +120,11 @@ class Store:
     def __init__(self, folder: Path, model: str, dim: int):
         self.folder, self.model, self.dim, self.generation = folder, model, dim, 0
         self._mutex, self._depth = threading.RLock(), 0  # of the writers
+
+    @property
+    def place(self) -> str:
+        """Where it is."""
+        return str(self.folder)
 
     # ---- opening ---------------------------------------------------------------------------------------------------
 
@@ -262,13 +293,18 @@ class Store:
         with self.writing() if folder == self.folder else writer_lock(folder), clear_errors(folder):
             new, table = Store(folder, self.model, self.dim), self.snapshot.table
             new._start(1 + max((int(file.stem.split("-")[1]) for file in folder.glob("rows-*.sqlite")), default=0))
-            for i in range(0, len(self.snapshot.live), 512):
-                new._write(*self._read_block(self.snapshot.live[i : i + 512]))
-            new._write(table.files("reason != ''"), [])
+            for files, clips in self.blocks():
+                new._write(files, clips)
             with new.snapshot.table.transaction() as run:
                 for values in enumerate(table.captions()):
                     run("INSERT INTO captions VALUES (?, ?)", values)
             new._publish()
+
+    def blocks(self) -> Iterator[tuple[list[Row], list[NewClip]]]:
+        """All that the last complete state holds, in commits of a fitting size."""
+        for i in range(0, len(self.snapshot.live), 512):
+            yield self._read_block(self.snapshot.live[i : i + 512])
+        yield self.snapshot.failed(), []
 
     def _read_block(self, positions: np.ndarray) -> tuple[list[Row], list[NewClip]]:
         """These clips, and the files they belong to."""
