@@ -9,7 +9,8 @@
 Milvus has no transactions. So a row says by which commit it was born and by which it died, and a reader asks only for
 rows that are alive at the newest marker it saw. A commit writes features, which are named by their content, then rows,
 then marks the dead, and its marker last; all of it is upserted under keys that follow from the state before. What a
-killed commit left behind is taken back when the next writer begins. One writer at a time: it holds a lease in the log.
+killed commit left behind is taken back when the next writer begins; the dead of an hour ago are removed then, too. One
+writer at a time: it holds a lease in the log.
 
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
@@ -52,6 +53,7 @@ from suma.stores import StoreError
 
 FORMAT_VERSION = 1
 CHUNK = 65_532  # characters of base64 in one row
+HISTORY_SECONDS = 3600.0  # for which readers can go on in the state that they opened
 LEASE_SECONDS = 600.0  # after which a writer of another machine that did not commit counts as dead
 
 
@@ -136,12 +138,12 @@ class MilvusStore:
     def _marker_of(self, commit: int, following: int, captions: int) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "commit": commit, "next": following,
-            "captions": captions,
+            "captions": captions, "written": time.time(),
         }  # fmt: skip
 
-    def _marker(self) -> dict[str, Any] | None:
-        """The newest marker."""
-        found = self.client.query("log", f"what == {MARKER}", ["id", "text"])
+    def _marker(self, since: int = 0) -> dict[str, Any] | None:
+        """The newest marker, not older than commit `since`."""
+        found = self.client.query("log", f"what == {MARKER} and id >= {since}", ["id", "text"])
         return json.loads(max(found, key=lambda row: row["id"])["text"]) if found else None
 
     def _log(self, identity: int, what: int, content: Any) -> None:
@@ -198,25 +200,25 @@ class MilvusStore:
                 self._lease = 0
 
     def _take_back(self) -> None:
-        """Remove what a killed commit left, and the dead, whom nobody asks for any more."""
-        n, client = self.snapshot.number, self.client
-        fields = list(ROW_FIELDS)
-        unborn = client.query("", f"born > {n}", fields)
+        """Remove what a killed commit left, and the long dead, for whom hardly a reader asks any more."""
+        n, client, fields = self.snapshot.number, self.client, list(ROW_FIELDS)
         dying = client.query("", f"born <= {n} and died > {n} and died < {FOREVER}", [*fields, "vector"])
         client.put("", [{**row, "died": FOREVER} for row in dying])
-        gone = unborn + client.query("", f"died <= {n}", fields)
+        lines = client.query("log", f"what == {MARKER}", ["id", "text"])
+        markers = {row["id"]: json.loads(row["text"]) for row in lines}
+        long_ago = time.time() - HISTORY_SECONDS
+        horizon = max((i for i, marker in markers.items() if marker["written"] < long_ago), default=-1)
+        gone = client.query("", f"born > {n}", fields) + client.query("", f"died <= {horizon}", fields)
         client.delete("", [row["id"] for row in gone])
         digests = {row["digest"] for row in gone if row["digest"]}
-        digests -= {row["digest"] for row in self.snapshot.find("digest", sorted(digests), fields=["id", "digest"])}
-        left = client.query_in("features", "digest", sorted(digests), "", ["id"], "Strong", PATHS_AT_ONCE)
-        client.delete("features", [row["id"] for row in left])
-        lines = client.query("log", f"what != {LEASE}", ["id", "what"])
-        captions = FOREVER >> 20 | self.snapshot.marker["captions"]
-        old = [
-            row["id"] for row in lines
-            if (row["id"] < n if row["what"] == MARKER else row["id"] >> 20 != captions)
-        ]  # fmt: skip
-        client.delete("log", old)
+        left = client.query_in("", "digest", sorted(digests), "", ["id", "digest"], "Strong", PATHS_AT_ONCE)
+        digests -= {row["digest"] for row in left}
+        features = client.query_in("features", "digest", sorted(digests), "", ["id"], "Strong", PATHS_AT_ONCE)
+        client.delete("features", [row["id"] for row in features])
+        asked = {FOREVER >> 20 | marker["captions"] for i, marker in markers.items() if i >= horizon}
+        captions = client.query("log", f"what == {CAPTIONS}", ["id"])
+        old = [row["id"] for row in captions if row["id"] >> 20 not in asked]
+        client.delete("log", old + [i for i in markers if i < horizon])
 
     def _publish(self, following: int, captions: int) -> None:
         """Make the next commit the last one: all that was written for it can be seen from now on."""
@@ -229,7 +231,7 @@ class MilvusStore:
         if time.monotonic() - self._renewed > LEASE_SECONDS / 4:
             self._write_lease()
         self._refuse_second_writer()
-        marker = self._marker()
+        marker = self._marker(self.snapshot.number)
         if marker is None or marker["commit"] != self.snapshot.number:
             raise IndexBusyError(f"{self.place} was written by another process meanwhile: run this again")
 

@@ -46,7 +46,8 @@ class Client:
         self.address = found["file"] or found["server"] + ":19530" * (":" not in found["server"])
         self.is_file = bool(found["file"])
         self.types = pymilvus.DataType
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints all that it raises
+        for name in ("pymilvus", "grpc._server"):  # they print all that they raise
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         uri = self.address if self.is_file else f"http://{self.address}"
         self._api: Any = self._patiently(lambda: pymilvus.MilvusClient(uri, timeout=CALL_SECONDS))
         version = re.match(r"v?(\d+)\.(\d+)", self._call("get_server_version"))

@@ -5,6 +5,7 @@ Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 
 import base64
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ LOG_FIELDS: dict[str, Any] = {"id": int, "what": int, "text": 65_535}
 FIRST, COPY, FAILED = 0, 1, 2  # kinds of rows: a clip, the same in another file, a file that cannot be read
 MARKER, CAPTIONS, LEASE = 0, 1, 2  # kinds of lines of the log
 FOREVER = 1 << 62
-FRESH_SECONDS = 10.0  # in which a reader makes sure that what it saw committed has reached all parts of the server
+FRESH_SECONDS = 60.0  # after a commit, in which readers wait until all parts of a server have heard of it
 SCANNED = 16_000  # positions asked for at once
 PATHS_AT_ONCE = 500
 _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
@@ -51,14 +52,15 @@ class State:
     def __init__(self, client: Client, marker: dict[str, Any], writer: bool = False):
         self.client, self.marker, self.number, self.next = client, marker, marker["commit"], marker["next"]
         self.alive = f"born <= {self.number} and died > {self.number}"
-        self._writer, self._taken = writer, time.monotonic()
+        self._writer = writer
         self._known: dict[int, dict[str, Any]] = {}  # rows that a search has just brought
 
     @property
     def _level(self) -> str:
+        """How surely a read must see what was committed: a server's parts may be some seconds behind each other."""
         if self._writer:
             return "Session"
-        return "Strong" if time.monotonic() - self._taken < FRESH_SECONDS else "Bounded"
+        return "Strong" if time.time() - self.marker["written"] < FRESH_SECONDS else "Bounded"
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -146,6 +148,18 @@ class State:
         known = self.file(path)
         rows = self.find("digest", [known.digest], f" and kind == {FIRST}") if known and known.digest else []
         return [row["id"] for row in sorted(rows, key=lambda row: row["part"])]
+
+    def select(
+        self, folder: str = "", longer: float = 0.0, shorter: float = math.inf, after: float = 0.0, before: float = 0.0
+    ) -> str:
+        """The expression that holds for files below a folder, of at least / at most so many seconds, of a time (in
+        seconds) not before `after` and before `before`; empty where all are meant."""
+        parts = [below(folder)] if folder else []
+        parts += [f"duration >= {float(longer)!r}"] if longer > 0 else []
+        parts += [f"duration <= {float(shorter)!r}"] if shorter < math.inf else []
+        parts += [f"mtime >= {float(after)!r}"] if after else []
+        parts += [f"mtime < {float(before)!r}"] if before else []
+        return " and ".join(parts)
 
     def search(self, query: np.ndarray, number: int, allowed: str = "") -> list[int]:
         """Positions of the best clips for a query (2D,), best first; of those for which an expression holds, if any."""

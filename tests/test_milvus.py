@@ -1,0 +1,328 @@
+"""An index in Milvus, a real server or milvus-lite, holds and answers what one in a folder does, whatever is killed.
+
+`pip install pymilvus milvus-lite milvus==2.3.5 && pytest -m server tests/test_milvus.py`; 2.3.5 is the server.
+"""
+
+import importlib.util
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import noise_picture, write_video
+from milvus_server import MilvusServer
+
+from suma import SUMA, VideoIndex, milvus
+from suma.disk import IndexBusyError
+from suma.milvus import MilvusStore
+from suma.milvus_client import Client
+from suma.milvus_state import FOREVER
+from suma.rows import Row
+from suma.store import NewClip, Store
+from suma.stores import StoreError
+
+ROOT = Path(__file__).parents[1]
+DIM = 8
+QUERIES = ("a dog runs on the grass", "a cat plays with a ball", "two people dance", "rain at night")
+
+
+def missing(*packages: str) -> str:
+    gone = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(gone)}" if gone else ""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    if reason := missing("pymilvus", "milvus"):
+        pytest.skip(reason)
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    try:
+        server.start()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield server
+    server.kill()
+
+
+SERVER = pytest.param("server", marks=pytest.mark.server)
+
+
+@pytest.fixture(params=[SERVER, "lite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an index can be made."""
+    if request.param == "lite":
+        if reason := missing("pymilvus", "milvus_lite"):
+            pytest.skip(reason)
+        return f"milvus:{tmp_path}/lite.db/videos"
+    return f"milvus://{request.getfixturevalue('server').address}/videos_{random.getrandbits(40)}"
+
+
+@pytest.fixture
+def store(place: str) -> MilvusStore:
+    return MilvusStore.open(place, "model", DIM, create=True)
+
+
+def reopened(store: MilvusStore) -> MilvusStore:
+    return MilvusStore.open(store.place, "model", DIM)
+
+
+def file(number: int, path: str = "", mtime: float = 1.5, duration: float = 4.0) -> Row:
+    return Row(path or f"/videos/{number}.mp4", 100 + number, mtime, f"{number:064x}", duration)
+
+
+def parts(number: int, count: int = 1, frames: int = 3) -> list[NewClip]:
+    """Clips of a content, all of whose features are its number plus a tenth of the part's."""
+    values = [number + part / 8 for part in range(count)]
+    return [
+        NewClip(
+            f"{number:064x}", 10.0 * part, 10.0 * part + 9, [10 * part + 0.1 * f for f in range(frames)],
+            np.full((1 + frames, DIM), value), np.full(2 * DIM, value), np.full(1 + frames, value),
+        )
+        for part, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def fill(store: MilvusStore | Store, *numbers: int) -> None:
+    store.commit([file(n) for n in numbers], [clip for n in numbers for clip in parts(n)])
+
+
+def held(store: MilvusStore | Store) -> list[tuple]:
+    """All that can be found, whichever store it is in: features, then rows, then files."""
+    state = store.snapshot
+    features, scales, valid = state.gather(state.live)
+    clips = sorted(
+        (row.digest, row.start, row.end, *row.times, *f[v].sum(1).tolist(), *s[v].tolist())
+        for row, f, s, v in zip(state.rows(state.live), features, scales, valid, strict=True)
+    )
+    files = sorted((r.path, r.size, r.mtime, r.digest, r.duration, r.reason) for r in state.table.files_below("/"))
+    shown = sorted({row.path for row in state.rows(state.live)})
+    first = sorted({state.table.files_of(row.digest)[0].path for row in state.rows(state.live)})
+    assert shown == first and state.total == len(clips)
+    return [*clips, *files, *sorted((r.path, r.reason) for r in state.failed())]
+
+
+def stored(store: MilvusStore) -> tuple[int, int]:
+    """How many rows and features the collections really hold once the past is cleared away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(milvus, "HISTORY_SECONDS", -1.0)
+        with store.writing():
+            pass
+    return len(store.client.query("", "id >= 0", ["id"])), len(store.client.query("features", 'id > ""', ["id"]))
+
+
+# What is kept
+
+
+def test_random_commits_leave_the_same_in_milvus_as_in_a_folder(store: MilvusStore, tmp_path: Path):
+    folder, choose = Store.create(tmp_path / "index", "model", DIM), random.Random(1)
+    there: dict[str, int] = {}
+    for step in range(25):
+        files, clips, forget = [], [], []
+        contents = set(there.values())
+        for path in choose.sample([f"/v/{n % 3}/{n}.mp4" for n in range(9)], choose.randint(1, 3)):
+            what = choose.choice(["new", "copy", "move", "forget", "fail", "touch"])
+            old = there.get(path)
+            if what == "new" or (what in ("copy", "move") and not contents):
+                number = 100 + 10 * step + len(files)
+                files.append(file(number, path, mtime=step))
+                clips += parts(number, choose.randint(1, 3))
+                there[path] = number
+            elif what in ("copy", "move"):
+                number = choose.choice(sorted(contents))
+                files.append(file(number, path, mtime=step))
+                others = [p for p, n in there.items() if n == number and p != path]
+                there[path] = number
+                if what == "move" and others and not any(row.path == others[0] for row in files):
+                    forget.append(others[0])
+                    there.pop(others[0])
+            elif what == "forget" and old is not None and not any(row.path == path for row in files):
+                forget.append(path)
+                there.pop(path)
+            elif what == "fail":
+                files.append(Row(path, 1, float(step), "", reason=f"broken: {path}"))
+                there.pop(path, None)
+            elif what == "touch" and old is not None:
+                files.append(file(old, path, mtime=step))
+        forget = [path for path in dict.fromkeys(forget) if path not in {row.path for row in files}]
+        for kept in (store, folder):
+            kept.commit(files, clips, forget)
+        assert held(store) == held(folder), step
+    assert held(reopened(store)) == held(folder) and len(held(folder)) > 8
+    rows, features = stored(store)  # nothing is left of the past
+    assert features == store.snapshot.total and rows == len(list(store.snapshot.scan("id >= 0")))
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_commit_that_dies_at_any_step_changes_nothing_and_may_be_repeated(
+    store: MilvusStore, step: int, monkeypatch: pytest.MonkeyPatch
+):
+    fill(store, 1, 2)
+    before, put, calls = held(store), Client.put, []
+
+    def die_at_the_step(self: Client, part: str, rows: list[dict]) -> None:
+        if len(rows) and part != "log" or rows and rows[0]["what"] == 0:  # not of the lease
+            calls.append(part)
+            if len(calls) == 1 + step // 2 + step % 2:
+                if step % 2:
+                    put(self, part, rows[: len(rows) // 2])
+                raise KeyboardInterrupt
+        put(self, part, rows)
+
+    def change(s: MilvusStore) -> None:
+        s.commit([file(3), file(4), file(5, "/videos/2.mp4")], [*parts(3, 2), *parts(4), *parts(5)], ["/videos/1.mp4"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "put", die_at_the_step)
+        with pytest.raises(KeyboardInterrupt):
+            change(store)
+    assert calls and held(reopened(store)) == before
+    again = reopened(store)
+    change(again)
+    assert held(again) == held(reopened(store)) and again.snapshot.total == 4
+    assert stored(again) == (4, 4)
+
+
+def test_readers_see_whole_states_while_a_writer_works(store: MilvusStore):
+    fill(store, 0)
+    stop, seen, errors = threading.Event(), [], []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                seen.append({row[0] for row in held(reopened(store)) if row[0].startswith("0")})
+            except Exception as error:
+                errors.append(error)
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(0, 24, 4):  # each replaces all four
+        clips = [clip for i in range(4) for clip in parts(100 + n + i, 2)]
+        store.commit([file(100 + n + i, f"/videos/{i}.mp4") for i in range(4)], clips)
+    stop.set()
+    reader.join()
+    assert not errors and len(seen) > 2
+    whole = [{f"{100 + n + i:064x}" for i in range(4)} for n in range(0, 24, 4)]
+    assert all(s in whole or s == {f"{0:064x}"} for s in seen)
+
+
+def test_long_frames_are_cut_into_rows_and_put_together_again(store: MilvusStore):
+    frames = 5000
+    random_features = np.random.default_rng(0).normal(size=(1 + frames, DIM)).astype(np.float16)
+    clip = parts(1, frames=frames)[0]._replace(features=random_features, times=[0.0] * frames)
+    store.commit([file(1), file(2)], [clip, *parts(2)])
+    features, _, valid = reopened(store).snapshot.gather(store.snapshot.live)
+    assert valid.sum(1).tolist() == [5001, 4] and (features[0] == random_features).all()
+    assert (store.snapshot.vectors([store.snapshot.live[0]])[0] == random_features[0]).all()
+
+
+def test_captions_are_replaced_whole(store: MilvusStore):
+    many = [f'caption {i}, "so" \\ \n ü {"x" * 50}' for i in range(3000)]
+    for captions in (["one", "two"], many, ["three"], []):
+        store.set_captions(captions)
+        assert reopened(store).snapshot.captions() == store.snapshot.captions() == captions
+    fill(store, 1)
+    assert reopened(store).snapshot.captions() == []
+
+
+ODD = [
+    "/a b/ü%_.mp4",
+    '/a b/"q"\\.mp4',
+    "/a b/new\nline.mp4",
+    "/a b0/x.mp4",
+    "/a b/\udcff.mp4",
+    "/a b/😀/' or 1.mp4",
+    "/a/y.mp4",
+]
+
+
+def test_odd_names_are_found_and_folders_hold_what_is_below_them(store: MilvusStore):
+    store.commit([file(n, path) for n, path in enumerate(ODD)], [c for n in range(len(ODD)) for c in parts(n)])
+    state = reopened(store).snapshot
+    assert [row.path for row in state.rows(state.live)] == ODD
+    for number, path in enumerate(ODD):
+        assert (known := state.file(path)) is not None and known.digest == f"{number:064x}"
+    assert [row.path for row in state.table.files_below("/a b")] == [p for p in ODD if p.startswith("/a b/")]
+    assert [row.path for row in state.table.files_below("/a b/😀")] == [ODD[5]]
+    assert len(state.table.files_below("/")) == len(ODD) and not state.table.files_below("/a b/ü")
+
+
+def test_a_filter_holds_for_some_file_of_a_content(store: MilvusStore):
+    rows = [file(n, f"/{'even' if n % 2 == 0 else 'odd'}/{n}.mp4", mtime=n, duration=2.0 * n) for n in range(1, 9)]
+    rows.append(file(7, "/even/copy of 7.mp4", mtime=100, duration=14))
+    store.commit(rows, [clip for n in range(1, 9) for clip in parts(n)])
+    state, query = reopened(store).snapshot, np.ones(2 * DIM, np.float32)
+
+    def found(number: int = 10, **wanted: object) -> list[int]:
+        return [int(row.digest, 16) for row in state.rows(state.search(query, number, state.select(**wanted)))]
+
+    assert found() == [8, 7, 6, 5, 4, 3, 2, 1] and found(2) == [8, 7]
+    assert found(folder="/even") == [8, 7, 6, 4, 2] and found(folder="/odd") == [7, 5, 3, 1]
+    assert found(longer=6.0, shorter=12.0) == [6, 5, 4, 3]
+    assert found(after=7.0) == [8, 7] and found(before=3.0) == [2, 1]
+    assert found(folder="/odd", shorter=9.0) == [3, 1] and found(folder="/o") == []
+    assert found(3, folder="/") == [8, 7, 6]  # the copy of 7 takes no place
+
+
+# Who may write, and to what
+
+
+def test_another_model_or_another_thing_is_refused(store: MilvusStore):
+    fill(store, 1)
+    with pytest.raises(ValueError, match="made with model model, not another"):
+        MilvusStore.open(store.place, "another", DIM)
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        MilvusStore.open(store.place + "x", "model", DIM)
+    store.client.create("y", {"id": int}, 2, "FLAT", False)
+    with pytest.raises(ValueError, match="other things"):
+        MilvusStore.open(store.place + "_y", "model", DIM, create=True)
+    with pytest.raises(ValueError, match=r"milvus://HOST:PORT/NAME"):
+        MilvusStore.open("milvus:nothing", "model", DIM)
+
+
+def test_one_writer_at_a_time_and_a_dead_one_hinders_nobody(store: MilvusStore):
+    other = reopened(store)
+    with store.writing():
+        with pytest.raises(IndexBusyError, match=f"being written by process {os.getpid()} on "):
+            fill(other, 1)
+        fill(store, 2)
+        assert reopened(store).snapshot.total == 1
+    fill(other, 3)
+    fill(store, 4)
+    assert reopened(store).snapshot.total == 3
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with store.writing():
+        lease = json.loads(store.client.query("log", "what == 2", ["id", "text"])[0]["text"])
+    for identity, change in ((-5, {"pid": gone.pid}), (-6, {"host": "elsewhere", "until": time.time() - 1})):
+        store._log(identity, 2, {**lease, **change})
+    fill(store, 5)
+    store._log(-7, 2, {**lease, "host": "elsewhere"})
+    with pytest.raises(IndexBusyError, match="elsewhere"):
+        fill(store, 6)
+
+
+def test_a_writer_that_was_taken_for_dead_writes_nothing_more(store: MilvusStore):
+    other = reopened(store)
+    with pytest.raises(IndexBusyError, match="another process"), store.writing():
+        store.client.delete("log", [store._lease])  # it slept for too long
+        fill(other, 1)
+        fill(store, 2)
+    assert [row.size for row in reopened(store).snapshot.table.files_below("/")] == [101]
+
+
+def test_without_the_package_one_line_says_what_to_install(tiny_model: SUMA, tmp_path: Path, capfd):
+    tiny_model.save_pretrained(tmp_path / "model")
+    program = "import sys; sys.modules['pymilvus'] = None; from suma.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["search", "milvus://127.0.0.1:1/videos", "a dog", "--model", str(tmp_path / "model")]
+    assert subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT).returncode == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ") and "pip install pymilvus" in error and error.count("\n") == 1
