@@ -60,7 +60,8 @@ class MilvusServer:
         if len(line) != 2:
             self.stop()
             logs = [self.folder / "launcher.log", *self.folder.glob("logs/milvus-std*.log")]
-            said = " ".join(log.read_text(errors="replace")[-500:] for log in logs)
+            lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
+            said = " ".join(line[:200] for line in lines if "panic" in line or "Error" in line or "error=" in line)[:600]
             raise RuntimeError(f"the Milvus server did not start: {said or 'it said nothing'}")
         self.pid, self.port = int(line[0]), int(line[1])
         return self
