@@ -3,15 +3,17 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from suma.index import Match, VideoIndex
+    from suma.index import VideoIndex
     from suma.model import SUMA, SUMAConfig
+    from suma.query import Filter
+    from suma.search import Match
     from suma.video import read_frames
 
 __version__ = "0.1.0"
-__all__ = ["SUMA", "Match", "SUMAConfig", "VideoIndex", "__version__", "read_frames"]
+__all__ = ["SUMA", "Filter", "Match", "SUMAConfig", "VideoIndex", "__version__", "read_frames"]
 _HOMES = {
-    "SUMA": "suma.model", "SUMAConfig": "suma.model", "Match": "suma.index", "VideoIndex": "suma.index",
-    "read_frames": "suma.video",
+    "SUMA": "suma.model", "SUMAConfig": "suma.model", "Match": "suma.search", "VideoIndex": "suma.index",
+    "read_frames": "suma.video", "Filter": "suma.query",
 }  # fmt: skip
 
 

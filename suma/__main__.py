@@ -6,26 +6,45 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from suma.cpu import use_fast_matmul
 from suma.files import find_videos
-from suma.index import Match, VideoIndex
+from suma.index import VideoIndex
 from suma.model import SUMA
+from suma.query import Filter
+from suma.search import Match
+from suma.video import SEGMENT
 
+EXIT_CODES = (
+    "exit codes: 0 found (or done), 1 nothing found, 2 bad input, a damaged index, or something that is not there"
+)
+QUERIES = """
+the query: a plain sentence means itself; besides there are
+  +term -term        also this, not this; "several words" in quotes; term^2 weighs more, term^0.5 less
+  [snow -1]          a concept banned; [ball 0.8]: made stronger
+  in:FOLDER longer:10 shorter:60 after:2024-01-31 before:2024-03-01 score:0.2
+a query that begins with - follows two of them: search INDEX -- "-night beach"
+
+"""
 MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m suma", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m suma", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     commands = parser.add_subparsers(dest="command")
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=more + EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         sub.add_argument("--model", default=MODEL, help="a SUMA folder or Hub id (default: the bundled model)")
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
@@ -37,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         "--store",
         required=True,
-        help="the index's folder, or milvus://HOST:PORT/NAME, or milvus:FILE.db/NAME, also for the other commands",
+        help="the index's folder, or milvus://HOST:PORT/NAME, or milvus:FILE.db/NAME; all commands take these",
     )
     index.add_argument(
         "--captions",
@@ -48,17 +67,34 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--time-limit", type=float, default=60.0, help="seconds after which a video is given up")
     index.add_argument("--prune", action="store_true", help="remove what is gone from the folders that are given")
     index.add_argument("--retry", action="store_true", help="read files again that could not be read")
+    index.add_argument(
+        "--segment",
+        type=float,
+        help=f"seconds of the parts into which longer videos are cut, 0: none (default: {SEGMENT:g}, or the index's)",
+    )
     index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster, cosines off by less than 1e-3")
-    search = command("search", "text -> videos")
+    search = command("search", "text -> videos", QUERIES)
     search.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
     captions = command("captions", "video -> captions of the index's list")
+    search.add_argument("--within", metavar="VIDEO", help="search the moments of this one video, indexed or not")
     similar = command("similar", "video or image -> videos")
     for sub in (captions, similar):
         sub.add_argument("index", help="the index's folder")
         sub.add_argument("video", help="a video file, indexed or not")
     for sub in (search, captions, similar):
-        sub.add_argument("-k", "--top-k", type=int, default=5, help="how many answers")
+        sub.add_argument("-k", "--top-k", type=int, default=5, help="how many answers (default: 5)")
+    for sub in (search, similar):
+        sub.add_argument("--page", type=int, default=1, help="the next answers: 2, 3, ... (default: 1)")
+        sub.add_argument("--min-score", type=float, default=-math.inf, help="leave out what scores less")
+        sub.add_argument("--parts", action="store_true", help="answer with each part of a long video, not the best one")
+        sub.add_argument(
+            "--in", dest="folder", default="", metavar="FOLDER", help="only files in a folder of this name"
+        )
+        sub.add_argument("--longer", type=float, default=0.0, metavar="SECONDS", help="only videos of at least that")
+        sub.add_argument("--shorter", type=float, default=math.inf, metavar="SECONDS", help="of at most that")
+        sub.add_argument("--after", default="", metavar="DATE", help="only files from that day on, like 2024-01-31")
+        sub.add_argument("--before", default="", metavar="DATE", help="only files of before that day")
     info = command("info", "what an index holds, and the files it could not read")
     check = command("check", "compare all features of an index with their checksums")
     for sub in (info, check):
@@ -77,13 +113,24 @@ def _read_captions(file: Path) -> list[str]:
     return [str(caption) for value in values.values() for caption in (value if isinstance(value, list) else [value])]
 
 
-def _show(matches: Sequence[Match], as_json: bool) -> None:
+def _show(matches: Sequence[Match], as_json: bool) -> int:
+    """Print the answers; the exit code."""
     if as_json:
         print(json.dumps([asdict(match) for match in matches], ensure_ascii=False))
-        return
-    for match in matches:
+    for match in [] if as_json else matches:
         why = "; ".join(name for name, _ in match.concepts)
         print(f"{match.score:.3f}  {match.path}  at {match.moment:.1f} s  {why}".rstrip())
+    return 0 if matches else 1
+
+
+def _page(args: argparse.Namespace) -> dict[str, Any]:
+    """What `search` and `similar` have in common, for VideoIndex."""
+    if args.page < 1:
+        raise ValueError(f"--page must be at least 1, got {args.page}")
+    return {
+        "top_k": args.top_k, "offset": (args.page - 1) * args.top_k, "min_score": args.min_score,
+        "filter": Filter(args.folder, args.longer, args.shorter, args.after, args.before), "group": not args.parts,
+    }  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,10 +139,11 @@ def run(args: argparse.Namespace) -> int:
     model = SUMA.from_pretrained(args.model)
     if args.command == "index":
         find_videos(args.videos)  # nothing to add is an error before anything is written
+        length = SEGMENT if args.segment is None else args.segment
         try:
-            index = VideoIndex.load(args.output, model)
+            index = VideoIndex.load(args.output, model, args.segment)
         except FileNotFoundError:
-            index = VideoIndex(model)
+            index = VideoIndex(model, length)
         if args.captions:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)
@@ -107,24 +155,25 @@ def run(args: argparse.Namespace) -> int:
             for name in ("moved", "duplicates", "missing", "pruned"):
                 count = len(getattr(report, name))
                 done += f", {count} {name}" * bool(count)
-            print(f"{done}; {len(index)} videos in {args.output}")
+            print(f"{done}; {index.num_videos} videos in {args.output}")
             for path, reason in report.failed.items():
                 print(f"failed: {path}: {reason}", file=sys.stderr)
         return 0 if len(index) else 1
     index = VideoIndex.load(args.index, model)
     if args.command == "check":
         index.store.verify()
-        print(json.dumps({"sound": True, "videos": len(index)}) if args.json else f"{args.index} is sound")
+        print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
-        _show(index.search(args.query, args.top_k), args.json)
+        return _show(index.search(args.query, within=args.within, **_page(args)), args.json)
     elif args.command == "similar":
-        _show(index.similar(args.video, args.top_k), args.json)
+        return _show(index.similar(args.video, **_page(args)), args.json)
     elif args.command == "captions":
         found = index.captions(args.video, args.top_k)
         print(json.dumps(found, ensure_ascii=False) if args.json else "\n".join(f"{s:.3f}  {c}" for c, s in found))
     else:
         values = {
-            "videos": len(index), "seconds": round(sum(row.duration for row in index.rows), 1),
+            "videos": index.num_videos, "parts": len(index), "segment": index.store.segment,
+            "seconds": round(sum({row.digest: row.duration for row in index.rows}.values()), 1),
             "captions": len(index.caption_list), "failed": {row.path: row.reason for row in index.failed},
         }  # fmt: skip
         print(json.dumps(values, ensure_ascii=False, indent=None if args.json else 2))

@@ -194,7 +194,7 @@ class Builder:
             if maybe_known and self._claim(row):
                 job.known = True
                 return
-            for part in decoder.read(row.path, self.model.config.num_frames):
+            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
                 pixels = [
                     resize_frames(frame, image["size"], image["resize_mode"], image["interpolation"])
                     for frame in part.frames

@@ -11,13 +11,13 @@ import contextlib
 import hashlib
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from suma.disk import replace
-from suma.store import Snapshot, Store
+from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
 RESCORED, RESCORED_SHARE = 1000, 0.01  # clips that the quantiser names: at least so many, and this share of all
@@ -26,17 +26,34 @@ CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made
 BLOCK = 50_000  # vectors read at once
 
 
-class Candidates:
-    """Searches the folded vectors of a store's snapshots, and takes in what a later one adds."""
+class Vectors(Protocol):
+    """What is searched: a snapshot of a store, or a caption list."""
 
-    def __init__(self) -> None:
+    @property
+    def table(self) -> Any:
+        """The same object as long as vectors are only added."""
+
+    @property
+    def live(self) -> np.ndarray:
+        """(N,) int64: positions that can be found, ascending."""
+
+    @property
+    def folded(self) -> np.ndarray:
+        """(all positions, 2D) float16."""
+
+
+class Candidates:
+    """Searches folded vectors, and takes in what a later snapshot adds; `name`: of the cache's files."""
+
+    def __init__(self, name: str = "first") -> None:
+        self._name = name
         self._table: Any = None  # of the generation that is held
         self._coarse: Any = None  # faiss index of the first positions, or None
         self._exact: Any = None  # faiss index of the positions that follow
         self._mutex = threading.Lock()
 
     def search(
-        self, store: Store, snapshot: Snapshot, query: np.ndarray, number: int, allowed: np.ndarray | None = None
+        self, store: Any, snapshot: Any, query: np.ndarray, number: int, allowed: np.ndarray | None = None
     ) -> list[int]:
         """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given."""
         with self._mutex:
@@ -65,12 +82,12 @@ class Candidates:
         scored = [pair for part in found for pair in part]
         return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
 
-    def _take_in(self, store: Store, snapshot: Snapshot) -> None:
+    def _take_in(self, store: Any, snapshot: Vectors) -> None:
         import faiss
 
         if self._table is not snapshot.table:
             width = snapshot.folded.shape[1]
-            self._coarse = _cached(store, snapshot) if len(snapshot.folded) > EXACT_LIMIT else None
+            self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
                 self._coarse = _quantised(snapshot)
             self._exact = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
@@ -81,26 +98,29 @@ class Candidates:
             self._exact.add_sa_codes(codes.view(np.uint8))
 
 
-def keep_cache(store: Store) -> None:
-    """Make the cache of a large index where there is none that holds most of it; the store is being written."""
+def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first") -> None:
+    """Make the cache of many vectors (the store's clips, if not others are given) where there is none that holds most
+    of them; the store is being written."""
     import faiss
 
-    snapshot = store.snapshot
-    if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot) is not None:
+    snapshot = store.snapshot if vectors is None else vectors
+    if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot, name) is not None:
         return
     content = faiss.serialize_index(_quantised(snapshot)).tobytes()
-    name = f"first-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
-    old = list(store.folder.glob("first-*.faiss"))
-    replace(store.folder / name, content)
+    file_name = f"{name}-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
+    old = list(store.folder.glob(f"{name.rstrip('0123456789')}*.faiss"))
+    replace(store.folder / file_name, content)
     for file in old:
         file.unlink(missing_ok=True)
 
 
-def _cached(store: Store, snapshot: Snapshot) -> Any:
+def _cached(store: Any, snapshot: Vectors, name: str) -> Any:
     """The quantiser on disk, if it is whole and holds most of the clips."""
     import faiss
 
-    for file in store.folder.glob(f"first-{store.generation}-*.faiss"):
+    if not isinstance(store, Store):
+        return None
+    for file in store.folder.glob(f"{name}-{store.generation}-*.faiss"):
         count, digest = file.stem.split("-")[2:]
         if CACHE_SHARE * len(snapshot.folded) <= int(count) <= len(snapshot.folded):
             with contextlib.suppress(OSError):
@@ -110,7 +130,7 @@ def _cached(store: Store, snapshot: Snapshot) -> Any:
     return None
 
 
-def _quantised(snapshot: Snapshot) -> Any:
+def _quantised(snapshot: Vectors) -> Any:
     """A product quantiser over all clips of a snapshot."""
     import faiss
 
@@ -122,7 +142,7 @@ def _quantised(snapshot: Snapshot) -> Any:
     return coarse
 
 
-def _best(snapshot: Snapshot, positions: np.ndarray, query: np.ndarray, number: int) -> list[tuple[float, int]]:
+def _best(snapshot: Vectors, positions: np.ndarray, query: np.ndarray, number: int) -> list[tuple[float, int]]:
     """The best of these positions by the exact inner product."""
     positions = np.sort(positions)
     if not len(positions):

@@ -6,7 +6,6 @@ comes back is a line of JSON and raw pixels, nothing that could be executed.
 
 import hashlib
 import json
-import math
 import os
 import signal
 import stat
@@ -130,17 +129,17 @@ def main() -> None:
 
     def limit(seconds: float) -> None:  # for a child whose parent was killed
         if os.name == "posix":
-            signal.alarm(math.ceil(seconds))
+            signal.alarm(int(seconds))
 
     for line in sys.stdin.buffer:
         try:
-            limit(2 * time_limit)
+            limit(2 * time_limit + 2)
             for header, payload in _answer(**json.loads(line)):
                 limit(0)  # the parent may take its time
                 answers.write(json.dumps(header).encode() + b"\n")
                 answers.write(payload)
                 answers.flush()
-                limit(2 * time_limit)
+                limit(2 * time_limit + 2)
             limit(0)
         except BrokenPipeError:
             return

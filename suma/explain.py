@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from suma.similarity import Texts, concept_parts, frame_scores, score_parts
+from suma.query import parse
+from suma.search import nearest
+from suma.similarity import Texts, Videos, concept_parts, frame_scores, score_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +46,9 @@ class Explanation:
     times: list[float]  # of the frames, seconds
     frame_scores: list[float]  # the score of each frame alone, F
     concepts: list[Concept]  # strongest first
-    duration: float  # seconds
+    duration: float  # seconds, of the whole file
+    start: float = 0.0  # seconds: the part of a long video that is explained
+    end: float = 0.0
 
 
 @torch.no_grad()
@@ -55,8 +59,13 @@ def explain(
     by: str = "query",
     top_k: int = 8,
     texts: Texts | None = None,
+    at: float | None = None,
 ) -> Explanation:
-    """Explain a video of the index, or any other file; `texts` (T = 1): the query as `suma.steer` changed it.
+    """Explain a video of the index, or any other file, by a query in the language of suma/query.py; `texts` (T = 1):
+    the query as the model reads it, where it was read before.
+
+    Of a long video, the part around `at` seconds is explained; without `at` the one that the query finds best, or the
+    first.
 
     Concepts are those of the query that add most to the score (`by="query"`), or those that stand out most in the
     video: highest above their mean in the gallery, in its standard deviations (`by="video"`; also without a query).
@@ -67,12 +76,14 @@ def explain(
     model = index.model
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    row, video = index.read(path)
+    if texts is None and query.strip():
+        texts = parse(query).texts(model)
+    rows, videos = index.parts(path)
+    n = nearest(rows, at) if at is not None else 0 if texts is None else int(model.score(texts, videos)[0].argmax())
+    row, video = rows[n], Videos(*(x[n : n + 1] for x in videos))
     count = len(row.times)
     activations = model.space.activations(video.frames[0, :count])  # (F, K)
     whole = model.space.activations(video.features[0])  # (K,)
-    if texts is None and query.strip():
-        texts = model.texts([query.strip()])
     if texts is not None:
         c = model.config
         part_of = score_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
@@ -100,7 +111,8 @@ def explain(
         for k in order.tolist()
     ]
     score = sum(part_of.values())
-    return Explanation(str(path), query.strip(), score, part_of, row.times, per_frame, concepts, row.duration)
+    text, length = query.strip(), row.duration
+    return Explanation(str(path), text, score, part_of, row.times, per_frame, concepts, length, row.start, row.end)
 
 
 def standout(index: "VideoIndex", activations: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 Shapes: N videos, F frames, D joint width, K concepts.
 """
 
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import overload
 
@@ -15,40 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suma.build import Builder, Report
-from suma.candidates import Candidates
+from suma.caption_list import CaptionList
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
 from suma.milvus import MilvusStore, is_server
 from suma.model import SUMA
 from suma.pixels import resize_frames
+from suma.query import ALL, Filter, Query, parse
 from suma.rows import Row, describe, key
-from suma.similarity import (
-    Texts,
-    Videos,
-    concept_parts,
-    concept_scale,
-    fold_texts,
-    fold_videos,
-    frame_scores,
-    score_by_scale,
-)
+from suma.search import Match, Page, Searcher, nearest
+from suma.similarity import Texts, Videos
 from suma.store import MANIFEST, Store
-from suma.stores import AnyStore, FirstStage, State
+from suma.stores import AnyStore, State
+from suma.video import SEGMENT
 
-CANDIDATES = 100  # videos of the folded first stage that are scored exactly
-SIMILAR_CANDIDATES = 1000
 STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
-
-
-@dataclass(frozen=True)
-class Match:
-    """A video that answers a query."""
-
-    path: str
-    score: float
-    moment: float  # seconds: where the best frame is
-    concepts: tuple[tuple[str, float], ...]  # concepts that made it match: name, part of the score
-    duration: float  # seconds
 
 
 class Rows(Sequence[Row]):
@@ -78,32 +60,36 @@ class Rows(Sequence[Row]):
 class VideoIndex:
     """Videos of a gallery, encoded once by one model, kept in a folder (a temporary one until `save` names another).
 
-    All features are kept in float16. A search first ranks all videos by one inner product (the folded score, exact for
-    `mean` aggregation), then scores the best candidates with all their frames.
+    A video of more than `segment` seconds is cut into parts (suma.video.parts_of), each of them a row, and a search
+    answers with its best one (0: none is cut). All features are kept in float16. A search first ranks all rows by one
+    inner product (the folded score, exact for `mean` aggregation), then scores the best with all their frames.
     """
 
-    def __init__(self, model: SUMA):
-        self.model = model.eval()
+    def __init__(self, model: SUMA, segment: float = SEGMENT):
+        if not segment >= 0:
+            raise ValueError(f"segment is a length in seconds, or 0, got {segment}")
+        self.model, self._segment = model.eval(), float(segment)
         self.folder: Path | None = None  # where the index is kept
-        self.caption_list: list[str] = []
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._store: AnyStore | None = None  # made when it is needed
-        self._candidates: FirstStage = Candidates()
+        self._searcher = Searcher(self.model)
         self._statistics: tuple[State, Tensor, Tensor] | None = None  # of the concepts, over all frames
-        self._recent: dict[str, tuple[Row, Videos]] = {}  # files that are not in the index
-        self._captions: Tensor | None = None  # the captions' folded vectors (captions, 2D)
+        self._recent: dict[str, tuple[list[Row], Videos]] = {}  # files that are not in the index
+        self._captions: CaptionList | None = None  # None: as the store has them
 
     @property
     def store(self) -> AnyStore:
         """What is kept, on disk or in Milvus."""
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
-            self._store = Store.create(Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim)
+            self._store = Store.create(
+                Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim, self._segment
+            )
         return self._store
 
     @property
     def rows(self) -> Rows:
-        """Videos that can be found."""
+        """Videos that can be found; of those that were cut, each part."""
         return Rows(self.store.snapshot)
 
     @property
@@ -113,6 +99,12 @@ class VideoIndex:
 
     def __len__(self) -> int:
         return self.store.snapshot.total
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos can be found, whatever the number of their parts."""
+        snapshot = self.store.snapshot
+        return len(set(snapshot.digests(snapshot.live))) if snapshot.cut else snapshot.total
 
     # ---- adding and removing ---------------------------------------------------------------------------------------
 
@@ -154,125 +146,92 @@ class VideoIndex:
     def videos(self, rows: Sequence[int]) -> Videos:
         """These rows' features (N, D), frames (N, F, D) padded with zeros, mask, and places in the concept space."""
         snapshot = self.store.snapshot
-        return self._videos(snapshot, [int(snapshot.live[i]) for i in rows])
-
-    def _gather(self, snapshot: State, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
-        features, scales, valid = snapshot.gather(positions)
-        device, mask = self.model.device, torch.from_numpy(valid)
-        rows = torch.from_numpy(features).float()
-        if not valid.all():
-            rows.masked_fill_(~mask[..., None], 0)
-        return F.normalize(rows.to(device), dim=-1), torch.from_numpy(scales).to(device), mask[:, 1:].to(device)
+        return self._searcher.videos(snapshot, [int(snapshot.live[i]) for i in rows])
 
     @torch.no_grad()
-    def _videos(self, snapshot: State, positions: Sequence[int]) -> Videos:
-        unit, _, mask = self._gather(snapshot, positions)
-        return self.model.videos(unit[:, 0], unit[:, 1:], mask)
+    def search(
+        self,
+        query: str | Query | Texts,
+        top_k: int = 10,
+        *,
+        offset: int = 0,
+        min_score: float = -math.inf,
+        filter: Filter = ALL,
+        within: str | Path | None = None,
+        group: bool = True,
+    ) -> list[Match]:
+        """The videos that a text describes best, best first.
 
-    def _score(self, texts: Texts, named: Tensor, snapshot: State, positions: Sequence[int]) -> Tensor:
-        """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
-        c = self.model.config
-        unit, scales, mask = self._gather(snapshot, positions)
-        how = (c.concept_share, c.aggregation, c.aggregation_temperature)
-        return score_by_scale(texts, named, unit, scales, mask, *how)
+        Args:
+            query: in the language of suma/query.py, in which a plain sentence means itself; or encoded (T = 1).
+            offset: how many answers to leave out, for the next page; pages fit together exactly for `mean`
+                aggregation, otherwise as far as the candidates do.
+            min_score: the lowest score of an answer.
+            filter: which files may answer, beside what the query says.
+            within: a video (indexed or not), of which the best moments answer.
+            group: one answer for each video, rather than for each part of a long one.
 
-    def _fold(self, v: Videos) -> Tensor:
-        share = self.model.config.concept_share
-        return fold_videos(v.features, v.frames, v.mask, self.model.space.concepts(), share)
+        Raises ValueError for an empty query, one that cannot be read, or top_k < 1.
+        """
+        if isinstance(query, str):
+            query = parse(query)
+        if isinstance(query, Query):
+            filter, min_score = query.filter & filter, max(min_score, query.min_score)
+        page = Page(top_k, offset, min_score, filter, group)
+        texts = query.texts(self.model) if isinstance(query, Query) else query
+        if within is None:
+            return self._searcher.by_text(self.store, texts, page)
+        if replace(filter, root="") != ALL:
+            raise ValueError("filters choose among videos: leave them out when searching within one")
+        return self._searcher.moments(*self.parts(within), texts, page)
 
     @torch.no_grad()
-    def search(self, query: str | Texts, top_k: int = 10) -> list[Match]:
-        """The videos that a text (or one that is encoded already, T = 1) describes best, best first. Raises ValueError
-        for an empty query or top_k < 1."""
-        texts = query if isinstance(query, Texts) else self.model.texts([_checked(query)])
-        snapshot, number = self.store.snapshot, max(CANDIDATES, _positive(top_k))
-        folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
-        found = self._candidates.search(self.store, snapshot, folded[0].cpu().numpy(), number)
-        if not found:
-            return []
-        scores = self._score(texts, folded[:, self.model.dim :], snapshot, found)[0]
-        best = scores.topk(min(top_k, len(found)))
-        positions = [found[i] for i in best.indices.tolist()]
-        videos, rows = self._videos(snapshot, positions), snapshot.rows(positions)
-        return [
-            self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), float(best.values[i]))
-            for i, row in enumerate(rows) if row.path
-        ]  # fmt: skip
+    def similar(
+        self,
+        path: str | Path,
+        top_k: int = 10,
+        *,
+        offset: int = 0,
+        min_score: float = -math.inf,
+        filter: Filter = ALL,
+        group: bool = True,
+    ) -> list[Match]:
+        """The videos most like a video or an image (indexed or not; itself left out), best first; see `search`.
 
-    def _match(self, texts: Texts, row: Row, video: Videos, score: float) -> Match:
-        c = self.model.config
-        heat = frame_scores(texts, video, c.concept_share)[0]
-        parts = concept_parts(texts, video, c.concept_share, c.aggregation, c.aggregation_temperature)
-        strongest = parts.topk(min(3, len(parts)))
-        named = zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
-        concepts = tuple((self.model.space.name(k), round(value, 4)) for k, value in named if value > 0)
-        return Match(row.path, round(score, 4), row.times[int(heat.argmax())], concepts, row.duration)
+        Score: the cosine of the video features in both spaces, in the shares of the text score.
+        """
+        page, itself = Page(top_k, offset, min_score, filter, group), self.store.snapshot.positions_of(path)
+        return self._searcher.by_video(self.store, self.parts(path)[1], itself, page)
+
+    @property
+    def caption_list(self) -> list[str]:
+        """The captions that `captions` searches."""
+        return self._listed.lines
+
+    @property
+    def _listed(self) -> CaptionList:
+        if self._captions is None:
+            self._captions = CaptionList.load(self.store)
+        return self._captions
 
     def set_captions(self, captions: Sequence[str]) -> None:
-        """The list that `captions` searches; encoded here. Empty lines and repetitions are left out."""
-        self.caption_list = list(dict.fromkeys(c.strip() for c in captions if c.strip()))
-        self._captions = None
+        """Replace the list that `captions` searches; `save` keeps it, with its features. Empty lines and repetitions
+        are left out."""
+        self._captions = CaptionList(captions)
 
-    @torch.no_grad()
     def captions(self, path: str | Path, top_k: int = 5) -> list[tuple[str, float]]:
         """The captions of the list that describe a video (indexed or not) best: (caption, score), best first."""
         if not self.caption_list:
             raise ValueError("the index has no captions: give it some with set_captions([...])")
-        if self._captions is None:
-            parts = [self.caption_list[i : i + 256] for i in range(0, len(self.caption_list), 256)]
-            concepts = self.model.space.concepts()
-            self._captions = torch.cat([fold_texts(*self.model.texts(part), concepts) for part in parts])
-        number = min(max(CANDIDATES, _positive(top_k)), len(self.caption_list))
-        video = self.read(path)[1]
-        rows = (self._captions @ self._fold(video)[0]).topk(number).indices.tolist()
-        features = self._captions[rows, : self.model.dim]
-        scores = self.model.score(Texts(features, self.model.anchors([self.caption_list[i] for i in rows])), video)[
-            :, 0
-        ]
-        best = scores.topk(min(top_k, len(scores))).indices.tolist()
-        return [(self.caption_list[rows[i]], round(float(scores[i]), 4)) for i in best]
-
-    @torch.no_grad()
-    def similar(self, path: str | Path, top_k: int = 10) -> list[Match]:
-        """The videos most like a video or an image (indexed or not; itself left out), best first.
-
-        Score: the cosine of the video features in both spaces, in the shares of the text score.
-        """
-        _positive(top_k)
-        query, share, snapshot = self.read(path)[1].features, self.model.config.concept_share, self.store.snapshot
-        concepts = self.model.space.concepts()
-        scaled = query * concept_scale(query, concepts) @ (concepts.T @ concepts)
-        folded = torch.cat([query, scaled], dim=-1)[0].cpu().numpy()
-        itself = set(snapshot.positions_of(path))
-        found = self._candidates.search(self.store, snapshot, folded, SIMILAR_CANDIDATES + top_k + len(itself))
-        found = [position for position in found if position not in itself]
-        if not found:
-            return []
-        features = self._vectors(snapshot, found)
-        aligned = scaled @ (features * concept_scale(features, concepts)).T
-        scores = ((1 - share) * (query @ features.T) + share * aligned)[0]
-        best = scores.topk(min(top_k, len(found))).indices.tolist()
-        matches = []
-        for i, row in zip(best, snapshot.rows([found[i] for i in best]), strict=True):
-            if row.path:
-                frames = self._videos(snapshot, [found[i]]).frames[0]
-                moment = row.times[int((frames @ query[0]).argmax())]
-                matches.append(Match(row.path, round(float(scores[i]), 4), moment, (), row.duration))
-        return matches
-
-    def _vectors(self, snapshot: State, positions: Sequence[int]) -> Tensor:
-        """Unit video features (n, D) of these positions, without their frames."""
-        return F.normalize(torch.from_numpy(snapshot.vectors(positions)).to(self.model.device).float(), dim=-1)
+        return self._listed.search(self.model, self.store, self.parts(path)[1], Page(top_k).top_k)
 
     def row_of(self, path: str | Path) -> int:
         """The (first) row of an indexed video. Raises KeyError naming a path that is not in the index."""
         snapshot = self.store.snapshot
-        for position in snapshot.positions_of(path):
-            i = int(np.searchsorted(snapshot.live, position))
-            if i < len(snapshot.live) and snapshot.live[i] == position:
-                return i
-        raise KeyError(f"{path} is not in the index")
+        positions = snapshot.positions_of(path)
+        if not positions:
+            raise KeyError(f"{path} is not in the index")
+        return int(np.searchsorted(snapshot.live, positions[0]))
 
     @torch.no_grad()
     def concept_statistics(self) -> tuple[Tensor, Tensor]:
@@ -294,100 +253,98 @@ class VideoIndex:
             self._statistics = (snapshot, (concepts @ mean).to(device), deviation.to(device))
         return self._statistics[1:]
 
+    def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Videos]:
+        """One video's (or image's) row and features, or those of the part around `at` seconds of a long one; see
+        `parts`."""
+        rows, videos = self.parts(path)
+        n = nearest(rows, at)
+        return rows[n], Videos(*(x[n : n + 1] for x in videos))
+
     @torch.no_grad()
-    def read(self, path: str | Path) -> tuple[Row, Videos]:
-        """One video's (or image's) row and features: out of the index, or read and encoded now (the last few are
-        kept). Raises FileNotFoundError or ValueError where it cannot be read."""
+    def parts(self, path: str | Path) -> tuple[list[Row], Videos]:
+        """All parts (V) of a video, or the image, with their features: out of the index, or read and encoded now (the
+        last few are kept). Raises FileNotFoundError or ValueError where it cannot be read."""
         snapshot = self.store.snapshot
-        positions = snapshot.positions_of(path)[:1]
+        positions = snapshot.positions_of(path)
         if positions:
-            return snapshot.rows(positions)[0], self._videos(snapshot, positions)
+            return snapshot.rows(positions), self._searcher.videos(snapshot, positions)
         row = describe(Path(path))
         row.digest = digest_of(row.path)
         if row.digest not in self._recent:
             if not Path(path).exists():
                 raise FileNotFoundError(f"no video {path}")
-            pixels = self._decode(row)
-            features, frames = self.model.encode_video(pixels[None].to(self.model.device))
-            mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+            read = self._decode(row)
             while len(self._recent) >= 8:
                 self._recent.pop(next(iter(self._recent)))
-            self._recent[row.digest] = (row, self.model.videos(features, frames, mask))
+            self._recent[row.digest] = read
         return self._recent[row.digest]
 
-    def _decode(self, row: Row) -> Tensor:
-        """Pixels (F, 3, S, S) of a file, decoded in a process of its own; sets the row's times."""
+    def _decode(self, row: Row) -> tuple[list[Row], Videos]:
+        """The parts of a file, decoded in a process of its own."""
         image, decoder = self.model.config.image, Decoder()
+        size = (image["size"], image["resize_mode"], image["interpolation"])
+        rows, features, frames = [], [], []
         try:
-            for part in decoder.read(row.path, self.model.config.num_frames):
-                row.duration, row.times = part.duration, part.times
-                return torch.cat(
-                    [resize_frames(f, image["size"], image["resize_mode"], image["interpolation"]) for f in part.frames]
-                )
+            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
+                pixels = torch.cat([resize_frames(frame, *size) for frame in part.frames])
+                one, pictures = self.model.encode_video(pixels[None].to(self.model.device))
+                features.append(one[0])
+                frames.append(pictures[0])
+                rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))
         finally:
             decoder.close()
-        raise ValueError(f"{row.path} has no frames")
+        if not rows:
+            raise ValueError(f"{row.path} has no frames")
+        padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        lengths = torch.tensor([len(f) for f in frames], device=padded.device)
+        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        return rows, self.model.videos(torch.stack(features), padded, mask)
 
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
         """Keep the index in a folder, or in Milvus (suma/milvus.py), from now on; a kill at any moment leaves a folder
         as it was. Raises ValueError for a place of other things."""
-        if is_server(folder) or not isinstance(self.store, Store):
-            self._save_to_server(str(folder))
-            return
-        folder = Path(folder).absolute()
-        if folder != self.store.folder:
-            self.store.copy_to(folder)
-            self._store = Store.open(folder, self.model.fingerprint(), self.model.dim)
-            if self._temporary is not None:
-                self._temporary.cleanup()
-                self._temporary = None
+        listed, old = self._captions, self.store
+        if not isinstance(old, Store):
+            if old.place != str(folder).partition("?")[0]:
+                raise ValueError(f"{old.place} cannot be copied: index the videos into {folder}")
+        elif is_server(folder):
+            listed = listed or CaptionList.load(old)
+            new = MilvusStore.open(str(folder), self.model.fingerprint(), self.model.dim, old.segment, create=True)
+            with new.writing():
+                for files, clips in old.blocks():
+                    new.commit(files, clips)
+            self._keep(new)
+        elif (folder := Path(folder).absolute()) != old.folder:
+            old.copy_to(folder)
+            self._keep(Store.open(folder, self.model.fingerprint(), self.model.dim))
         elif not (folder / MANIFEST).exists():
             raise FileNotFoundError(f"{folder} is gone: save to another folder")
-        self.folder = folder
-        self._save_captions()
+        else:
+            self.folder = folder
+        if listed is not None:
+            self._captions = listed.save(self.store, self.model)
 
-    def _save_to_server(self, place: str) -> None:
-        """Bring what is here, encoded already, into the index at a place in Milvus, made where there is none."""
-        store = MilvusStore.open(place, self.model.fingerprint(), self.model.dim, create=True)
-        if isinstance(self.store, Store):
-            with store.writing():
-                for files, clips in self.store.blocks():
-                    store.commit(files, clips)
-            self._store, self._candidates, self.folder = store, store, None
-            if self._temporary is not None:
-                self._temporary.cleanup()
-                self._temporary = None
-        elif store.place != self.store.place:
-            raise ValueError(f"{self.store.place} cannot be copied to {place}: index the videos there")
-        self._save_captions()
-
-    def _save_captions(self) -> None:
-        if self.store.snapshot.captions() != self.caption_list:
-            self.store.set_captions(self.caption_list)
+    def _keep(self, store: Store | MilvusStore) -> None:
+        """Keep the index in another store from now on."""
+        self._store, self._captions, self.folder = store, None, None
+        if isinstance(store, Store):
+            self.folder = store.folder
+        else:
+            self._searcher.candidates = store
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
 
     @classmethod
-    def load(cls, folder: str | Path, model: SUMA) -> "VideoIndex":
+    def load(cls, folder: str | Path, model: SUMA, segment: float | None = None) -> "VideoIndex":
         """Open a saved index, also one in Milvus (suma/milvus.py). Raises FileNotFoundError where there is none, and
-        ValueError for a damaged or foreign one, or one made with another model (naming both)."""
-        index = cls(model)
-        if is_server(folder):
-            index._store = index._candidates = MilvusStore.open(str(folder), model.fingerprint(), model.dim)
-        else:
-            index.folder = Path(folder).absolute()
-            index._store = Store.open(index.folder, model.fingerprint(), model.dim)
-        index.set_captions(index.store.snapshot.captions())
+        ValueError for a damaged or foreign one, or one made with another model, or with parts of another length than
+        `segment`, if given (naming both)."""
+        index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
+        is_milvus = is_server(folder)
+        index._keep(
+            MilvusStore.open(str(folder), *made_with) if is_milvus else Store.open(Path(folder).absolute(), *made_with)
+        )
         return index
-
-
-def _checked(query: str) -> str:
-    if not query.strip():
-        raise ValueError("the query is empty: type what happens in the video")
-    return query.strip()
-
-
-def _positive(top_k: int) -> int:
-    if top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    return top_k

@@ -4,7 +4,7 @@
 |---|---|
 | `NAME` | of each file and part one row: what is known of the file, the part's times, the searched vector (2D) |
 | `NAME_features` | of each content and part the video's feature (D), its frames' and their scales (base64) |
-| `NAME_log` | markers of the commits, the caption list, and who writes |
+| `NAME_log` | markers of the commits, the caption list, the folders, and who writes |
 
 Milvus has no transactions. So a row says by which commit it was born and by which it died, and a reader asks only for
 rows that are alive at the newest marker it saw. A commit writes features, which are named by their content, then rows,
@@ -17,13 +17,15 @@ Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import random
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from suma.milvus_state import (
     FAILED,
     FEATURE_FIELDS,
     FIRST,
+    FOLDER,
     FOREVER,
     LEASE,
     LOG_FIELDS,
@@ -50,6 +53,7 @@ from suma.milvus_state import (
 from suma.rows import Row, key
 from suma.store import NewClip
 from suma.stores import StoreError
+from suma.video import SEGMENT
 
 FORMAT_VERSION = 1
 CHUNK = 65_532  # characters of base64 in one row
@@ -67,10 +71,12 @@ class MilvusStore:
 
     snapshot: State
 
-    def __init__(self, client: Client, model: str, dim: int):
+    def __init__(self, client: Client, model: str, dim: int, segment: float | None):
         self.client, self.model, self.dim = client, model, dim
+        self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the marker says
         self._mutex, self._depth = threading.RLock(), 0
         self._lease, self._since, self._renewed = 0, "", 0.0  # of the writer
+        self._folders: set[str] = set()  # that it has told of
 
     @property
     def place(self) -> str:
@@ -78,20 +84,22 @@ class MilvusStore:
         return self.client.place
 
     @classmethod
-    def open(cls, place: str, model: str, dim: int, create: bool = False) -> "MilvusStore":
+    def open(
+        cls, place: str, model: str, dim: int, segment: float | None = None, create: bool = False
+    ) -> "MilvusStore":
         """The index at a place; with `create` made where there is none. Raises FileNotFoundError where there is none,
-        ValueError for collections of other things and an index made with another model, StoreError where Milvus does
-        not answer."""
-        store = cls(Client(place), model, dim)
+        ValueError for collections of other things and an index made with another model or with parts of another length
+        than `segment`, if given, StoreError where Milvus does not answer."""
+        store = cls(Client(place), model, dim, segment)
         if not store.client.exists("log") or store._marker() is None:
             if not create:
-                raise FileNotFoundError(f"{store.place} holds no index: make one with `index FOLDER --store {place}`")
+                raise FileNotFoundError(f"{store.place} holds no index: make one with `index FOLDER -o {store.place}`")
             store._make()
         store.refresh()
         return store
 
     def _make(self) -> None:
-        """Empty collections; without the first marker they are none yet, and are made anew."""
+        """Empty collections; without the first marker they are no index yet, and are made anew."""
         client = self.client
         if client.exists("") and not client.exists("log"):
             raise ValueError(f"{self.place} holds other things than an index: choose a new name")
@@ -99,13 +107,21 @@ class MilvusStore:
             if client.exists(part):
                 client.drop(part)
         client.create("log", LOG_FIELDS, 2, "FLAT", False)
-        client.create("features", FEATURE_FIELDS, self.dim, "FLAT", False)
-        client.create("", ROW_FIELDS, 2 * self.dim, client.index, client.has_float16)
-        self._log(0, MARKER, self._marker_of(0, 0, 0))
+        with ThreadPoolExecutor(2) as pool:
+            rows = pool.submit(client.create, "", ROW_FIELDS, 2 * self.dim, client.index, client.has_float16)
+            client.create("features", FEATURE_FIELDS, self.dim, "FLAT", False)
+            rows.result()
+        first = {
+            "format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "commit": 0, "next": 0,
+            "captions": 0, "cut": False, "segment": SEGMENT if self.segment is None else self.segment,
+        }  # fmt: skip
+        self._log([(0, MARKER, {**first, "written": time.time()})])
 
     def refresh(self) -> None:
         """Take over the last complete state."""
-        marker = self._marker()
+        self._take_over(self._marker())
+
+    def _take_over(self, marker: dict[str, Any] | None) -> None:
         if marker is None:
             raise FileNotFoundError(f"{self.place} holds no index any more")
         if marker["format_version"] != FORMAT_VERSION:
@@ -116,6 +132,12 @@ class MilvusStore:
                 f"{self.place} was made with model {marker['model']}, not {self.model}: load that model, or index under"
                 " another name with this one"
             )
+        if self.segment not in (None, marker["segment"]):
+            raise ValueError(
+                f"{self.place} was made with parts of {marker['segment']:g} s, not {self.segment:g}: leave that out, or"
+                " index under another name"
+            )
+        self.segment = marker["segment"]
         self.snapshot = State(self.client, marker, bool(self._lease))
 
     def search(
@@ -123,7 +145,7 @@ class MilvusStore:
     ) -> list[int]:
         """The first stage of a search, as suma/candidates.py has it for folders: positions of the best `number` clips
         for a query (2D,), best first; of those for which the expression `allowed` holds, if given."""
-        return snapshot.search(query, number, allowed or "")
+        return snapshot.search(query, number, allowed)
 
     def verify(self) -> None:
         """Read all features. Raises ValueError where some are missing or damaged."""
@@ -135,42 +157,35 @@ class MilvusStore:
 
     # ---- the log ---------------------------------------------------------------------------------------------------
 
-    def _marker_of(self, commit: int, following: int, captions: int) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "commit": commit, "next": following,
-            "captions": captions, "written": time.time(),
-        }  # fmt: skip
-
     def _marker(self, since: int = 0) -> dict[str, Any] | None:
         """The newest marker, not older than commit `since`."""
         found = self.client.query("log", f"what == {MARKER} and id >= {since}", ["id", "text"])
         return json.loads(max(found, key=lambda row: row["id"])["text"]) if found else None
 
-    def _log(self, identity: int, what: int, content: Any) -> None:
-        self.client.put("log", [{"id": identity, "what": what, "text": json.dumps(content), "vector": [0.0, 0.0]}])
-
-    def _holders(self) -> dict[int, dict[str, Any]]:
-        """The leases of others that are at work."""
-        leases = {
-            row["id"]: json.loads(row["text"]) for row in self.client.query("log", f"what == {LEASE}", ["id", "text"])
-        }
-        dead = [i for i, lease in leases.items() if not _at_work(lease)]
-        if dead:
-            self.client.delete("log", dead)
-        return {i: lease for i, lease in leases.items() if i != self._lease and i not in dead}
-
-    def _refuse_second_writer(self) -> None:
-        for lease in self._holders().values():
-            raise IndexBusyError(
-                f"{self.place} is being written by process {lease['pid']} on {lease['host']} (since {lease['since']}):"
-                " wait for it, or stop it"
-            )
+    def _log(self, lines: Sequence[tuple[int, int, Any]]) -> None:
+        """Write lines: identity, kind, content."""
+        self.client.put("log", [{"id": i, "what": w, "text": json.dumps(c), "vector": [0.0, 0.0]} for i, w, c in lines])
 
     def _write_lease(self) -> None:
         until = time.time() + LEASE_SECONDS
         lease = {"pid": os.getpid(), "host": socket.gethostname(), "since": self._since, "until": until}
-        self._log(self._lease, LEASE, lease)
+        self._log([(self._lease, LEASE, lease)])
         self._renewed = time.monotonic()
+
+    def _alone(self, since: int = 0) -> dict[int, dict[str, Any]]:
+        """The markers from commit `since` on. Raises IndexBusyError where another writer is at work, or has taken this
+        one for dead."""
+        lines = self.client.query("log", f"what == {LEASE} or (what == {MARKER} and id >= {since})", ["id", "text"])
+        content = {row["id"]: json.loads(row["text"]) for row in lines}
+        dead = [i for i, line in content.items() if i < 0 and not _at_work(line)]
+        self.client.delete("log", dead)
+        for i, line in content.items():
+            if i < 0 and i != self._lease and i not in dead:
+                who = f"process {line['pid']} on {line['host']} (since {line['since']})"
+                raise IndexBusyError(f"{self.place} is being written by {who}: wait for it, or stop it")
+        if self._lease not in content:
+            raise IndexBusyError(f"{self.place} was given to another process meanwhile: run this again")
+        return {i: line for i, line in content.items() if i >= 0}
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -182,14 +197,13 @@ class MilvusStore:
             if self._depth:
                 yield
                 return
-            self._refuse_second_writer()
             self._lease, self._since = -random.getrandbits(62) - 1, time.strftime("%Y-%m-%d %H:%M:%S")
             self._depth += 1
             try:
                 self._write_lease()
-                self._refuse_second_writer()  # who came at the same time: none of both writes
-                self.refresh()
-                self._take_back()
+                markers = self._alone()  # of two who came at the same time none goes on
+                self._take_over(markers[max(markers)] if markers else None)
+                self._take_back(markers)
                 yield
             except StoreError as error:
                 raise StoreError(f"{error}; what was committed is kept") from error
@@ -199,59 +213,58 @@ class MilvusStore:
                     self.client.delete("log", [self._lease])
                 self._lease = 0
 
-    def _take_back(self) -> None:
+    def _take_back(self, markers: dict[int, dict[str, Any]]) -> None:
         """Remove what a killed commit left, and the long dead, for whom hardly a reader asks any more."""
-        n, client, fields = self.snapshot.number, self.client, list(ROW_FIELDS)
-        dying = client.query("", f"born <= {n} and died > {n} and died < {FOREVER}", [*fields, "vector"])
-        client.put("", [{**row, "died": FOREVER} for row in dying])
-        lines = client.query("log", f"what == {MARKER}", ["id", "text"])
-        markers = {row["id"]: json.loads(row["text"]) for row in lines}
-        long_ago = time.time() - HISTORY_SECONDS
+        n, client, long_ago = self.snapshot.number, self.client, time.time() - HISTORY_SECONDS
         horizon = max((i for i, marker in markers.items() if marker["written"] < long_ago), default=-1)
-        gone = client.query("", f"born > {n}", fields) + client.query("", f"died <= {horizon}", fields)
+        changed = client.query("", f"born > {n} or died < {FOREVER}", ["id", "digest", "born", "died"])
+        dying = [row["id"] for row in changed if row["born"] <= n < row["died"]]
+        whole = client.query_in("", "id", dying, "", [*ROW_FIELDS, "vector"], "Strong", PATHS_AT_ONCE)
+        client.put("", [{**row, "died": FOREVER} for row in whole])
+        gone = [row for row in changed if row["born"] > n or row["died"] <= horizon]
         client.delete("", [row["id"] for row in gone])
         digests = {row["digest"] for row in gone if row["digest"]}
         left = client.query_in("", "digest", sorted(digests), "", ["id", "digest"], "Strong", PATHS_AT_ONCE)
         digests -= {row["digest"] for row in left}
         features = client.query_in("features", "digest", sorted(digests), "", ["id"], "Strong", PATHS_AT_ONCE)
         client.delete("features", [row["id"] for row in features])
-        asked = {FOREVER >> 20 | marker["captions"] for i, marker in markers.items() if i >= horizon}
-        captions = client.query("log", f"what == {CAPTIONS}", ["id"])
-        old = [row["id"] for row in captions if row["id"] >> 20 not in asked]
-        client.delete("log", old + [i for i in markers if i < horizon])
+        client.delete("log", [i for i in markers if i < horizon])
 
-    def _publish(self, following: int, captions: int) -> None:
-        """Make the next commit the last one: all that was written for it can be seen from now on."""
-        marker = self._marker_of(self.snapshot.number + 1, following, captions)
-        self._log(marker["commit"], MARKER, marker)
-        self.snapshot = State(self.client, marker, writer=True)
-
-    def _begin(self) -> None:
-        """Raises IndexBusyError where another writer has taken over meanwhile."""
+    def _begin(self) -> int:
+        """The number of the next commit. Raises IndexBusyError where another writer has taken over meanwhile."""
         if time.monotonic() - self._renewed > LEASE_SECONDS / 4:
             self._write_lease()
-        self._refuse_second_writer()
-        marker = self._marker(self.snapshot.number)
-        if marker is None or marker["commit"] != self.snapshot.number:
+        if max(self._alone(self.snapshot.number), default=-1) != self.snapshot.number:
             raise IndexBusyError(f"{self.place} was written by another process meanwhile: run this again")
+        return self.snapshot.number + 1
+
+    def _publish(self, **changed: Any) -> None:
+        """Make the next commit the last one: all that was written for it can be seen from now on."""
+        number = self.snapshot.number + 1
+        marker = {**self.snapshot.marker, **changed, "commit": number, "written": time.time()}
+        self._log([(number, MARKER, marker)])
+        self.snapshot = State(self.client, marker, writer=True)
 
     def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
         """Add clips, add files or replace what is known of them, forget paths: all or nothing. Clips of contents that
         no file has any more are removed. Raises StoreError, with the state before kept, where Milvus does not answer.
         """
         with self.writing():
-            self._begin()
-            born, dying, following = self._changes(files, clips, forget)
-            number = self.snapshot.number + 1
+            number = self._begin()
+            born, dying = self._changes(files, clips, forget)
+            folders = {os.path.dirname(row["path"]).rstrip("/") + "/" for row in born} - self._folders
+            self._log([(_folder_id(folder), FOLDER, folder) for folder in sorted(folders)])
+            self._folders |= folders
             self.client.put("features", [row for clip in _in_parts(clips) for row in _feature_rows(*clip)])
             self.client.put("", [{**row, "born": number, "died": FOREVER} for row in born])
             self.client.put("", [{**row, "died": number} for row in dying])
-            self._publish(following, self.snapshot.marker["captions"])
+            cut = self.snapshot.cut or any(row["part"] for row in born)
+            self._publish(next=self.snapshot.next + len(born), cut=cut)
 
     def _changes(
         self, files: Sequence[Row], clips: Sequence[NewClip], forget: Sequence[str]
-    ) -> tuple[list[dict], list[dict], int]:
-        """Rows to be born, rows to die, and the first position that is free then."""
+    ) -> tuple[list[dict], list[dict]]:
+        """Rows to be born and rows to die."""
         files = list({key(file.path): file for file in files}.values())
         state, whole = self.snapshot, [*ROW_FIELDS, "vector"]
         paths = dict.fromkeys(quoted(path) for path in [*forget, *(row.path for row in files)])
@@ -282,7 +295,7 @@ class MilvusStore:
                 born.append({**source, **told, "kind": kind})
         for i, row in enumerate(born):
             row["id"] = state.next + i
-        return born, dying, state.next + len(born)
+        return born, dying
 
     def _row_of(self, clip: NewClip | None, part: int) -> dict[str, Any]:
         """What a row tells of a clip; of None that there is none."""
@@ -294,20 +307,35 @@ class MilvusStore:
             "vector": vector if self.client.has_float16 else vector.astype(np.float32),
         }  # fmt: skip
 
-    def set_captions(self, captions: Sequence[str]) -> None:
+    # ---- captions --------------------------------------------------------------------------------------------------
+
+    def captions(self) -> tuple[int, list[str]]:
+        """The caption list, and the commit that brought it."""
+        number: int = self.snapshot.marker["captions"]
+        lines: list[str] = []
+        found = self.client.query("log", f"what == {CAPTIONS}", ["id", "text"])
+        for row in sorted(found, key=lambda row: row["id"]):
+            lines += json.loads(row["text"]) if row["id"] >> 20 == FOREVER >> 20 | number else []
+        return number, lines
+
+    def caption_vectors(self, first: int, count: int) -> None:
+        """They are not kept here: made when they are needed."""
+
+    def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray] = ()) -> None:
         """Replace the caption list."""
         with self.writing():
-            self._begin()
-            number, blocks, size = self.snapshot.number + 1, [[]], 0  # type: ignore[var-annotated]
+            number, blocks, size = self._begin(), [[]], 0  # type: ignore[var-annotated]
             for caption in captions:
                 size += len(json.dumps(caption)) + 2
                 if size > CHUNK:
                     blocks.append([])
                     size = len(json.dumps(caption)) + 2
                 blocks[-1].append(caption)
-            for i, block in enumerate(blocks):
-                self._log(FOREVER | number << 20 | i, CAPTIONS, block)
-            self._publish(self.snapshot.next, number)
+            kept = FOREVER >> 20 | self.snapshot.marker["captions"]  # readers may still ask for these
+            old = self.client.query("log", f"what == {CAPTIONS}", ["id"])
+            self.client.delete("log", [row["id"] for row in old if row["id"] >> 20 != kept])
+            self._log([(FOREVER | number << 20 | i, CAPTIONS, block) for i, block in enumerate(blocks)])
+            self._publish(captions=number)
 
 
 def _at_work(lease: dict[str, Any]) -> bool:
@@ -319,6 +347,11 @@ def _at_work(lease: dict[str, Any]) -> bool:
         except OSError:
             pass
     return lease["until"] > time.time()
+
+
+def _folder_id(folder: str) -> int:
+    """The place of a folder in the log, behind the markers and before the captions."""
+    return 1 << 61 | int.from_bytes(hashlib.sha256(folder.encode()).digest()[:7])
 
 
 def _in_parts(clips: Sequence[NewClip]) -> Iterator[tuple[NewClip, int]]:

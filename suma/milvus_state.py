@@ -1,4 +1,4 @@
-"""What Milvus holds of an index at one commit, as suma/milvus.py lays it down: rows, features, captions.
+"""What Milvus holds of an index at one commit, as suma/milvus.py lays it down: rows and features.
 
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote_to_bytes
 import numpy as np
 
 from suma.milvus_client import Client
+from suma.query import Filter
 from suma.rows import Row, key
 from suma.stores import StoreError
 
@@ -27,7 +28,7 @@ ROW_FIELDS: dict[str, Any] = {
 FEATURE_FIELDS: dict[str, Any] = {"id": 100, "digest": 64, "chunks": int, "content": 65_535}
 LOG_FIELDS: dict[str, Any] = {"id": int, "what": int, "text": 65_535}
 FIRST, COPY, FAILED = 0, 1, 2  # kinds of rows: a clip, the same in another file, a file that cannot be read
-MARKER, CAPTIONS, LEASE = 0, 1, 2  # kinds of lines of the log
+MARKER, CAPTIONS, LEASE, FOLDER = 0, 1, 2, 3  # kinds of lines of the log
 FOREVER = 1 << 62
 FRESH_SECONDS = 60.0  # after a commit, in which readers wait until all parts of a server have heard of it
 SCANNED = 16_000  # positions asked for at once
@@ -111,14 +112,11 @@ class State:
         """The files that could not be read, with reasons."""
         return [file_of(row) for row in self.scan(f"kind == {FAILED}")]
 
-    def captions(self) -> list[str]:
-        """The caption list."""
-        number: int = self.marker["captions"]
-        lines: list[str] = []
-        found = self.client.query("log", f"what == {CAPTIONS}", ["id", "text"])
-        for row in sorted(found, key=lambda row: row["id"]):
-            lines += json.loads(row["text"]) if row["id"] >> 20 == FOREVER >> 20 | number else []
-        return lines
+    @cached_property
+    def folders(self) -> list[bytes]:
+        """The folders in which files are or were, each with a slash at its end."""
+        found = self.client.query("log", f"what == {FOLDER}", ["text"])
+        return [unquote_to_bytes(json.loads(row["text"])) for row in found]
 
     # ---- clips -----------------------------------------------------------------------------------------------------
 
@@ -149,19 +147,33 @@ class State:
         rows = self.find("digest", [known.digest], f" and kind == {FIRST}") if known and known.digest else []
         return [row["id"] for row in sorted(rows, key=lambda row: row["part"])]
 
-    def select(
-        self, folder: str = "", longer: float = 0.0, shorter: float = math.inf, after: float = 0.0, before: float = 0.0
-    ) -> str:
-        """The expression that holds for files below a folder, of at least / at most so many seconds, of a time (in
-        seconds) not before `after` and before `before`; empty where all are meant."""
-        parts = [below(folder)] if folder else []
-        parts += [f"duration >= {float(longer)!r}"] if longer > 0 else []
-        parts += [f"duration <= {float(shorter)!r}"] if shorter < math.inf else []
-        parts += [f"mtime >= {float(after)!r}"] if after else []
-        parts += [f"mtime < {float(before)!r}"] if before else []
-        return " and ".join(parts)
+    def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
+        """The contents that these clips belong to."""
+        return [row["digest"] for row in self._rows(positions)]
 
-    def search(self, query: np.ndarray, number: int, allowed: str = "") -> list[int]:
+    @property
+    def cut(self) -> bool:
+        """Whether a file has more than one clip."""
+        return self.marker["cut"]
+
+    def allowed(self, chosen: Filter) -> str | None:
+        """The expression that holds for the files that a filter lets through; None: all."""
+        parts = [f"duration >= {chosen.longer!r}"] if chosen.longer > 0 else []
+        parts += [f"duration <= {chosen.shorter!r}"] if 0 < chosen.shorter < math.inf else []
+        since, until = chosen.times
+        parts += [f"mtime >= {since!r}"] if chosen.after else []
+        parts += [f"mtime < {until!r}"] if chosen.before else []
+        if chosen.folder and os.path.isabs(chosen.folder):
+            parts.append(below(chosen.folder))
+        elif chosen.folder:
+            inside = os.fsencode(os.path.join(os.sep, os.path.normpath(chosen.folder), ""))
+            start = len(os.fsencode(chosen.root.rstrip(os.sep)))
+            ends = ((folder, folder.find(inside, start)) for folder in self.folders)
+            named = sorted({os.fsdecode(folder[: at + len(inside)]) for folder, at in ends if at >= 0})
+            parts.append("(" + " or ".join(f"({below(folder)})" for folder in named) + ")" if named else "id < 0")
+        return " and ".join(parts) or None
+
+    def search(self, query: np.ndarray, number: int, allowed: str | None) -> list[int]:
         """Positions of the best clips for a query (2D,), best first; of those for which an expression holds, if any."""
         where = f"{self.alive} and " + (f"kind < {FAILED} and {allowed}" if allowed else f"kind == {FIRST}")
         dtype = np.float16 if self.client.has_float16 else np.float32

@@ -28,6 +28,7 @@ CREATE TABLE clips (position INTEGER PRIMARY KEY, digest TEXT NOT NULL, start RE
     times BLOB NOT NULL, first INTEGER NOT NULL, removed INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX clips_by_content ON clips(digest);
 CREATE INDEX clips_removed ON clips(position) WHERE removed;
+CREATE INDEX clips_later ON clips(position) WHERE start > 0;
 CREATE TABLE checksums (name TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE captions (position INTEGER PRIMARY KEY, caption TEXT NOT NULL);
 """
@@ -55,6 +56,17 @@ class Moment(NamedTuple):
 
     last: int
     commit: int
+
+
+class Extent(NamedTuple):
+    """How much of the index's arrays is in use."""
+
+    clips: int  # positions, also of removed clips
+    rows: int  # of features
+    removed: list[int]  # positions
+    captions: int  # rows of captions' vectors, also of lists that were replaced
+    cut: bool  # whether a file has more than one part
+    at: Moment
 
 
 NOW = Moment(1 << 62, 1 << 62)  # whatever comes
@@ -129,6 +141,16 @@ class RowTable:
             return "(substr(path, 1, 1) != ? OR substr(path, 1, ?) = ?)", [slash, len(inside), inside]
         inside = self.stored(folder) + slash
         return "(path >= ? AND path < ?)", [inside, inside[:-1] + bytes([inside[-1] + 1])]
+
+    def within(self, folder: str, root: str = "") -> tuple[str, list[object]]:
+        """An SQL condition for the files below an absolute folder; or in any folder of this name, or path, whose name
+        begins below `root`."""
+        if os.path.isabs(folder):
+            return self.below(folder)
+        slash, inside = os.fsencode(os.sep), os.fsencode(os.path.join(os.sep, os.path.normpath(folder), ""))
+        start, above = len(os.fsencode(root.rstrip(os.sep))) + 1, os.fsencode(os.path.join(self.above, ""))
+        whole = "CAST(CASE WHEN substr(path, 1, 1) = ? THEN path ELSE ? || path END AS BLOB)"
+        return f"instr(substr({whole}, ?), ?) > 0", [slash, above, start, inside]
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -222,24 +244,24 @@ class RowTable:
         )
         return np.array([position for (position,) in self.all(sql, [*values, *at])], np.int64)
 
-    def extent(self) -> tuple[int, int, list[int], Moment]:
-        """How many positions and rows of features are in use, which positions were removed, and the state of the files:
-        all of one moment."""
+    def extent(self) -> Extent:
+        """What is in use, all of one moment."""
         with self._mutex:
             self._database.execute("BEGIN")
             try:
-                last = self.all(
-                    "SELECT position + 1, first + 1 + length(times) / 8 FROM clips ORDER BY position DESC LIMIT 1"
-                )
+                sql = "SELECT position + 1, first + 1 + length(times) / 8 FROM clips ORDER BY position DESC LIMIT 1"
+                clips, rows = (self.all(sql) or [(0, 0)])[0]
                 removed = [position for (position,) in self.all("SELECT position FROM clips WHERE removed")]
-                newest = "coalesce((SELECT max(id) FROM files), 0)"
-                commit = "coalesce((SELECT max(removed) FROM files WHERE removed > 0), 0)"
-                at = Moment(*self.all(f"SELECT {newest}, {commit}")[0])
+                lines = "(SELECT max(stop) FROM checksums WHERE name = 'captions')"
+                last = "(SELECT max(id) FROM files)"
+                commit = "(SELECT max(removed) FROM files WHERE removed > 0)"
+                cut = "(SELECT 1 FROM clips WHERE start > 0 LIMIT 1)"
+                found = self.all(f"SELECT {', '.join(f'coalesce({x}, 0)' for x in (lines, cut, last, commit))}")[0]
             finally:
                 self._database.execute("COMMIT")
-        count, rows = last[0] if last else (0, 0)
-        return count, rows, removed, at
+        return Extent(clips, rows, removed, found[0], bool(found[1]), Moment(*found[2:]))
 
-    def captions(self) -> list[str]:
-        """The caption list."""
-        return [caption for (caption,) in self.all("SELECT caption FROM captions ORDER BY position")]
+    def captions(self) -> tuple[int, list[str]]:
+        """The caption list, and the row of the first one's vector; the others follow."""
+        found = self.all("SELECT position, caption FROM captions ORDER BY position")
+        return (found[0][0] if found else 0), [caption for _, caption in found]

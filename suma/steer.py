@@ -61,6 +61,18 @@ def concepts_of(model: "SUMA", weights: Mapping[str, float]) -> dict[int, float]
 
 
 @torch.no_grad()
+def steer(model: "SUMA", texts: Texts | None, weights: Mapping[str, float]) -> Texts:
+    """One text (T = 1; None: no sentence) with some of its anchor's weights set."""
+    if texts is None:
+        nothing = torch.zeros(1, model.dim, device=model.device)
+        texts = Texts(nothing, torch.zeros(1, model.space.num_concepts, device=model.device))
+    anchors = texts.anchors.clone()
+    for concept, value in concepts_of(model, weights).items():
+        anchors[0, concept] = value
+    return Texts(texts.features, F.normalize(anchors, dim=-1))
+
+
+@torch.no_grad()
 def steered(model: "SUMA", sentence: str, weights: Mapping[str, float]) -> Texts:
     """One sentence (may be empty where there are weights), steered: Texts of T = 1 for `model.score`.
 
@@ -68,14 +80,5 @@ def steered(model: "SUMA", sentence: str, weights: Mapping[str, float]) -> Texts
     """
     if not sentence.strip() and not weights:
         raise ValueError("the query is empty: type what happens in the video")
-    if sentence.strip():
-        features, anchors = model.texts([sentence.strip()])
-    else:
-        features = torch.zeros(1, model.dim, device=model.device)
-        anchors = torch.zeros(1, model.space.num_concepts, device=model.device)
-    if weights:
-        anchors = anchors.clone()
-        for concept, value in concepts_of(model, weights).items():
-            anchors[0, concept] = value
-        anchors = F.normalize(anchors, dim=-1)
-    return Texts(features, anchors)
+    texts = model.texts([sentence.strip()]) if sentence.strip() else None
+    return steer(model, texts, weights) if weights or texts is None else texts

@@ -2,12 +2,13 @@
 
 | file | holds |
 |---|---|
-| `manifest.json` | format version, the model's fingerprint, the generation G of the others; renamed into place |
+| `manifest.json` | format version, model's fingerprint, length of parts, generation G of the others |
 | `rows-G.sqlite` | what is known of each file and clip (suma/rows.py) |
 | `features-G.f16` | of each clip the video's feature, then those of its frames (D each), float16 |
 | `scales-G.f32` | 1 / |C f| of each of these rows: what brings them into the concept space (suma/similarity.py) |
 | `folded-G.f16` | of each clip the vector that the first stage of a search scans (2D), float16 |
-| `first-*.faiss` | a cache of the first stage, for large indexes (suma/candidates.py) |
+| `captions-G.f16` | of each caption the folded vector (2D), float16; a list that was replaced leaves its rows |
+| `first-*.faiss`, `lines*.faiss` | caches of the first stage, for large indexes (suma/candidates.py) |
 | `lock`, `writer.json` | held by the one process that writes, and who that is |
 
 A commit appends to the feature files, flushes them, and then ends the database transaction that names the new rows:
@@ -23,18 +24,22 @@ import json
 import math
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from suma.disk import LOCK, WRITER, append, clear_errors, replace, sha256, writer_lock
 from suma.rows import Moment, Row, RowTable
+from suma.video import SEGMENT
+
+if TYPE_CHECKING:
+    from suma.query import Filter
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
-ARRAYS = {"features": "float16", "folded": "float16", "scales": "float32"}
+ARRAYS = {"features": "float16", "folded": "float16", "scales": "float32", "captions": "float16"}
 VERIFY_BYTES = 1 << 28  # a larger index is checked by `verify` only, not at every opening
 COMPACT_SHARE = 0.5  # of the clips; when more are removed the files are written anew without them
 
@@ -59,6 +64,8 @@ class Snapshot(NamedTuple):
     features: np.ndarray  # (M, D) float16, memory-mapped
     folded: np.ndarray  # (all positions, 2D) float16, memory-mapped
     scales: np.ndarray  # (M,) float32, memory-mapped
+    captions: np.ndarray  # (lines, 2D) float16, memory-mapped
+    cut: bool  # whether a file has more than one clip
     at: Moment  # the state of the files
 
     def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
@@ -85,9 +92,9 @@ class Snapshot(NamedTuple):
         """The files that could not be read, with reasons."""
         return self.table.files("reason != ''", at=self.at)
 
-    def captions(self) -> list[str]:
-        """The caption list."""
-        return self.table.captions()
+    def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
+        """The contents that these clips belong to."""
+        return self.table.digests(positions)
 
     def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid
@@ -107,6 +114,11 @@ class Snapshot(NamedTuple):
         at = int(np.searchsorted(self.live, position))
         return at < len(self.live) and int(self.live[at]) == position
 
+    def allowed(self, chosen: "Filter") -> np.ndarray | None:
+        """Positions (n,) int64, ascending, of the clips with a file that a filter lets through; None: all."""
+        condition, values = chosen.condition(self.table)
+        return self.select(condition, values) if condition else None
+
     def select(self, condition: str, values: Sequence[object]) -> np.ndarray:
         """Positions (n,) int64, ascending, of the clips with a file of which an SQL condition holds."""
         return np.intersect1d(self.table.select(condition, values, self.at), self.live, assume_unique=True)
@@ -117,8 +129,9 @@ class Store:
 
     snapshot: Snapshot
 
-    def __init__(self, folder: Path, model: str, dim: int):
+    def __init__(self, folder: Path, model: str, dim: int, segment: float | None = SEGMENT):
         self.folder, self.model, self.dim, self.generation = folder, model, dim, 0
+        self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the manifest says
         self._mutex, self._depth = threading.RLock(), 0  # of the writers
 
     @property
@@ -129,12 +142,12 @@ class Store:
     # ---- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, model: str, dim: int) -> "Store":
+    def create(cls, folder: Path, model: str, dim: int, segment: float = SEGMENT) -> "Store":
         """A new, empty index. Raises ValueError for a folder that holds other things or an index already."""
         refuse_other_things(folder)
         with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        store = cls(folder, model, dim)
+        store = cls(folder, model, dim, segment)
         with writer_lock(folder), clear_errors(folder):
             if (folder / MANIFEST).exists():
                 raise ValueError(f"{folder} holds an index already: open it")
@@ -143,10 +156,10 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, folder: Path, model: str, dim: int) -> "Store":
+    def open(cls, folder: Path, model: str, dim: int, segment: float | None = None) -> "Store":
         """An existing index. Raises FileNotFoundError where there is none, ValueError for a damaged or foreign one, or
-        one made with another model (naming both)."""
-        store = cls(folder, model, dim)
+        one made with another model or with parts of another length than `segment`, if given (naming both)."""
+        store = cls(folder, model, dim, segment)
         store.refresh()
         if store.snapshot.features.nbytes + store.snapshot.folded.nbytes <= VERIFY_BYTES:
             store.verify()
@@ -155,7 +168,7 @@ class Store:
     def refresh(self) -> None:
         """Take over the last complete state on disk."""
         for attempt in range(5):  # a writer may bring in a new generation between the two reads
-            generation = _read_manifest(self.folder, self.model, self.dim)
+            generation, self.segment = _read_manifest(self.folder, self.model, self.dim, self.segment)
             try:
                 same = generation == self.generation
                 table = self.snapshot.table if same else RowTable(self._rows_file(generation), self.folder.parent)
@@ -166,11 +179,14 @@ class Store:
                     raise ValueError(f"{self.folder} is damaged: {error}; index the videos again") from error
 
     def _take_snapshot(self, table: RowTable, generation: int) -> Snapshot:
-        count, rows, removed, at = table.extent()
-        live = np.delete(np.arange(count), removed)
-        features = self._map("features", generation, (rows, self.dim))
-        folded = self._map("folded", generation, (count, 2 * self.dim))
-        return Snapshot(table, live, features, folded, self._map("scales", generation, (rows,)), at)
+        used = table.extent()
+        shapes = {
+            "features": (used.rows, self.dim), "folded": (used.clips, 2 * self.dim), "scales": (used.rows,),
+            "captions": (used.captions, 2 * self.dim),
+        }  # fmt: skip
+        arrays = {name: self._map(name, generation, shape) for name, shape in shapes.items()}
+        live = np.delete(np.arange(used.clips), used.removed)
+        return Snapshot(table, live, **arrays, cut=used.cut, at=used.at)
 
     def _map(self, name: str, generation: int, shape: tuple[int, ...]) -> np.ndarray:
         file, kind = self._file(name, generation), np.dtype(ARRAYS[name])
@@ -264,24 +280,47 @@ class Store:
         """Write the features; the lines of `checksums` about them."""
         if not clips:
             return []
-        parts = {
-            "features": np.concatenate([c.features for c in clips]), "folded": np.stack([c.folded for c in clips]),
-            "scales": np.concatenate([c.scales for c in clips]),
-        }  # fmt: skip
-        sums = []
-        for name, part in parts.items():
-            part = part.astype(ARRAYS[name])
-            before = len(getattr(self.snapshot, name))
-            digest = append(self._file(name, self.generation), before * part[0].nbytes, part)
-            sums.append((name, before, before + len(part), digest))
-        return sums
+        return [
+            self._extend("features", np.concatenate([c.features for c in clips]), len(self.snapshot.features)),
+            self._extend("folded", np.stack([c.folded for c in clips]), len(self.snapshot.folded)),
+            self._extend("scales", np.concatenate([c.scales for c in clips]), len(self.snapshot.scales)),
+        ]
 
-    def set_captions(self, captions: Sequence[str]) -> None:
-        """Replace the caption list."""
-        with self.writing(), clear_errors(self.folder), self.snapshot.table.transaction() as run:
+    def _extend(self, name: str, part: np.ndarray, before: int) -> tuple[str, int, int, str]:
+        """Write rows behind the first `before` ones of an array; their line of `checksums`."""
+        part = part.astype(ARRAYS[name])
+        digest = append(self._file(name, self.generation), before * part[0].nbytes, part)
+        return name, before, before + len(part), digest
+
+    def captions(self) -> tuple[int, list[str]]:
+        """The caption list, and the row of `snapshot.captions` where its vectors begin."""
+        first, lines = self.snapshot.table.captions()
+        if first + len(lines) > len(self.snapshot.captions):  # another process has replaced it
+            self.refresh()
+            first, lines = self.snapshot.table.captions()
+        return first, lines
+
+    def caption_vectors(self, first: int, count: int) -> np.ndarray:
+        """The folded vectors (count, 2D) of captions, float16, memory-mapped."""
+        return self.snapshot.captions[first : first + count]
+
+    def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray]) -> None:
+        """Replace the caption list; their folded vectors come in blocks (n, 2D), and all or none are kept."""
+        with self.writing(), clear_errors(self.folder):
+            self._write_captions(captions, vectors)
+
+    def _write_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray]) -> None:
+        first, table = len(self.snapshot.captions), self.snapshot.table
+        sums: list[tuple[str, int, int, str]] = []
+        for block in vectors:
+            sums.append(self._extend("captions", block, sums[-1][2] if sums else first))
+        with table.transaction() as run:
             run("DELETE FROM captions")
-            for values in enumerate(captions):
+            for values in enumerate(captions, first):
                 run("INSERT INTO captions VALUES (?, ?)", values)
+            for line in sums:
+                run("INSERT INTO checksums VALUES (?, ?, ?, ?)", line)
+        self.snapshot = self._take_snapshot(table, self.generation)
 
     def copy_to(self, folder: Path) -> None:
         """Write the clips that can be found as a new generation of the index in `folder`; its manifest comes last.
@@ -291,13 +330,13 @@ class Store:
         with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with self.writing() if folder == self.folder else writer_lock(folder), clear_errors(folder):
-            new, table = Store(folder, self.model, self.dim), self.snapshot.table
+            new = Store(folder, self.model, self.dim, self.segment)
             new._start(1 + max((int(file.stem.split("-")[1]) for file in folder.glob("rows-*.sqlite")), default=0))
             for files, clips in self.blocks():
                 new._write(files, clips)
-            with new.snapshot.table.transaction() as run:
-                for values in enumerate(table.captions()):
-                    run("INSERT INTO captions VALUES (?, ?)", values)
+            first, lines = self.captions()
+            vectors = self.snapshot.captions[first : first + len(lines)]
+            new._write_captions(lines, (vectors[i : i + 4096] for i in range(0, len(lines), 4096)))
             new._publish()
 
     def blocks(self) -> Iterator[tuple[list[Row], list[NewClip]]]:
@@ -333,6 +372,7 @@ class Store:
             "format_version": FORMAT_VERSION,
             "model": self.model,
             "dim": self.dim,
+            "segment": self.segment,
             "generation": self.generation,
         }
         replace(self.folder / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -342,9 +382,17 @@ class Store:
 
 
 def _is_ours(file: Path) -> bool:
-    made = ("rows-*.sqlite*", "features-*.f16", "folded-*.f16", "scales-*.f32", "first-*.faiss*", LOCK, WRITER)
+    made = (
+        "rows-*.sqlite*",
+        "features-*.f16",
+        "folded-*.f16",
+        "scales-*.f32",
+        "captions-*.f16",
+        "first-*.faiss*",
+        "lines*.faiss*",
+    )
     of_format_1 = ("videos-*.npy*", "frames-*.npy*")
-    return any(file.match(pattern) for pattern in (MANIFEST + "*", *made, *of_format_1))
+    return any(file.match(pattern) for pattern in (MANIFEST + "*", LOCK, WRITER, *made, *of_format_1))
 
 
 def refuse_other_things(folder: Path) -> None:
@@ -353,8 +401,8 @@ def refuse_other_things(folder: Path) -> None:
         raise ValueError(f"{folder} holds other things than an index: choose a new folder")
 
 
-def _read_manifest(folder: Path, model: str, dim: int) -> int:
-    """The generation in use. Raises FileNotFoundError or ValueError as `open` says."""
+def _read_manifest(folder: Path, model: str, dim: int, segment: float | None) -> tuple[int, float]:
+    """The generation in use, and the length of a part. Raises FileNotFoundError or ValueError as `open` says."""
     file = folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no index ({MANIFEST} is missing)")
@@ -371,6 +419,11 @@ def _read_manifest(folder: Path, model: str, dim: int) -> int:
         raise ValueError(
             f"{folder} was made with model {made_with}, not {model}: load that model, or index again with this one"
         )
-    if manifest.get("dim") != dim or not isinstance(manifest.get("generation"), int):
-        raise ValueError(f"{file} is damaged: dim {manifest.get('dim')}, generation {manifest.get('generation')}")
-    return manifest["generation"]
+    generation, cut = manifest.get("generation"), manifest.get("segment")
+    if manifest.get("dim") != dim or not isinstance(generation, int) or not isinstance(cut, int | float):
+        raise ValueError(f"{file} is damaged: dim {manifest.get('dim')}, generation {generation}, segment {cut}")
+    if segment is not None and segment != cut:
+        raise ValueError(
+            f"{folder} has parts of {cut:g} s, not {segment:g} s: leave that as it is, or make another index"
+        )
+    return generation, float(cut)

@@ -6,15 +6,18 @@ at all. Clips have positions, whole numbers that mean something to their snapsho
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from suma.rows import Row
 from suma.store import NewClip
+
+if TYPE_CHECKING:
+    from suma.query import Filter
 
 
 class StoreError(RuntimeError):
@@ -70,8 +73,15 @@ class State(Protocol):
     def failed(self) -> list[Row]:
         """The files that could not be read, with reasons."""
 
-    def captions(self) -> list[str]:
-        """The caption list."""
+    @property
+    def cut(self) -> bool:
+        """Whether a file has more than one clip."""
+
+    def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
+        """The contents that these clips belong to."""
+
+    def allowed(self, chosen: "Filter") -> Any:
+        """The clips with a file that a filter lets through, as the first stage takes it; None: all."""
 
     def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid
@@ -98,8 +108,18 @@ class AnyStore(Protocol):
     def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
         """Add clips, add files or replace what is known of them, forget paths: all or nothing."""
 
-    def set_captions(self, captions: Sequence[str]) -> None:
-        """Replace the caption list."""
+    @property
+    def segment(self) -> float | None:
+        """Seconds of the parts into which longer videos are cut; 0: none is cut."""
+
+    def captions(self) -> tuple[int, list[str]]:
+        """The caption list, and where its vectors begin."""
+
+    def caption_vectors(self, first: int, count: int) -> np.ndarray | None:
+        """The folded vectors (count, 2D) of captions, where they are kept."""
+
+    def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray]) -> None:
+        """Replace the caption list; their folded vectors come in blocks (n, 2D), and are made as they are taken."""
 
     def verify(self) -> None:
         """Raises ValueError where features are damaged or missing."""
@@ -109,5 +129,5 @@ class FirstStage(Protocol):
     """The first stage of a search."""
 
     def search(self, store: Any, snapshot: Any, query: np.ndarray, number: int, allowed: Any = None) -> list[int]:
-        """Positions of the best `number` clips for a query (2D,), best first; of those that the snapshot's `select`
-        named, if given."""
+        """Positions of the best `number` clips for a query (2D,), best first; of those that the snapshot's
+        `allowed` named, if given."""

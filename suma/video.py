@@ -29,6 +29,7 @@ VIDEO_EXTENSIONS = frozenset(
 MAX_PIXELS = 64_000_000  # per frame; 8K is 33 million
 SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames with the others' bytes the same
 TOLERANCE = 1e-3  # seconds; times nearer than this are equal
+SEGMENT = 60.0  # seconds: into such parts an index cuts longer videos, unless told otherwise
 OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a cut is whole in one of them
 
 

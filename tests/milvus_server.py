@@ -61,8 +61,8 @@ class MilvusServer:
             self.stop()
             logs = [self.folder / "launcher.log", *self.folder.glob("logs/milvus-std*.log")]
             lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
-            said = " ".join(line[:200] for line in lines if "panic" in line or "Error" in line or "error=" in line)[:600]
-            raise RuntimeError(f"the Milvus server did not start: {said or 'it said nothing'}")
+            said = [line[:200] for line in lines if "panic" in line or "Error" in line or "error=" in line]
+            raise RuntimeError(f"the Milvus server did not start: {' '.join(said)[:600] or 'it said nothing'}")
         self.pid, self.port = int(line[0]), int(line[1])
         return self
 

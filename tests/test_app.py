@@ -1,5 +1,6 @@
 """The app without a browser: what its handlers and its API answer, what they refuse, and what is never served."""
 
+import html
 import json
 import os
 import re
@@ -13,13 +14,14 @@ from typing import Any
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
 from clips import noise_picture, write_video
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import app
-from suma import SUMA, VideoIndex
+from suma import SUMA, VideoIndex, read_frames
 from suma.explain import explain
 from ui import colours, heat, media, startup, steering, tiles
 from ui.handlers import NOTHING_YET
@@ -211,6 +213,45 @@ def test_a_video_behind_a_symbolic_link_is_served_as_a_file(tiny_model: SUMA, tm
     assert served.is_file() and not served.is_symlink()
 
 
+def test_the_search_box_reads_the_query_language(handlers: app.Handlers, monkeypatch: Any):
+    """What is half typed is a note, no message; what was asked for by Enter is told."""
+    shown, bar = handlers.show_typed("a dog runs -cat^0.5 longer:2")
+    assert shown.count("data-video") == 4 and "suma-knob" in bar and 'data-link="a dog runs -cat^0.5 longer:2"' in shown
+    assert "not a word of the model" not in bar  # longer:2 is none of its words
+    assert handlers.show_typed("a dog longer:20")[0].startswith('<p class="suma-note">No video of the gallery is meant')
+    for half in ("a dog longer:t", "a dog after:2024", "dog -dog", "longer:1"):
+        shown, bar = handlers.show_typed(half)
+        assert "data-video" not in shown and "suma-note" in shown and bar == ""
+        assert handlers.show_best(half, next(iter(app.MODES)))[0] == ""
+        with pytest.raises(gr.Error):
+            handlers.show_results(half)
+
+
+def test_a_long_video_plays_and_is_explained_at_its_moment(tiny_model: SUMA, tmp_path: Path):
+    write_video(tmp_path / "long.mp4", frames=90, size=(96, 64), picture=noise_picture)
+    write_video(tmp_path / "short.mp4", frames=20, size=(96, 64), picture=noise_picture)
+    index = VideoIndex(tiny_model, segment=3)
+    index.add(tmp_path)
+    handlers = app.Handlers(index)
+    assert len(index) == 5 and set(handlers.gallery.names) == {"long.mp4", "short.mp4"}
+    match = next(m for m in index.search("a dog") if m.path.endswith("long.mp4"))
+    assert handlers.show_typed("a dog")[0].count('data-video="long.mp4"') == 1
+    event = clicked(video="long.mp4", moment=str(match.moment))
+    *_, heading, why, _ = handlers.show_video("a dog", next(iter(app.MODES)), event)
+    assert f"score {match.score:.3f} · best moment at {match.moment:.1f} s · 9.0 s long" in heading
+    assert f'data-start="{match.moment:.3f}"' in why
+    frames = read_frames(match.path, 12, match.start, match.end)
+    assert json.dumps([round(float(t), 3) for t in frames.times]) in html.unescape(why)
+    pictures = media.pictures(explain(index, match.path, "a dog"), 12)
+    assert len(pictures) == 12 and why.count("<image") == 12
+    assert np.abs(pictures[3].astype(int) - frames.frames[3]).mean() < 20  # the part's, not the file's
+    tiles_of = [handlers.gallery.concept_moments(k) for k in range(12)]
+    assert all(len({row.path for row, _ in found}) == len(found) == 2 for found in tiles_of)
+    about = handlers.show_picked("", clicked(video="long.mp4", moment="8.0"))
+    assert 'data-start="8.000"' in about[-1] and " 8.0," in html.unescape(about[-1]).split("data-times=")[1][:400]
+    assert "2 videos, 0.2 minutes" in handlers.show_gallery("", 24)[0]
+
+
 def test_the_picker_filters_and_pages(handlers: app.Handlers):
     assert handlers.show_picker("dog GRASS", 24).count("data-video") == 1
     assert 'data-kind="more">3 more<' in handlers.show_picker("", 1)
@@ -257,6 +298,13 @@ def test_search_answers_by_api(client: Client, index: VideoIndex, folder: Path):
     assert set(found[0]) == {"video", "caption", "score", "moment", "duration", "concepts"}
     assert str(folder) not in json.dumps(found)
     assert len(client.predict(query="a dog", top_k=2, api_name="/search")) == 2
+    assert client.predict(query="a dog", top_k=2, offset=1, api_name="/search") == found[1:3]
+    typed = "a dog^2 runs -cat longer:2"
+    found, matches = client.predict(typed, api_name="/search"), index.search(typed, 12)
+    assert [(f["video"], f["score"]) for f in found] == [(Path(m.path).name, m.score) for m in matches] and found
+    assert client.predict("a dog score:2", api_name="/search") == []
+    why = client.predict(found[0]["video"], typed, api_name="/explain")
+    assert why["score"] == pytest.approx(found[0]["score"], abs=1e-4) and (why["start"], why["end"]) == (0.0, 2.4)
 
 
 def test_captions_and_similar_answer_for_names_and_uploads(client: Client, index: VideoIndex, tmp_path: Path):
@@ -284,6 +332,10 @@ def test_explain_answers_by_api(client: Client, index: VideoIndex, folder: Path)
     [
         (["  "], "/search", "empty"),
         (["a dog", 0], "/search", "top_k"),
+        (["a dog", 5, None, -1], "/search", "offset"),
+        (["a dog longer:ten"], "/search", "takes a number"),
+        (["a dog in:/etc"], "/search", "a folder of the gallery"),
+        (["dog -dog"], "/search", "cancel"),
         (["clip 0.mp4", "a dog", "video", -1], "/explain", "top_k"),
         (["no.mp4", "a dog"], "/explain", "no video"),
         (["/etc/passwd", ""], "/explain", "no video"),
@@ -311,7 +363,7 @@ def test_only_these_six_are_public_and_documented(client: Client):
     for endpoint in endpoints.values():
         assert len(endpoint["description"]) > 40
     arguments = {p["parameter_name"]: p["python_type"]["type"] for p in endpoints["/search"]["parameters"]}
-    assert arguments == {"query": "str", "top_k": "int", "weights": "None | dict(str, float)"}
+    assert arguments == {"query": "str", "top_k": "int", "weights": "None | dict(str, float)", "offset": "int"}
 
 
 def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, folder: Path):

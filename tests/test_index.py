@@ -64,7 +64,7 @@ def test_search_ranks_by_the_score_of_every_pair(index: VideoIndex, query: str):
 
 
 def test_candidates_of_the_folded_stage_are_rescored_with_their_frames(index: VideoIndex, monkeypatch):
-    monkeypatch.setattr("suma.index.CANDIDATES", 3)
+    monkeypatch.setattr("suma.search.CANDIDATES", 3)
     expected = brute_force(index, QUERIES[0])
     for match in index.search(QUERIES[0], top_k=2):
         row = index.row_of(match.path)

@@ -131,3 +131,95 @@ def test_version_and_help(capsys: pytest.CaptureFixture):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
     assert main([]) == 2
+
+
+# Search and its exit codes
+
+
+@pytest.fixture(scope="module")
+def searched(place: Path) -> str:
+    if not (place / "index").exists():
+        suma(
+            place, "index", str(place / "videos"), "-o", str(place / "index"), "--captions", str(place / "captions.txt")
+        )
+    return str(place / "index")
+
+
+def paths(capsys: pytest.CaptureFixture) -> list[str]:
+    return [Path(match["path"]).name for match in json.loads(capsys.readouterr().out)]
+
+
+def test_filters_pages_and_moments(place: Path, searched: str, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    assert suma(place, "search", searched, "a dog", "--json") == 0
+    whole = paths(capsys)
+    assert suma(place, "search", searched, "a dog", "--json", "-k", "2", "--page", "2") == 0
+    assert paths(capsys) == whole[2:]
+    assert (
+        suma(place, "search", searched, "a dog -cat in:videos", "--longer", "0.85", "--shorter", "0.95", "--json") == 0
+    )
+    assert paths(capsys) == ["1.mp4"]
+    assert suma(place, "similar", searched, str(place / "videos" / "0.mp4"), "--in", "videos", "-k", "1", "--json") == 0
+    assert paths(capsys)[0] in ("1.mp4", "2.mp4")
+    assert (
+        suma(place, "search", searched, "a dog", "--within", str(place / "videos" / "2.mp4"), "--json", "-k", "9") == 0
+    )
+    moments = json.loads(capsys.readouterr().out)
+    assert len({m["moment"] for m in moments}) == 9 and {Path(m["path"]).name for m in moments} == {"2.mp4"}
+    assert suma(place, "search", searched, "--json", "--", "-night") == 0
+    assert len(paths(capsys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (("search", "a dog"), 0),
+        (("search", "a dog", "--min-score", "2"), 1),
+        (("search", "a dog score:2"), 1),
+        (("search", "a dog in:elsewhere"), 1),
+        (("search", "a dog", "--before", "1999-01-01"), 1),
+        (("search", "a dog", "--page", "9"), 1),
+        (("search", "a dog", "--page", "0"), 2),
+        (("search", "a dog longer:ten"), 2),
+        (("search", "a dog", "--after", "someday"), 2),
+        (("search", "dog -dog"), 2),
+        (("search", "longer:1"), 2),
+        (("search", "a dog", "--within", "nowhere.mp4"), 2),
+        (("similar", "VIDEO", "--min-score", "2"), 1),
+        (("captions", "VIDEO"), 0),
+        (("check",), 0),
+        (("info",), 0),
+    ],
+)
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+def test_exit_codes_that_scripts_can_use(place: Path, searched: str, capsys, args: tuple[str, ...], code: int, as_json):
+    capsys.readouterr()
+    command, *rest = (str(place / "videos" / "0.mp4") if arg == "VIDEO" else arg for arg in args)
+    assert suma(place, command, searched, *rest, *["--json"] * as_json) == code
+    told = capsys.readouterr()
+    assert bool(told.err) == (code == 2)
+    if as_json and code < 2:
+        assert bool(json.loads(told.out)) == (code == 0)
+
+
+def test_the_exit_codes_and_the_language_are_in_the_help(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="0"):
+        main(["search", "--help"])
+    told = capsys.readouterr().out
+    assert "0 found (or done), 1 nothing found, 2 bad input" in told and "+term -term" in told and "longer:10" in told
+
+
+def test_the_length_of_parts_is_asked_for_once(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    write_video(tmp_path / "long.mp4", frames=50)
+    index = str(tmp_path / "index")
+    assert suma(place, "index", str(tmp_path / "long.mp4"), "-o", index, "--segment", "2") == 0
+    assert "1 added, 0 unchanged, 0 failed; 1 videos" in capsys.readouterr().out
+    assert suma(place, "info", index, "--json") == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["videos"], info["parts"], info["segment"], info["seconds"]) == (1, 3, 2.0, 5.0)
+    assert suma(place, "search", index, "a dog", "--json") == 0 and len(paths(capsys)) == 1
+    assert suma(place, "search", index, "a dog", "--parts", "--json") == 0 and len(paths(capsys)) == 3
+    assert suma(place, "index", str(tmp_path / "long.mp4"), "-o", index) == 0  # as it is
+    assert suma(place, "index", str(tmp_path / "long.mp4"), "-o", index, "--segment", "3") == 2
+    assert "parts of 2 s, not 3 s" in capsys.readouterr().err
+    assert suma(place, "index", str(tmp_path / "long.mp4"), "-o", str(tmp_path / "new"), "--segment", "-1") == 2

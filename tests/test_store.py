@@ -105,7 +105,7 @@ def test_forgotten_clips_are_gone_also_from_the_disk_when_they_are_most(store: S
     assert store.generation == 2 and len(store.snapshot.folded) == 3
     assert held(store) == held(reopened(store)) == [200, 201, 202]
     left = {file.name.split(".")[0] for file in store.folder.glob("*-*")}
-    assert left == {"rows-2", "features-2", "folded-2", "scales-2"}
+    assert left == {"rows-2", "features-2", "folded-2", "scales-2", "captions-2"}
     assert held(reader) == list(range(100, 203))  # a reader of before goes on
     reader.refresh()
     assert held(reader) == [200, 201, 202]
@@ -122,7 +122,7 @@ def test_a_compaction_that_dies_changes_nothing(store: Store, monkeypatch: pytes
     assert held(reopened(store)) == [1, 2]
     again = reopened(store)
     again.copy_to(again.folder)
-    assert held(reopened(store)) == [1, 2] and len(list(store.folder.glob("*.f16"))) == 2
+    assert held(reopened(store)) == [1, 2] and len(list(store.folder.glob("*.f16"))) == 3
 
 
 def test_a_content_is_kept_while_a_file_has_it(store: Store):

@@ -5,7 +5,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ import gradio as gr
 
 from suma import Match, VideoIndex
 from suma.explain import Explanation, explain
+from suma.query import Query, parse
 from suma.similarity import Texts
-from suma.steer import steered
 from ui.adding import Progress, add_paths
 from ui.gallery import Gallery
 from ui.gpu import on_gpu, zero_gpu
@@ -62,21 +62,28 @@ class Api:
                 setattr(self, name, on_gpu(getattr(self, name)))
 
     @kind
-    def search(self, query: str, top_k: int = TOP, weights: dict[str, float] | None = None) -> list[dict[str, Any]]:
+    def search(
+        self, query: str, top_k: int = TOP, weights: dict[str, float] | None = None, offset: int = 0
+    ) -> list[dict[str, Any]]:
         """Find the videos of the gallery that a text describes best, and the moment in each where it happens.
 
         Args:
             query: what happens in the video, in English, for example "a dog catches a ball". May be empty where
-                weights are given.
+                weights are given. Words like +beach or -"two dogs" add or subtract what they say, dog^2 counts twice;
+                longer:10 shorter:60 (seconds) after:2024-01-31 before:2024-03-01 in:holidays (a folder's name) and
+                score:0.2 (the least) choose which videos may answer.
             top_k: how many videos to return, 1 to 1000.
             weights: optional steering of concepts: a word and its weight from -1 (ban what this word names) over 0
                 (ignore it) to 1 (strengthen it), for example {"snow": -1, "ball": 0.8}.
+            offset: how many of the best to leave out: 12 for the second page of 12.
 
         Returns:
             A list, best first, of {video: its name, caption, score, moment: seconds of its best moment, duration:
             seconds, concepts: [{name, part: of the score}]}.
         """
-        return [self._json(match) for match in self.find(_text(query), _weights(weights), top_k)]
+        return [
+            self._json(match) for match in self.find(_text(query), _weights(weights), top_k, _count(offset, "offset"))
+        ]
 
     @kind
     def captions(
@@ -124,7 +131,7 @@ class Api:
 
         Args:
             video: the name of a video of the gallery (as /search returns it).
-            query: the text it was found by; "" to ask only what the model sees in the video.
+            query: the text it was found by, as /search was given it; "" to ask only what the model sees in the video.
             by: "query" for the concepts of the query that add most to the score, "video" for the concepts that stand
                 out most in the video.
             top_k: how many concepts to return.
@@ -132,8 +139,9 @@ class Api:
 
         Returns:
             {video, query, score, shares: what each of the four similarities adds to the score, times: of the frames in
-            seconds, frame_scores, duration, concepts: [{id, name, words, query_weight, activation, part: of the score,
-            heat: activation in each frame}]}.
+            seconds, frame_scores, duration, start and end (seconds): the part of a long video that answers best,
+            concepts: [{id, name, words, query_weight, activation, part: of the score, heat: activation in each
+            frame}]}.
         """
         found = asdict(self.why(self.gallery.row(video).path, _text(query), _weights(weights), by, _count(top_k)))
         return {"video": video, **{name: value for name, value in found.items() if name != "path"}}
@@ -179,10 +187,14 @@ class Api:
 
     # ---- what they and the page are made of ------------------------------------------------------------------------
 
-    def find(self, sentence: str, weights: dict[str, float], top_k: int = TOP) -> list[Match]:
-        """A steered search."""
+    def find(self, sentence: str, weights: dict[str, float], top_k: int = TOP, offset: int = 0) -> list[Match]:
+        """A search in the language of suma/query.py, steered."""
+        asked = _asked(sentence)
+        if os.path.isabs(asked.filter.folder):
+            raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
-            return self.index.search(self.texts(sentence, weights), _count(top_k))
+            texts, chosen = self.texts(sentence, weights), replace(asked.filter, root=self.gallery.root)
+            return self.index.search(texts, _count(top_k), offset=offset, min_score=asked.min_score, filter=chosen)
 
     def find_similar(self, path: str, top_k: int = TOP) -> list[Match]:
         """Videos like this one."""
@@ -190,13 +202,16 @@ class Api:
             return self.index.similar(path, top_k)
 
     def why(
-        self, path: str, sentence: str, weights: dict[str, float], by: str = "query", top_k: int = 8
-    ) -> Explanation:
-        """Why a video has its score."""
-        sentence = " ".join(sentence.split())[:MAX_QUERY]
+        self, path: str, sentence: str, weights: dict[str, float], by: str = "query", top_k: int = 8,
+        at: float | None = None,
+    ) -> Explanation:  # fmt: skip
+        """Why a video has its score; of a long one the best part, or the one around `at` seconds."""
+        says = bool(_asked(sentence).mixed or weights)
         with self.gallery.lock:
-            texts = self.texts(sentence, weights) if sentence or weights else None
-            return explain(self.index, path, sentence, by, top_k, texts)
+            texts = self.texts(sentence, weights) if says else None
+            return explain(
+                self.index, path, " ".join(sentence.split())[:MAX_QUERY] if says else "", by, top_k, texts, at
+            )
 
     def rank(self, path: str, top_k: int, lines: str = "") -> list[tuple[str, float]]:
         """Captions of the list, or these lines, ranked for a video."""
@@ -206,8 +221,8 @@ class Api:
         with self.gallery.lock:
             if not own:
                 return self.index.captions(path, top_k)
-            model, video = self.index.model, self.index.read(path)[1]
-            scores = model.score(model.texts(own), video)[:, 0].tolist()
+            model, parts = self.index.model, self.index.parts(path)[1]
+            scores = model.score(model.texts(own), parts).amax(1).tolist()
         return sorted(zip(own, (round(s, 4) for s in scores), strict=True), key=lambda pair: -pair[1])[:top_k]
 
     def texts(self, sentence: str, weights: dict[str, float]) -> Texts:
@@ -215,7 +230,8 @@ class Api:
         asked = (" ".join(sentence.split())[:MAX_QUERY], tuple(weights.items()))
         with self.gallery.lock:
             if asked not in self._texts:
-                self._texts[asked] = steered(self.index.model, asked[0], weights)
+                query = replace(_asked(sentence), weights=tuple(weights.items()))
+                self._texts[asked] = query.texts(self.index.model)
                 while len(self._texts) > KEPT_TEXTS:
                     self._texts.popitem(last=False)
             self._texts.move_to_end(asked)
@@ -262,11 +278,15 @@ class Api:
         }  # fmt: skip
 
 
-def _count(top_k: Any) -> int:
+def _asked(sentence: str) -> Query:
+    return parse(" ".join(sentence.split())[:MAX_QUERY])
+
+
+def _count(number: Any, name: str = "top_k") -> int:
     try:
-        return min(int(top_k or 0), LARGEST_TOP)
+        return min(int(number or 0), LARGEST_TOP)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"top_k must be a number, got {top_k!r:.100}") from error
+        raise ValueError(f"{name} must be a number, got {number!r:.100}") from error
 
 
 def _text(value: Any) -> str:

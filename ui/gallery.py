@@ -3,6 +3,7 @@
 Shapes: N videos, F frames, K concepts.
 """
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class Gallery:
         self.lock = threading.RLock()  # around every use of the index: one at a time
         self.names: dict[str, str] = {}  # name -> path
         self.rows: dict[str, Row] = {}  # path -> row
+        self.root = ""  # the folder that all videos lie in: what is above it is nobody's business
         self._name_of: dict[str, str] = {}
         self._captions: dict[str, list[str]] = {}
         self._use: ConceptUse | None = None
@@ -47,7 +49,9 @@ class Gallery:
     def refresh(self) -> None:
         """Take over what is in the index now; a video keeps its name as long as it stays."""
         with self.lock:
-            rows = {row.path: row for row in self.index.rows}
+            rows: dict[str, Row] = {}
+            for row in self.index.rows:
+                rows.setdefault(row.path, row)  # of a long video the first part
             names = {name: path for name, path in self.names.items() if path in rows}
             name_of = {path: name for name, path in names.items()}
             for path in rows:
@@ -56,6 +60,7 @@ class Gallery:
                     names[name_of[path]] = path
             self._captions |= captions_beside(path for path in rows if path not in self.rows)
             self.names, self.rows, self._name_of, self._use = names, rows, name_of, None
+            self.root = os.path.commonpath({os.path.dirname(path) for path in rows}) if rows else ""
 
     def remove(self, name: str, own: Path | None) -> None:
         """Forget a video; its file is deleted where it lies in `own`, the folder of uploads."""
@@ -133,9 +138,16 @@ class Gallery:
             places.append(peak.indices.to(torch.int16).cpu())
         best: list[list[tuple[int, int]]] = [[] for _ in range(space.num_concepts)]
         if count:
-            order = torch.cat(peaks).topk(min(BEST, count), dim=0).indices  # (BEST, K)
+            snapshot = self.index.store.snapshot
+            more = 4 if snapshot.cut else 1  # parts of one video come once
+            order = torch.cat(peaks).topk(min(more * BEST, count), dim=0).indices  # (more * BEST, K)
             at = torch.cat(places).gather(0, order)
-            best = [list(zip(r, f, strict=True)) for r, f in zip(order.T.tolist(), at.T.tolist(), strict=True)]
+            video = snapshot.digests(snapshot.live) if snapshot.cut else list(map(str, range(count)))
+            for kept, rows, where in zip(best, order.T.tolist(), at.T.tolist(), strict=True):
+                first: dict[str, tuple[int, int]] = {}
+                for row, frame in zip(rows, where, strict=True):
+                    first.setdefault(video[row], (row, frame))
+                kept += list(first.values())[:BEST]
         return ConceptUse((standing / max(1, frames)).tolist(), best)
 
     def find_concepts(self, text: str, limit: int = 80) -> list[tuple[int, str, str, float]]:
@@ -159,7 +171,7 @@ class Gallery:
         """The same as tiles that show that frame."""
         found, out = self.concept_moments(concept), []
         for row, frame in found:
-            frames, aspect = thumbnails(row.path, self.index.model.config.num_frames)
+            frames, aspect = thumbnails(row, self.index.model.config.num_frames)
             picture = frames[frame] if frame < len(frames) else poster(row)[0]
             out.append(Tile(self.name(row.path), self.title(row.path), picture, aspect, None, row.times[frame]))
         return out

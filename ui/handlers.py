@@ -3,12 +3,14 @@
 import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from suma import Match
 from suma.explain import Explanation, heat_map
 from suma.files import find_videos
 from suma.steer import parse
@@ -46,18 +48,24 @@ class Handlers(Api):
             return [gr.skip()] * 2
         if len(text) > MAX_QUERY:
             gr.Warning(f"Only the first {MAX_QUERY} characters of the query are read.", title="A long query")
-        return self.show_typed(text)
+        return self._results(text[:MAX_QUERY])
 
     @kind
     def show_typed(self, text: str) -> list[Any]:
         """The same while someone types: an empty box is no mistake."""
-        sentence, weights = parse((text or "").strip()[:MAX_QUERY])
+        try:
+            return self._results((text or "").strip()[:MAX_QUERY])
+        except ValueError as error:  # half a word of the query language
+            return [tiles.tiles([], empty=str(error), link=""), ""]
+
+    def _results(self, text: str) -> list[Any]:
+        sentence, weights = parse(text)
         if not (sentence or weights) or not len(self.index):
             return [tiles.tiles([], empty="Type what happens in the video.", link=""), ""]
         shown = self.gallery.tiles(self.find(sentence, weights))
         with self.gallery.lock:
-            bar = steering.bar(self.index.model, (text or "").strip()[:MAX_QUERY])
-        return [tiles.tiles(shown, chosen=0, link=(text or "").strip()[:MAX_QUERY]), bar]
+            bar = steering.bar(self.index.model, text)
+        return [tiles.tiles(shown, chosen=0, empty="No video of the gallery is meant by this.", link=text), bar]
 
     @kind
     def steer(self, text: str, event: gr.EventData) -> list[Any]:
@@ -70,7 +78,9 @@ class Handlers(Api):
     def show_best(self, text: str, mode: str) -> list[Any]:
         """The best result: its player, ready at its best moment, and why."""
         sentence, weights = parse((text or "").strip()[:MAX_QUERY])
-        matches = self.find(sentence, weights, 1) if (sentence or weights) and len(self.index) else []
+        matches: list[Match] = []
+        with suppress(ValueError):  # said beside it
+            matches = self.find(sentence, weights, 1) if (sentence or weights) and len(self.index) else []
         if not matches:
             return ["", gr.Video(visible=False), "", "", ""]
         return self._detail(self.gallery.name(matches[0].path), text, mode, matches[0].moment, play=False)
@@ -94,7 +104,7 @@ class Handlers(Api):
         if event._data.get("format") == "json":
             content = {**asdict(found), "path": video}
             return tiles.download(f"{name}.json", "application/json", json.dumps(content, indent=1).encode())
-        frames = media.pictures(found.path, self.index.model.config.num_frames)
+        frames = media.pictures(found, self.index.model.config.num_frames)
         out = io.BytesIO()
         heat_map(found, frames).savefig(out, format="png", dpi=150)
         return tiles.download(f"{name}.png", "image/png", out.getvalue())
@@ -114,7 +124,7 @@ class Handlers(Api):
         return self.why(path, *parse((text or "").strip()[:MAX_QUERY]), MODES[mode])
 
     def _map(self, found: Explanation, player: str = "#player", start: float = 0.0) -> str:
-        pictures, aspect = media.thumbnails(found.path, self.index.model.config.num_frames)
+        pictures, aspect = media.thumbnails(found, self.index.model.config.num_frames)
         return heat.why(found, pictures, aspect, player, start)
 
     # ---- video to captions and similar videos ----------------------------------------------------------------------
@@ -174,7 +184,7 @@ class Handlers(Api):
     def _about(self, path: str, title: str, lines: str, start: float = 0.0) -> list[Any]:
         captions = self._captions(path, lines)
         similar = self.gallery.tiles(self.find_similar(path))
-        found = self.why(path, "", {}, "video")
+        found = self.why(path, "", {}, "video", at=start)
         head = tiles.heading(title, f"{found.duration:.1f} s long")
         why = self._map(found, "#query-video", start)
         return [head, captions, tiles.head("Similar videos", tiles.tiles(similar)), why]

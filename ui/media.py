@@ -16,7 +16,8 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from suma import read_frames
-from suma.store import Row
+from suma.explain import Explanation
+from suma.rows import Row
 from ui.uploads import browser_plays, to_mp4
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
@@ -98,27 +99,29 @@ def poster(row: Row) -> tuple[str, float]:
 
 
 @lru_cache(maxsize=256)
-def _thumbnails(path: str, stamp: int, num_frames: int) -> tuple[list[str], float]:
+def _thumbnails(path: str, stamp: int, num_frames: int, start: float, end: float | None) -> tuple[list[str], float]:
     try:
-        frames = read_frames(path, num_frames).frames
+        frames = read_frames(path, num_frames, start, end).frames
     except (ValueError, OSError):
         return [], 1.6
     return [_uri(_jpeg(Image.fromarray(f), THUMB)) for f in frames], frames.shape[2] / frames.shape[1]
 
 
-def pictures(path: str, num_frames: int) -> list[np.ndarray]:
-    """The frames the model saw, small: uint8 (h, w, 3)."""
-    uris = thumbnails(path, num_frames)[0]
+def pictures(part: Row | Explanation, num_frames: int) -> list[np.ndarray]:
+    """The frames the model saw of a video or a part, small: uint8 (h, w, 3)."""
+    uris = thumbnails(part, num_frames)[0]
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))) for uri in uris]
 
 
-def thumbnails(path: str, num_frames: int) -> tuple[list[str], float]:
-    """The frames the model saw, as data URIs, and their width / height; none where the file is gone."""
+def thumbnails(part: Row | Explanation, num_frames: int) -> tuple[list[str], float]:
+    """The frames the model saw of a video or a part, as data URIs, and their width / height; none where the file is
+    gone."""
     try:
-        stamp = os.stat(path).st_mtime_ns
+        stamp = os.stat(part.path).st_mtime_ns
     except OSError:
         return [], 1.6
-    return _thumbnails(path, stamp, num_frames)
+    whole = part.start == 0 and part.duration - part.end < 0.01  # seconds; an end is kept in milliseconds
+    return _thumbnails(part.path, stamp, num_frames, part.start, None if whole else part.end)
 
 
 def playable(row: Row) -> str:

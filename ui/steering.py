@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from suma.concepts import split_words
+from suma.query import parse as parse_query
 from suma.steer import MAX_STEERED, concepts_of, parse, unparse
 from ui.tiles import esc
 
@@ -32,7 +33,8 @@ def changed(text: str, event: Mapping[str, Any]) -> str:
 def bar(model: Any, text: str) -> str:
     """The bar for a query's text."""
     sentence, weights = parse(text)
-    anchor = model.anchors([sentence])[0] if sentence else None
+    asked = parse_query(sentence)
+    anchor, said = asked.anchor(model), " ".join(text for text, _ in asked.mixed)
     set_by = concepts_of(model, weights)
     named = [] if anchor is None else [int(k) for k in anchor.argsort(descending=True)[:SHOWN] if anchor[k] >= 0.005]
     chips = []
@@ -53,7 +55,7 @@ def bar(model: Any, text: str) -> str:
         f'<div class="suma-steer"><div class="suma-knobs"><span class="suma-steer-head">Concepts</span>{"".join(chips)}'
         '</div><div class="suma-tools"><form data-add class="suma-add"><input type="text" maxlength="60" '
         'aria-label="add a concept by a word" placeholder="add a word"><button class="suma-link">Add</button></form>'
-        f'<span class="suma-actions">{reset}{copy}</span>{_unknown(model, sentence)}</div></div>'
+        f'<span class="suma-actions">{reset}{copy}</span>{_unknown(model, said)}</div></div>'
     )
 
 

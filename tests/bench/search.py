@@ -136,7 +136,7 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
 
     def whole(i: int) -> list[int]:
         found = stage(i)
-        best = index._score(one(i), named[i : i + 1], snapshot, found)[0].topk(10).indices
+        best = index._searcher.score(one(i), named[i : i + 1], snapshot, found)[0].topk(10).indices
         return [found[k] for k in best.tolist()]
 
     def flat(i: int) -> Any:
@@ -179,7 +179,7 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
         print(f"  1 core: four-way brute force, float32 {spent} = {four / timed.last:.0f} x the folded stage", end="")  # type: ignore[attr-defined]
         c.aggregation = "mean"
         full = model.score(one(0), rows)[0]
-        short = index._score(one(0), named[:1], snapshot, list(range(count)))[0]
+        short = index._searcher.score(one(0), named[:1], snapshot, list(range(count)))[0]
         print(f"; largest difference of the two scores {float((full - short).abs().max()):.1e}", flush=True)
         assert four_similarities(one(0), index.videos([0])).coarse.shape == (1, 1)
 
@@ -191,13 +191,15 @@ def compare(
     """Recall@10 against the exact score of all videos, for each way of aggregating frames."""
     snapshot, number = index.store.snapshot, 30
     some = Texts(texts.features[:number], texts.anchors[:number])
-    vectors = np.concatenate([index._vectors(snapshot, range(i, min(i + 5000, count))) for i in range(0, count, 5000)])
+    vectors = np.concatenate(
+        [index._searcher.vectors(snapshot, range(i, min(i + 5000, count))) for i in range(0, count, 5000)]
+    )
     alone = np.argsort(-(some.features.numpy() @ vectors.T), axis=1)[:, :100]
     for how in ("mean", "max", "softmax"):
         model.config.aggregation = how
         scores = torch.cat(
             [
-                index._score(some, named[:number], snapshot, range(i, min(i + 1000, count)))
+                index._searcher.score(some, named[:number], snapshot, range(i, min(i + 1000, count)))
                 for i in range(0, count, 1000)
             ],
             1,

@@ -1,0 +1,103 @@
+"""The captions that a video is given: lines with their folded vectors, searched in two stages like videos.
+
+Shapes: N lines, V parts of a video, F frames, D joint width.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from suma.candidates import Candidates, keep_cache
+from suma.model import SUMA
+from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_videos, score_by_scale
+from suma.store import Store
+from suma.stores import AnyStore
+
+CANDIDATES = 100  # lines of the folded first stage that are scored exactly
+BATCH, BLOCK = 256, 4096  # lines encoded at once, and written at once
+SHOWN = 2000  # lines from which on a bar shows how far their encoding is
+
+
+class CaptionList:
+    """A list of captions, each once. The vectors of a list that is kept in an index lie memory-mapped in its folder;
+    those of a new one are made when they are first needed, or kept by `save`."""
+
+    def __init__(self, lines: Sequence[str], folded: np.ndarray | None = None, first: int = 0):
+        self.lines = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        self.live = np.arange(len(self.lines))  # for Candidates, as `table` and `folded` below
+        self.name = f"lines{first}"  # of its cache; `first`: where the vectors begin in the folder's array
+        self._folded = folded  # (N, 2D) float16
+        self._candidates = Candidates(self.name)
+
+    @classmethod
+    def load(cls, store: AnyStore) -> "CaptionList":
+        """The list of an index, as it is kept."""
+        first, lines = store.captions()
+        return cls(lines, store.caption_vectors(first, len(lines)), first)
+
+    def save(self, store: AnyStore, model: SUMA) -> "CaptionList":
+        """Keep the list in an index's folder, encoding the lines that the one before has not; the list as it is kept.
+        Raises OSError as the store does, with the one before intact."""
+        if (before := CaptionList.load(store)).lines == self.lines:
+            return before
+        with store.writing():
+            before = CaptionList.load(store)
+            store.set_captions(self.lines, [self._folded] if self._folded is not None else self._blocks(model, before))
+            kept = CaptionList.load(store)
+            if isinstance(store, Store):
+                keep_cache(store, kept, kept.name)
+        return kept
+
+    @torch.no_grad()
+    def search(self, model: SUMA, store: AnyStore, videos: Videos, top_k: int) -> list[tuple[str, float]]:
+        """The lines that describe a video best, with their scores, best first; of several parts (V) the best counts."""
+        if self._folded is None:
+            self._folded = np.concatenate(list(self._blocks(model)))
+        concepts, c = model.space.concepts(), model.config
+        number = max(CANDIDATES, 2 * top_k)
+        found: dict[int, None] = {}
+        for query in fold_videos(videos.features, videos.frames, videos.mask, concepts, c.concept_share).cpu().numpy():
+            found.update(dict.fromkeys(self._candidates.search(store, self, query, number)))
+        rows = torch.cat([videos.features[:, None], videos.frames], dim=1)  # (V, 1 + F, D)
+        features, named = torch.from_numpy(self.folded[list(found)]).float().to(rows.device).split(model.dim, dim=1)
+        texts = Texts(F.normalize(features, dim=-1), named)  # of the anchors, the concepts' sum is all that counts
+        how = (c.concept_share, c.aggregation, c.aggregation_temperature)
+        scores = score_by_scale(texts, named, rows, concept_scale(rows, concepts)[..., 0], videos.mask, *how).amax(1)
+        best = scores.topk(min(top_k, len(scores)))
+        lines = [self.lines[list(found)[i]] for i in best.indices.tolist()]
+        return list(zip(lines, [round(score, 4) for score in best.values.tolist()], strict=True))
+
+    @property
+    def table(self) -> "CaptionList":
+        """One list never changes."""
+        return self
+
+    @property
+    def folded(self) -> np.ndarray:
+        """(N, 2D) float16, once they are encoded."""
+        assert self._folded is not None
+        return self._folded
+
+    @torch.no_grad()
+    def _blocks(self, model: SUMA, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
+        """The lines' vectors, in blocks (n, 2D); those of the list before are taken from there."""
+        kept = before is not None and before._folded is not None
+        known = {line: i for i, line in enumerate(before.lines)} if before is not None and kept else {}
+        concepts = model.space.concepts()
+        hidden = len(self.lines) < SHOWN or None  # None: also where no one looks
+        with tqdm(total=len(self.lines), desc="captions", unit="line", disable=hidden) as bar:
+            for i in range(0, len(self.lines), BLOCK):
+                lines = self.lines[i : i + BLOCK]
+                block = np.empty((len(lines), 2 * model.dim), np.float16)
+                old = [n for n, line in enumerate(lines) if line in known]
+                if before is not None and old:
+                    block[old] = before.folded[[known[lines[n]] for n in old]]
+                new = sorted((n for n, line in enumerate(lines) if line not in known), key=lambda n: len(lines[n]))
+                for at in (new[k : k + BATCH] for k in range(0, len(new), BATCH)):  # of like length: less padding
+                    texts = model.texts([lines[n] for n in at])
+                    block[at] = fold_texts(texts.features, texts.anchors, concepts).half().cpu().numpy()
+                bar.update(len(lines))
+                yield block
