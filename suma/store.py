@@ -26,16 +26,13 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from suma.disk import LOCK, WRITER, append, clear_errors, replace, sha256, writer_lock
 from suma.rows import Moment, Row, RowTable
 from suma.video import SEGMENT
-
-if TYPE_CHECKING:
-    from suma.query import Filter
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -114,8 +111,9 @@ class Snapshot(NamedTuple):
         at = int(np.searchsorted(self.live, position))
         return at < len(self.live) and int(self.live[at]) == position
 
-    def allowed(self, chosen: "Filter") -> np.ndarray | None:
-        """Positions (n,) int64, ascending, of the clips with a file that a filter lets through; None: all."""
+    def allowed(self, chosen: Any) -> np.ndarray | None:
+        """Positions (n,) int64, ascending, of the clips with a file that a filter (suma.query.Filter) lets through;
+        None: all."""
         condition, values = chosen.condition(self.table)
         return self.select(condition, values) if condition else None
 

@@ -9,15 +9,12 @@ Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from suma.rows import Row
 from suma.store import NewClip
-
-if TYPE_CHECKING:
-    from suma.query import Filter
 
 
 class StoreError(RuntimeError):
@@ -80,8 +77,8 @@ class State(Protocol):
     def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
         """The contents that these clips belong to."""
 
-    def allowed(self, chosen: "Filter") -> Any:
-        """The clips with a file that a filter lets through, as the first stage takes it; None: all."""
+    def allowed(self, chosen: Any) -> Any:
+        """The clips with a file that a filter (suma.query.Filter) lets through, as the first stage takes it; None: all."""
 
     def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid

@@ -53,7 +53,9 @@ class MilvusServer:
         self.stop()
         errors = (self.folder / "launcher.log").open("w")
         command = [sys.executable, "-c", LAUNCH, str(self.folder), str(self.port)]
-        self._launcher = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=errors, text=True)
+        self._launcher = subprocess.Popen(
+            command, stdin=-1, stdout=-1, stderr=errors, text=True, start_new_session=True
+        )
         errors.close()
         assert self._launcher.stdout is not None
         line = self._launcher.stdout.readline().split()

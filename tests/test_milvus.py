@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clips import noise_picture, write_video
 from milvus_server import MilvusServer
 
-from suma import SUMA, milvus
+from suma import SUMA, VideoIndex, milvus
+from suma.__main__ import main
 from suma.candidates import Candidates
 from suma.disk import IndexBusyError
 from suma.milvus import MilvusStore
@@ -28,6 +30,7 @@ from suma.milvus_client import Client
 from suma.query import Filter
 from suma.rows import Row
 from suma.store import NewClip, Store
+from suma.stores import StoreError
 
 ROOT = Path(__file__).parents[1]
 DIM = 8
@@ -358,3 +361,161 @@ def test_without_the_package_one_line_says_what_to_install(tiny_model: SUMA, tmp
     assert subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT).returncode == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ") and "pip install pymilvus" in error and error.count("\n") == 1
+
+
+# The command line over a real server, which is killed
+
+
+class Gallery:
+    """Videos, a model, and their index in a folder."""
+
+    def __init__(self, folder: Path, model: SUMA):
+        self.model, self.videos, self.index = folder / "model", folder / "videos", folder / "index"
+        model.save_pretrained(self.model)
+        (self.videos / "more").mkdir(parents=True)
+        for n in range(24):
+            place = self.videos / "more" if n % 3 == 0 else self.videos
+            write_video(place / f"{n:02}.mp4", 6 + n, picture=lambda i, w, h, n=n: noise_picture(100 * n + i, w, h))
+        (self.videos / "broken.mp4").write_bytes(b"\0" * 100)
+        (self.videos / "copy.mp4").write_bytes((self.videos / "01.mp4").read_bytes())
+        (folder / "captions.txt").write_text("a dog runs\na cat sits\nit rains\n")
+        self.captions = folder / "captions.txt"
+        assert self.add(self.index) == 0
+
+    def run(self, command: str, *arguments: object) -> int:
+        return main([command, "--model", str(self.model), *map(str, arguments)])
+
+    def add(self, place: str | Path) -> int:
+        return self.run("index", self.videos, "--store", place, "--captions", self.captions, "--segment", 1)
+
+    def process(self, place: str) -> subprocess.Popen[str]:
+        """The same in a process of its own, with a commit for every video."""
+        program = (
+            "import sys, torch; torch.set_num_threads(1)\nfrom suma import build; from suma.__main__ import main\n"
+            "build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES['cpu'] = 0.0, 1.0, 1\n"
+            "sys.exit(main(sys.argv[1:]))"
+        )
+        arguments = ["index", self.videos, "-o", place, "--captions", self.captions, "--segment", "1"]
+        command = [sys.executable, "-c", program, *arguments, "--model", self.model]
+        return subprocess.Popen([str(x) for x in command], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    def answers(self, place: str | Path, capsys: pytest.CaptureFixture) -> list[Any]:
+        """What all commands say about an index."""
+        capsys.readouterr()
+        for query in (*QUERIES, "a dog in:more", "a cat longer:1.5", "rain -dog"):
+            assert self.run("search", place, query, "-k", 10, "--json") == 0
+        for video in ("01.mp4", "more/06.mp4"):
+            assert self.run("similar", place, self.videos / video, "--json") == 0
+            assert self.run("captions", place, self.videos / video, "--json") == 0
+        assert self.run("info", place, "--json") == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def gallery(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    return Gallery(tmp_path_factory.mktemp("gallery"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def filled(server: MilvusServer, gallery: Gallery) -> str:
+    """The gallery's index in the server."""
+    place = f"milvus://{server.address}/gallery"
+    assert gallery.add(place) == 0
+    return place
+
+
+def opened(gallery: Gallery, place: str | Path) -> VideoIndex:
+    return VideoIndex.load(place, SUMA.from_pretrained(str(gallery.model)))
+
+
+@pytest.mark.server
+def test_the_command_line_answers_as_from_a_folder(filled: str, gallery: Gallery, capsys: pytest.CaptureFixture):
+    told = gallery.answers(filled, capsys)
+    assert told == gallery.answers(gallery.index, capsys)
+    assert len(told[0]) == 10 and len(told[-1]["failed"]) == 1 and told[-1]["parts"] > told[-1]["videos"] == 24
+    assert gallery.add(filled) == 0 and gallery.run("check", filled) == 0
+    assert "0 added, 25 unchanged, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.server
+def test_an_index_in_a_folder_is_brought_into_the_server_as_it_is(
+    server: MilvusServer, gallery: Gallery, capsys: pytest.CaptureFixture
+):
+    place = f"milvus://{server.address}/brought"
+    opened(gallery, gallery.index).save(place)
+    assert gallery.answers(place, capsys) == gallery.answers(gallery.index, capsys)
+
+
+@pytest.mark.server
+def test_an_index_for_millions_answers_with_most_of_the_same(server: MilvusServer, gallery: Gallery):
+    exact, near = opened(gallery, gallery.index), opened(gallery, gallery.index)
+    near.save(f"milvus://{server.address}/near?index=HNSW")
+    near = opened(gallery, f"milvus://{server.address}/near")
+    for query in QUERIES:
+        best = {match.path for match in exact.search(query)}
+        assert len(best & {match.path for match in near.search(query)}) >= 8
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("dies", ["server", "command"])
+def test_what_is_killed_in_the_middle_of_an_add_loses_and_doubles_nothing(
+    server: MilvusServer, gallery: Gallery, dies: str, capsys: pytest.CaptureFixture
+):
+    place, kept = f"milvus://{server.address}/killed_{dies}", [0]
+    model = opened(gallery, gallery.index).store
+    for least in (2, 9):
+        command = gallery.process(place)
+        while True:  # until so many are committed
+            try:
+                if MilvusStore.open(place, model.model, model.dim).snapshot.total >= least:
+                    break
+            except FileNotFoundError:
+                pass
+            assert command.poll() is None, command.communicate()
+        if dies == "server":
+            server.kill()
+            told = command.communicate(timeout=120)[1]
+            assert command.returncode == 2
+            last = told.splitlines()[-1]
+            assert last.startswith(f"error: no Milvus server answers at {server.address}: start it"), told
+            assert "what was committed is kept" in last and "Traceback" not in told
+            assert gallery.run("search", place, "a dog") == 2
+            assert "start it" in capsys.readouterr().err
+            server.start()
+        else:
+            command.kill()
+            command.communicate()
+        kept.append(opened(gallery, place).store.snapshot.total)
+    assert 0 < kept[1] <= kept[2] and kept[1] < len(opened(gallery, gallery.index))
+    assert gallery.add(place) == 0
+    index = opened(gallery, place)
+    assert held(index.store) == held(opened(gallery, gallery.index).store)
+    assert gallery.answers(place, capsys) == gallery.answers(gallery.index, capsys)
+    rows, features = stored(index.store)
+    assert features == len(index) and rows == len(list(index.store.snapshot.scan("id >= 0")))
+
+
+@pytest.mark.server
+def test_a_search_ends_with_the_server_and_goes_on_with_it(server: MilvusServer, filled: str, gallery: Gallery):
+    index, before = opened(gallery, filled), opened(gallery, gallery.index)
+    answers = [before.search(query) for query in QUERIES]
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not errors:
+            try:
+                assert index.search(QUERIES[0]) == answers[0]
+                done.set()
+            except Exception as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    assert done.wait(60)
+    server.kill()
+    thread.join(60)
+    assert isinstance(errors[0], StoreError) and "start it" in str(errors[0])
+    server.start()
+    assert [opened(gallery, filled).search(query) for query in QUERIES] == answers
+    assert [index.search(query) for query in QUERIES] == answers  # also the one that was open all the time
