@@ -78,7 +78,7 @@ class State(Protocol):
         """The contents that these clips belong to."""
 
     def allowed(self, chosen: Any) -> Any:
-        """The clips with a file that a filter (suma.query.Filter) lets through, as the first stage takes it; None: all."""
+        """The clips with a file that a filter (suma.query) lets through, as the first stage takes it; None: all."""
 
     def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid

@@ -12,8 +12,22 @@ import sys
 from pathlib import Path
 
 LAUNCH = """
-import os, sys, threading, time
-from milvus import MilvusServer
+import os, socket, sys, threading, time
+from milvus import MilvusServer, MilvusServerConfig
+
+def try_bind_port(self, port):
+    "As theirs, but takes a port whose last connections are still being closed."
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(("127.0.0.1", port))
+        sock.listen()
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+MilvusServerConfig.try_bind_port = try_bind_port
 
 def watch():
     while True:
