@@ -1,0 +1,238 @@
+"""The caption list: encoded once, kept beside the index, searched in two stages, whole whatever happens."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import noise_picture, write_video
+
+from suma import SUMA, VideoIndex, candidates, caption_list
+from suma.caption_list import CaptionList
+
+MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor"
+WORDS = [
+    "a",
+    "dog",
+    "cat",
+    "bird",
+    "man",
+    "woman",
+    "runs",
+    "sits",
+    "sings",
+    "plays",
+    "cooks",
+    "drives",
+    "red",
+    "brown",
+    "small",
+    "ball",
+    "car",
+    "tree",
+    "water",
+    "snow",
+]
+
+
+def lines(count: int) -> list[str]:
+    """Different captions of known words."""
+    rng = np.random.default_rng(0)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[" ".join(rng.choice(WORDS, rng.integers(3, 9)))] = None
+    return list(found)
+
+
+@pytest.fixture
+def index(tiny_model: SUMA, tmp_path: Path) -> VideoIndex:
+    (tmp_path / "videos").mkdir()
+    for n in range(3):
+        write_video(tmp_path / "videos" / f"{n}.mp4", picture=lambda i, w, h, n=n: noise_picture(1000 * n + i, w, h))
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path / "videos")
+    return index
+
+
+@pytest.fixture
+def encoded(tiny_model: SUMA, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sentences that are encoded from now on."""
+    said: list[str] = []
+    texts = tiny_model.texts
+    monkeypatch.setattr(tiny_model, "texts", lambda sentences: said.extend(sentences) or texts(sentences))
+    return said
+
+
+def naive(index: VideoIndex, path: str, top_k: int) -> list[tuple[str, float]]:
+    """By the score of every pair."""
+    model = index.model
+    with torch.no_grad():
+        scores = model.score(model.texts(index.caption_list), index.read(path)[1])[:, 0]
+    best = scores.topk(top_k)
+    return [(index.caption_list[i], s) for i, s in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def test_a_saved_list_is_mapped_and_never_encoded_again(index: VideoIndex, tmp_path: Path, encoded: list[str]):
+    path, captions = index.rows[0].path, lines(5000)
+    index.set_captions(captions)
+    index.save(tmp_path / "index")
+    assert sorted(encoded) == sorted(captions)
+    encoded.clear()
+    again = VideoIndex.load(tmp_path / "index", index.model)
+    found = again.captions(path, 10)
+    assert encoded == [] and again.caption_list == captions
+    assert found == index.captions(path, 10) and encoded == []
+    base = again._listed.folded
+    while base is not None and not isinstance(base, np.memmap):
+        base = base.base
+    assert base is not None and Path(base.filename).name == "captions-1.f16"
+    wanted = naive(again, path, 10)
+    assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=2e-4)
+    assert len({c for c, _ in found} & {c for c, _ in wanted}) >= 9
+
+
+def test_only_new_lines_are_encoded_and_the_file_only_grows(index: VideoIndex, tmp_path: Path, encoded: list[str]):
+    index.set_captions(["a dog runs", "a cat sits", "a bird"])
+    index.save(tmp_path / "index")
+    array = tmp_path / "index" / "captions-1.f16"
+    before, width = array.read_bytes(), 4 * index.model.dim
+    encoded.clear()
+    index.set_captions(["a bird", "a horse", "a dog runs"])
+    index.save(tmp_path / "index")
+    assert encoded == ["a horse"] and array.read_bytes().startswith(before)
+    assert len(array.read_bytes()) == len(before) + 3 * width
+    index.set_captions(["a bird", "a horse", "a dog runs"])
+    index.save(tmp_path / "index")
+    assert encoded == ["a horse"] and len(array.read_bytes()) == len(before) + 3 * width
+    again = VideoIndex.load(tmp_path / "index", index.model)
+    assert again.caption_list == ["a bird", "a horse", "a dog runs"]
+    path = index.rows[1].path
+    expected = dict(naive(again, path, 3))
+    assert dict(again.captions(path, 3)) == {c: pytest.approx(s, abs=2e-4) for c, s in expected.items()}
+    again.save(tmp_path / "copy")  # the lines of the list before stay behind
+    assert (tmp_path / "copy" / "captions-1.f16").stat().st_size == 3 * width
+    assert dict(VideoIndex.load(tmp_path / "copy", index.model).captions(path, 3)) == dict(again.captions(path, 3))
+
+
+def test_a_list_that_dies_half_written_leaves_the_one_before(index: VideoIndex, tmp_path: Path, monkeypatch):
+    index.set_captions(["a dog runs", "a cat sits"])
+    index.save(tmp_path / "index")
+    monkeypatch.setattr(caption_list, "BLOCK", 10)
+    texts, calls = index.model.texts, []
+
+    def die(sentences: list[str]) -> object:
+        calls.append(sentences)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return texts(sentences)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index.model, "texts", die)
+        index.set_captions(lines(40))
+        with pytest.raises(KeyboardInterrupt):
+            index.save(tmp_path / "index")
+    left = (tmp_path / "index" / "captions-1.f16").stat().st_size
+    assert left > 2 * 4 * index.model.dim  # the first blocks, which nothing names
+    again = VideoIndex.load(tmp_path / "index", index.model)
+    again.store.verify()
+    assert again.caption_list == ["a dog runs", "a cat sits"] and len(again.captions(again.rows[0].path)) == 2
+    again.set_captions(lines(40))
+    again.save(tmp_path / "index")
+    assert VideoIndex.load(tmp_path / "index", index.model).caption_list == lines(40)
+
+
+def test_damaged_captions_are_told(index: VideoIndex, tmp_path: Path):
+    index.set_captions(["a dog runs", "a cat sits"])
+    index.save(tmp_path / "index")
+    array = tmp_path / "index" / "captions-1.f16"
+    content = bytearray(array.read_bytes())
+    content[9] ^= 255
+    array.write_bytes(content)
+    with pytest.raises(ValueError, match=r"captions-1\.f16 is damaged \(its checksum differs\)"):
+        VideoIndex.load(tmp_path / "index", index.model)
+    array.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"captions-1\.f16 is damaged \("):
+        VideoIndex.load(tmp_path / "index", index.model)
+
+
+def test_videos_that_come_and_go_leave_the_captions(index: VideoIndex, tmp_path: Path, encoded: list[str]):
+    index.set_captions(["a dog runs", "a cat sits"])
+    index.save(tmp_path / "index")
+    encoded.clear()
+    found = index.captions(index.rows[0].path)
+    reader = VideoIndex.load(tmp_path / "index", index.model)
+    assert reader.caption_list == ["a dog runs", "a cat sits"]
+    index.store.copy_to(index.store.folder)  # a new generation, without what was removed
+    fresh = VideoIndex.load(tmp_path / "index", index.model)
+    assert fresh.store.generation == 2
+    assert fresh.captions(fresh.rows[0].path) == reader.captions(reader.rows[0].path) == found and encoded == []
+
+
+def test_another_process_replaces_the_list_of_an_opened_index(index: VideoIndex, tmp_path: Path):
+    index.set_captions(["a dog runs", "a cat sits"])
+    index.save(tmp_path / "index")
+    reader, late = (VideoIndex.load(tmp_path / "index", index.model) for _ in range(2))
+    assert len(reader.caption_list) == 2
+    index.set_captions(["a bird", "a horse", "a tree"])
+    index.save(tmp_path / "index")
+    assert {c for c, _ in reader.captions(reader.rows[0].path)} == {"a dog runs", "a cat sits"}  # as it was read
+    assert {c for c, _ in late.captions(late.rows[0].path)} == {"a bird", "a horse", "a tree"}  # asked later: whole
+
+
+def test_long_lists_go_through_the_quantiser_whose_cache_is_kept(index: VideoIndex, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    monkeypatch.setattr(candidates, "RESCORED", 2000)
+    path = index.rows[0].path
+    index.set_captions(lines(3000))
+    index.save(tmp_path / "index")
+    (cache,) = tmp_path.glob("index/lines*.faiss")
+    monkeypatch.setattr(candidates, "_quantised", None)  # not made again
+    again = VideoIndex.load(tmp_path / "index", index.model)
+    found, wanted = again.captions(path, 10), naive(again, path, 10)
+    assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=2e-4)
+    monkeypatch.undo()
+    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    index.set_captions(lines(3100)[100:])  # as many others: another cache
+    index.save(tmp_path / "index")
+    assert list(tmp_path.glob("index/lines*.faiss")) != [cache] and len(list(tmp_path.glob("index/lines*"))) == 1
+    again = VideoIndex.load(tmp_path / "index", index.model)
+    assert {c for c, _ in again.captions(path, 10)} <= set(lines(3100)[100:])
+
+
+def test_a_list_that_is_not_saved_stays_in_memory(index: VideoIndex, tmp_path: Path):
+    index.save(tmp_path / "index")
+    index.set_captions(["a dog runs", " a dog runs ", "", "a cat sits"])
+    assert index.caption_list == ["a dog runs", "a cat sits"] and len(index.captions(index.rows[0].path)) == 2
+    assert VideoIndex.load(tmp_path / "index", index.model).caption_list == []
+    with pytest.raises(ValueError, match="no captions"):
+        VideoIndex.load(tmp_path / "index", index.model).captions(index.rows[0].path)
+    assert CaptionList.load(index.store).lines == []
+
+
+@pytest.mark.slow
+def test_all_captions_of_msrvtt(index: VideoIndex, tmp_path: Path):
+    """Real lines, as many as there are, with a tiny model."""
+    if not MSRVTT.is_dir():
+        pytest.skip("no MSR-VTT captions beside the repository")
+    captions: dict[str, None] = {}
+    for name in ("train_9k", "test_1k"):
+        for row in json.loads((MSRVTT / f"msrvtt_{name}.json").read_text()):
+            captions.update(dict.fromkeys([row["caption"]] if isinstance(row["caption"], str) else row["caption"]))
+    index.set_captions(list(captions))
+    index.save(tmp_path / "index")
+    assert len(index.caption_list) > 100_000
+    path = index.rows[0].path
+    began = time.perf_counter()
+    again = VideoIndex.load(tmp_path / "index", index.model)
+    first = again.captions(path, 10)
+    opened = time.perf_counter() - began
+    began = time.perf_counter()
+    assert again.captions(path, 10) == first
+    print(
+        f"{len(captions):,} lines: opened and searched in {opened:.2f} s, again in {time.perf_counter() - began:.3f} s"
+    )
+    assert opened < 10
+    wanted = naive(again, path, 10)
+    assert [score for _, score in first] == pytest.approx([score for _, score in wanted], abs=3e-4)
