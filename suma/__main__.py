@@ -17,10 +17,10 @@ from suma.build import Report
 from suma.cpu import use_fast_matmul
 from suma.files import find_videos
 from suma.index import VideoIndex
+from suma.milvus import is_server
 from suma.model import SUMA
 from suma.query import Filter
 from suma.search import Match
-from suma.store import MANIFEST
 from suma.video import SEGMENT
 
 EXIT_CODES = (
@@ -53,7 +53,13 @@ def _parser() -> argparse.ArgumentParser:
 
     index = command("index", "add videos to an index, or make one")
     index.add_argument("videos", nargs="+", help="video files, folders or globs")
-    index.add_argument("-o", "--output", required=True, help="the index's folder")
+    index.add_argument(
+        "-o",
+        "--output",
+        "--store",
+        required=True,
+        help="the index's folder, or milvus://HOST:PORT/NAME, or milvus:FILE.db/NAME; all commands take these",
+    )
     index.add_argument(
         "--captions",
         type=Path,
@@ -151,13 +157,15 @@ def run(args: argparse.Namespace) -> int:
         from suma import shards
 
         place = shards.place(os.environ)
-        shared = place[1] > 1 or shards.folder_of(args.output).is_dir()  # left by ranks that died
+        in_folder = not is_server(args.output)
+        if place[1] > 1 and not in_folder:
+            raise ValueError(f"several processes can fill an index in a folder only, not {args.output}")
+        shared = in_folder and (place[1] > 1 or shards.folder_of(args.output).is_dir())  # left by ranks that died
 
         def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> Report:
             prune, retry = args.prune and whole, args.retry and not (shared and whole)
             return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16)
 
-        new = not (Path(args.output) / MANIFEST).is_file()
         find_videos(args.videos)  # nothing to add is an error before anything is written
         model.to(shards.device(os.environ))
         if shared:
@@ -165,7 +173,10 @@ def run(args: argparse.Namespace) -> int:
             if place[0]:
                 return 0
         length = SEGMENT if args.segment is None else args.segment
-        index = VideoIndex(model, length) if new else VideoIndex.load(args.output, model, args.segment)
+        try:
+            index = VideoIndex.load(args.output, model, args.segment)
+        except FileNotFoundError:
+            index = VideoIndex(model, length)
         if args.captions:
             index.set_captions(_read_captions(args.captions))
         index.save(args.output)

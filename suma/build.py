@@ -26,9 +26,10 @@ from suma.disk import digest_of
 from suma.files import find_videos
 from suma.model import SUMA
 from suma.pixels import resize_frames
-from suma.rows import Row, RowTable, describe
+from suma.rows import Row, describe
 from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
+from suma.stores import AnyStore, Known, StoreError
 
 COMMIT_SECONDS = 5.0  # between two commits; what a kill costs
 COMMIT_CLIPS = 2000
@@ -68,13 +69,14 @@ class _Job:
     row: Row
     parts: "queue.Queue[_Part | None]" = field(default_factory=lambda: queue.Queue(PARTS_AHEAD))
     encoded: list[_Part] = field(default_factory=list)
+    error: StoreError | None = None  # that ends the run
     known: bool = False  # the content is in the index, or on its way into it
 
 
 class Builder:
     """One run of `add` over a store."""
 
-    def __init__(self, model: SUMA, store: Store, workers: int, time_limit: float, bf16: bool = False):
+    def __init__(self, model: SUMA, store: AnyStore, workers: int, time_limit: float, bf16: bool = False):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
@@ -85,7 +87,7 @@ class Builder:
         self._stopping = threading.Event()
 
     @property
-    def table(self) -> RowTable:
+    def table(self) -> Known:
         """What is known so far."""
         return self.store.snapshot.table
 
@@ -97,16 +99,18 @@ class Builder:
             todo = self._new(found, retry)
             self._add(todo)
             self._look_for_missing(given, prune)
-            keep_cache(self.store)
+            if isinstance(self.store, Store):
+                keep_cache(self.store)
         return self.report
 
     # ---- which files -----------------------------------------------------------------------------------------------
 
     def _new(self, found: Sequence[Path], retry: bool) -> list[Row]:
         """The files that are not known as they are."""
-        todo = []
-        for path in found:
-            row, old = describe(path), self.table.file(path)
+        todo, now = [], [describe(path) for path in found]
+        known = self.table.files_at([row.path for row in now])
+        for row in now:
+            old = known.get(row.path)
             if old is None or (old.size, old.mtime) != (row.size, row.mtime) or (retry and old.reason) or row.reason:
                 todo.append(row)
             elif old.reason:
@@ -118,7 +122,7 @@ class Builder:
     def _look_for_missing(self, given: Sequence[str | Path], prune: bool) -> None:
         folders = [path for path in given if Path(path).is_dir()]
         gone = [
-            row.path for folder in folders for row in self.table.files(*self.table.below(folder))
+            row.path for folder in folders for row in self.table.files_below(folder)
             if not os.path.lexists(row.path)
         ]  # fmt: skip
         if prune:
@@ -129,7 +133,7 @@ class Builder:
 
     def _same_content(self, row: Row) -> Row | None:
         """File the path under a content that is in the index; the file to be forgotten, if it was moved."""
-        others = [other for other in self.table.files("digest = ?", [row.digest]) if other.path != row.path]
+        others = [other for other in self.table.files_of(row.digest) if other.path != row.path]
         old = self.table.file(row.path)
         if old is not None and old.digest == row.digest:
             self.report.skipped.append(row.path)
@@ -145,8 +149,7 @@ class Builder:
 
     def _jobs(self, rows: Sequence[Row]) -> Generator[_Job, None, None]:
         """Jobs in the order of the rows, with workers decoding ahead; a few parts of each wait in memory at most."""
-        sizes = [size for (size,) in self.table.all("SELECT DISTINCT size FROM files WHERE reason = ''")]
-        counted: dict[int, int] = dict.fromkeys(sizes, 1)
+        counted: dict[int, int] = dict.fromkeys(self.table.sizes() if rows else (), 1)
         for row in rows:
             counted[row.size] = counted.get(row.size, 0) + 1
         shared = {size for size, count in counted.items() if count > 1}
@@ -158,6 +161,8 @@ class Builder:
                 decoders.append(local.decoder)
             try:
                 self._decode(job, local.decoder, job.row.size in shared)
+            except StoreError as error:
+                job.error = error
             except Exception as error:  # a fault of ours; it is told like the others
                 job.row.reason = job.row.reason or f"{type(error).__name__}: {error}"
             self._put(job, None)
@@ -206,7 +211,7 @@ class Builder:
         """Whether a file's content is in the index or on its way into it; else it is on its way now."""
         row.digest = digest_of(row.path)
         with self._claiming:
-            known = row.digest in self._claimed or bool(self.table.positions_of(row.digest))
+            known = row.digest in self._claimed or self.table.has_content(row.digest)
             self._claimed.add(row.digest)
         return known and bool(row.digest)
 
@@ -240,6 +245,8 @@ class Builder:
                         job.encoded.append(part)
                         if sum(len(p.pixels) for p in batch) >= size:
                             self._encode(batch)
+                    if job.error is not None:
+                        raise job.error
                     done.append(job)
                     bar.update()
                     if time.monotonic() - committed > pause or len(done) >= COMMIT_CLIPS:
@@ -300,7 +307,7 @@ class Builder:
         """Files whose content came in by another path; where it has not yet, they wait."""
         files, forget = [], []
         for row in self._later:
-            twin = next(iter(self.table.files("digest = ?", [row.digest])), None)
+            twin = next(iter(self.table.files_of(row.digest)), None)
             if twin is not None:
                 row.duration = twin.duration
                 moved = self._same_content(row)

@@ -58,7 +58,7 @@ class Candidates:
         self._asked = False
 
     def search(
-        self, store: Store, snapshot: Vectors, query: np.ndarray, number: int, allowed: np.ndarray | None = None,
+        self, store: Any, snapshot: Any, query: np.ndarray, number: int, allowed: np.ndarray | None = None,
         less: np.ndarray | None = None,
     ) -> list[int]:  # fmt: skip
         """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given.
@@ -94,7 +94,7 @@ class Candidates:
         scored = [pair for part in found for pair in part]
         return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
 
-    def _take_in(self, store: Store, snapshot: Vectors, less: np.ndarray | None) -> None:
+    def _take_in(self, store: Any, snapshot: Vectors, less: np.ndarray | None) -> None:
         import faiss
 
         if self._table is not snapshot.table:
@@ -129,10 +129,12 @@ def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first"
         file.unlink(missing_ok=True)
 
 
-def _cached(store: Store, snapshot: Vectors, name: str) -> Any:
+def _cached(store: Any, snapshot: Vectors, name: str) -> Any:
     """The quantiser on disk, if it is whole and holds most of the clips."""
     import faiss
 
+    if not isinstance(store, Store):
+        return None
     for file in store.folder.glob(f"{name}-{store.generation}-*.faiss"):
         count, digest = file.stem.split("-")[2:]
         if CACHE_SHARE * len(snapshot.folded) <= int(count) <= len(snapshot.folded):

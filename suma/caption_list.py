@@ -14,6 +14,7 @@ from suma.candidates import Candidates, keep_cache
 from suma.model import SUMA
 from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_videos, score_by_scale
 from suma.store import Store
+from suma.stores import AnyStore
 
 CANDIDATES = 100  # lines of the folded first stage that are scored exactly
 BATCH, BLOCK = 256, 4096  # lines encoded at once, and written at once
@@ -32,12 +33,12 @@ class CaptionList:
         self._candidates = Candidates(self.name)
 
     @classmethod
-    def load(cls, store: Store) -> "CaptionList":
+    def load(cls, store: AnyStore) -> "CaptionList":
         """The list of an index, as it is kept."""
         first, lines = store.captions()
-        return cls(lines, store.snapshot.captions[first : first + len(lines)], first)
+        return cls(lines, store.caption_vectors(first, len(lines)), first)
 
-    def save(self, store: Store, model: SUMA) -> "CaptionList":
+    def save(self, store: AnyStore, model: SUMA) -> "CaptionList":
         """Keep the list in an index's folder, encoding the lines that the one before has not; the list as it is kept.
         Raises OSError as the store does, with the one before intact."""
         if (before := CaptionList.load(store)).lines == self.lines:
@@ -46,11 +47,12 @@ class CaptionList:
             before = CaptionList.load(store)
             store.set_captions(self.lines, [self._folded] if self._folded is not None else self._blocks(model, before))
             kept = CaptionList.load(store)
-            keep_cache(store, kept, kept.name)
+            if isinstance(store, Store):
+                keep_cache(store, kept, kept.name)
         return kept
 
     @torch.no_grad()
-    def search(self, model: SUMA, store: Store, videos: Videos, top_k: int) -> list[tuple[str, float]]:
+    def search(self, model: SUMA, store: AnyStore, videos: Videos, top_k: int) -> list[tuple[str, float]]:
         """The lines that describe a video best, with their scores, best first; of several parts (V) the best counts."""
         if self._folded is None:
             self._folded = np.concatenate(list(self._blocks(model)))
@@ -83,7 +85,8 @@ class CaptionList:
     @torch.no_grad()
     def _blocks(self, model: SUMA, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
         """The lines' vectors, in blocks (n, 2D); those of the list before are taken from there."""
-        known = {line: i for i, line in enumerate(before.lines)} if before is not None else {}
+        kept = before is not None and before._folded is not None
+        known = {line: i for i, line in enumerate(before.lines)} if before is not None and kept else {}
         concepts = model.space.concepts()
         hidden = len(self.lines) < SHOWN or None  # None: also where no one looks
         with tqdm(total=len(self.lines), desc="captions", unit="line", disable=hidden) as bar:

@@ -87,7 +87,7 @@ class Popularity:
         self._values = np.zeros(0, np.float32)
         self._mutex = threading.Lock()
 
-    def of(self, store: Store, snapshot: Vectors) -> np.ndarray:
+    def of(self, store: Any, snapshot: Vectors) -> np.ndarray:
         """Of all positions (N,), float32: with the folded scores, which are exact for `mean` aggregation."""
         with self._mutex:
             if self._table is not snapshot.table:
@@ -126,6 +126,6 @@ class Popularity:
         return np.zeros(0, np.float32)
 
 
-def is_kept(store: Store) -> bool:
-    """Whether the index keeps its clips' popularity, so that it grows with them."""
-    return any(store.folder.glob("hubness-*.f32"))
+def is_kept(store: Any) -> bool:
+    """Whether the index, in a folder, keeps its clips' popularity, so that it grows with them."""
+    return isinstance(store, Store) and any(store.folder.glob("hubness-*.f32"))

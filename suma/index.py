@@ -20,13 +20,15 @@ from suma.caption_list import CaptionList
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
 from suma.hubness import Popularity, evenly, is_kept, word_bundles
+from suma.milvus import MilvusStore, is_server
 from suma.model import SUMA
 from suma.pixels import resize_frames
 from suma.query import ALL, Filter, Query, parse
 from suma.rows import Row, describe, key
 from suma.search import Match, Page, Searcher, nearest
 from suma.similarity import Texts, Videos, fold_texts
-from suma.store import MANIFEST, Snapshot, Store
+from suma.store import MANIFEST, Store
+from suma.stores import AnyStore, State
 from suma.video import SEGMENT
 
 STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
@@ -35,7 +37,7 @@ STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly 
 class Rows(Sequence[Row]):
     """The rows of an index, read from the disk when they are asked for."""
 
-    def __init__(self, snapshot: Snapshot):
+    def __init__(self, snapshot: State):
         self._snapshot = snapshot
 
     def __len__(self) -> int:
@@ -72,16 +74,16 @@ class VideoIndex:
         self.model, self._segment = model.eval(), float(segment)
         self.folder: Path | None = None  # where the index is kept
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._store: Store | None = None  # made when it is needed
+        self._store: AnyStore | None = None  # made when it is needed
         self._searcher = Searcher(self.model)
-        self._statistics: tuple[Snapshot, Tensor, Tensor] | None = None  # of the concepts, over all frames
+        self._statistics: tuple[State, Tensor, Tensor] | None = None  # of the concepts, over all frames
         self._recent: dict[str, tuple[list[Row], Videos]] = {}  # files that are not in the index
         self._captions: CaptionList | None = None  # None: as the store has them
         self._popular: Popularity | None = None  # the clips', with texts at large
 
     @property
-    def store(self) -> Store:
-        """What is kept on disk."""
+    def store(self) -> AnyStore:
+        """What is kept, on disk or in Milvus."""
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
             self._store = Store.create(
@@ -97,16 +99,16 @@ class VideoIndex:
     @property
     def failed(self) -> list[Row]:
         """Files that could not be read, with reasons."""
-        return self.store.snapshot.table.files("reason != ''", at=self.store.snapshot.at)
+        return self.store.snapshot.failed()
 
     def __len__(self) -> int:
-        return len(self.store.snapshot.live)
+        return self.store.snapshot.total
 
     @property
     def num_videos(self) -> int:
         """How many videos can be found, whatever the number of their parts."""
         snapshot = self.store.snapshot
-        return len(set(snapshot.table.digests(snapshot.live))) if snapshot.cut else len(snapshot.live)
+        return len(set(snapshot.digests(snapshot.live))) if snapshot.cut else snapshot.total
 
     # ---- adding and removing ---------------------------------------------------------------------------------------
 
@@ -143,8 +145,7 @@ class VideoIndex:
     def remove(self, paths: Iterable[str | Path]) -> int:
         """Forget these videos (their files stay); returns how many were in the index."""
         with self.store.writing():
-            table = self.store.snapshot.table
-            known = [row.path for row in map(table.file, dict.fromkeys(map(key, paths))) if row is not None]
+            known = list(self.store.snapshot.table.files_at(list(dict.fromkeys(map(key, paths)))))
             kept = is_kept(self.store)
             self.store.commit(forget=known)
             if kept:  # where the files were written anew
@@ -198,7 +199,15 @@ class VideoIndex:
             raise ValueError("filters choose among videos: leave them out when searching within one")
         return self._searcher.moments(*self.parts(within), texts, page)
 
+    @property
+    def folder_store(self) -> Store:
+        """The store, where it is a folder. Raises ValueError for one in Milvus."""
+        if not isinstance(self.store, Store):
+            raise ValueError(f"{self.store.place} is no folder: shards, merging and hubness need an index in a folder")
+        return self.store
+
     def _popularity(self) -> Popularity:
+        self.folder_store  # noqa: B018  (raises)
         texts = evenly(self.caption_list) or word_bundles(self.model)
         if self._popular is None or self._popular.texts != texts:
             self._popular = Popularity(texts, self._fold)
@@ -214,7 +223,7 @@ class VideoIndex:
         """Keep what a search with `hubness` needs beside the index; from then on `add` and `save` bring it up to
         date."""
         with self.store.writing():
-            self._popularity().keep(self.store)
+            self._popularity().keep(self.folder_store)
 
     @torch.no_grad()
     def similar(
@@ -274,9 +283,8 @@ class VideoIndex:
             total, squares, count = torch.zeros(dim), torch.zeros(dim, dim), 0
             chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))].tolist()
             for i in range(0, len(chosen), 512):
-                spans = snapshot.table.spans(chosen[i : i + 512])
-                rows = np.concatenate([np.arange(first + 1, first + 1 + frames) for first, frames in spans])
-                x = F.normalize(torch.from_numpy(snapshot.features[rows]).float(), dim=-1)
+                features, _, valid = snapshot.gather(chosen[i : i + 512])
+                x = F.normalize(torch.from_numpy(features[:, 1:][valid[:, 1:]]).float(), dim=-1)
                 total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
             concepts = self.model.space.concepts().cpu()
             mean = total / max(1, count)
@@ -335,28 +343,50 @@ class VideoIndex:
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Keep the index in a folder from now on; a kill at any moment leaves what was there before. Raises ValueError
-        for a folder of other things."""
-        folder, listed = Path(folder).absolute(), self._captions
-        if folder != self.store.folder:
-            self.store.copy_to(folder)
-            self._store, self._captions = Store.open(folder, self.model.fingerprint(), self.model.dim), None
-            if self._temporary is not None:
-                self._temporary.cleanup()
-                self._temporary = None
+        """Keep the index in a folder, or in Milvus (suma/milvus.py), from now on; a kill at any moment leaves a folder
+        as it was. Raises ValueError for a place of other things."""
+        listed, old = self._captions, self.store
+        if not isinstance(old, Store):
+            if old.place != str(folder).partition("?")[0]:
+                raise ValueError(f"{old.place} cannot be copied: index the videos into {folder}")
+        elif is_server(folder):
+            listed = listed or CaptionList.load(old)
+            new = MilvusStore.open(str(folder), self.model.fingerprint(), self.model.dim, old.segment, create=True)
+            with new.writing():
+                for files, clips in old.blocks():
+                    new.commit(files, clips)
+            self._keep(new)
+        elif (folder := Path(folder).absolute()) != old.folder:
+            old.copy_to(folder)
+            self._keep(Store.open(folder, self.model.fingerprint(), self.model.dim))
         elif not (folder / MANIFEST).exists():
             raise FileNotFoundError(f"{folder} is gone: save to another folder")
-        self.folder = folder
+        else:
+            self.folder = folder
         if listed is not None:
             self._captions = listed.save(self.store, self.model)
         if is_kept(self.store):
             self.keep_hubness()
 
+    def _keep(self, store: Store | MilvusStore) -> None:
+        """Keep the index in another store from now on."""
+        self._store, self._captions, self.folder = store, None, None
+        if isinstance(store, Store):
+            self.folder = store.folder
+        else:
+            self._searcher.candidates = store
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
     @classmethod
     def load(cls, folder: str | Path, model: SUMA, segment: float | None = None) -> "VideoIndex":
-        """Open a saved index. Raises FileNotFoundError where there is none, and ValueError for a damaged or foreign
-        one, or one made with another model, or with parts of another length than `segment`, if given (naming both)."""
-        index = cls(model)
-        index.folder = Path(folder).absolute()
-        index._store = Store.open(index.folder, model.fingerprint(), model.dim, segment)
+        """Open a saved index, also one in Milvus (suma/milvus.py). Raises FileNotFoundError where there is none, and
+        ValueError for a damaged or foreign one, or one made with another model, or with parts of another length than
+        `segment`, if given (naming both)."""
+        index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
+        is_milvus = is_server(folder)
+        index._keep(
+            MilvusStore.open(str(folder), *made_with) if is_milvus else Store.open(Path(folder).absolute(), *made_with)
+        )
         return index

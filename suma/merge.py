@@ -108,7 +108,7 @@ def merge_folders(model: SUMA, folders: Sequence[str], output: str | Path) -> tu
     there = (output / MANIFEST).is_file()
     index = VideoIndex.load(output, model, first.segment) if there else VideoIndex(model, first.segment or 0.0)
     index.save(output)
-    report = merge(index.store, sources)
+    report = merge(index.folder_store, sources)
     lists = [index.caption_list, *(source.captions()[1] for source in sources)]
     index.set_captions([caption for captions in lists for caption in captions])
     index.save(output)

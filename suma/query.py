@@ -82,6 +82,11 @@ class Filter:
             other.root or self.root,
         )  # fmt: skip
 
+    @property
+    def times(self) -> tuple[float, float]:
+        """From which and before which time, in seconds; 0: any."""
+        return _seconds("after", self.after), _seconds("before", self.before)
+
     def condition(self, table: RowTable) -> tuple[str, list[object]]:
         """The same in SQL, with its values; empty where all may answer."""
         parts: list[str] = []
@@ -90,10 +95,10 @@ class Filter:
             if 0 < value < math.inf:
                 parts.append(name)
                 values.append(value)
-        for name, date in (("mtime >= ?", self.after), ("mtime < ?", self.before)):
+        for name, date, time in zip(("mtime >= ?", "mtime < ?"), (self.after, self.before), self.times, strict=True):
             if date:
                 parts.append(name)
-                values.append(_seconds("", date))
+                values.append(time)
         if self.folder:
             inside, more = table.within(self.folder, self.root)
             parts.append(inside)

@@ -163,6 +163,22 @@ class RowTable:
         """What is known of a file, without its frames."""
         return next(iter(self.files("path = ?", [self.stored(path)], at)), None)
 
+    def files_at(self, paths: Sequence[str]) -> dict[str, Row]:
+        """The files among these paths that are known."""
+        return {path: row for path in paths if (row := self.file(path)) is not None}
+
+    def files_of(self, digest: str) -> list[Row]:
+        """The files of a content, in the order in which they came in."""
+        return self.files("digest = ?", [digest])
+
+    def files_below(self, folder: str | Path) -> list[Row]:
+        """The files below a folder."""
+        return self.files(*self.below(folder))
+
+    def sizes(self) -> list[int]:
+        """The sizes, each once, of the files that could be read."""
+        return [size for (size,) in self.all("SELECT DISTINCT size FROM files WHERE reason = ''")]
+
     def put_file(self, run: Run, row: Row) -> None:
         """Add a file, or replace what is known of it."""
         path, values = self.stored(row.path), (row.size, row.mtime, row.digest, row.duration, row.reason)
@@ -214,6 +230,10 @@ class RowTable:
         """The clips of a content, in the order of time."""
         sql = "SELECT position FROM clips WHERE digest = ? AND NOT removed ORDER BY start"
         return [position for (position,) in self.all(sql, [digest])] if digest else []
+
+    def has_content(self, digest: str) -> bool:
+        """Whether a content's clips are there."""
+        return bool(self.positions_of(digest))
 
     def select(self, condition: str, values: Sequence[object], at: Moment = NOW) -> np.ndarray:
         """Positions (n,) int64, ascending, of the clips, also removed ones, with a file of which an SQL condition

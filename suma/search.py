@@ -5,7 +5,8 @@ Shapes: Q queries, n clips, V parts of a video, F frames, D joint width.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from suma.model import SUMA
 from suma.query import ALL, Filter
 from suma.rows import Row
 from suma.similarity import Texts, Videos, concept_parts, concept_scale, fold_texts, frame_scores, score_by_scale
-from suma.store import Snapshot, Store
+from suma.stores import AnyStore, FirstStage, State
 
 CANDIDATES = 100  # clips of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000
@@ -65,54 +66,48 @@ class Searcher:
 
     def __init__(self, model: SUMA):
         self.model = model
-        self.candidates = Candidates()
+        self.candidates: FirstStage = Candidates()
         self._corrected = Candidates()  # of hubness
-        self._filtered: tuple[Snapshot, Filter, np.ndarray] | None = None  # the clips that the last filter lets through
+        self._filtered: tuple[State, Filter, Any] | None = None  # the clips that the last filter lets through
 
     # ---- features --------------------------------------------------------------------------------------------------
 
-    def _gather(self, snapshot: Snapshot, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, snapshot: State, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
-        spans = np.array(snapshot.table.spans(positions), np.int64).reshape(-1, 2)
-        order = np.arange(1 + spans[:, 1].max(initial=0))
-        valid = order <= spans[:, 1:]  # (n, 1 + F)
-        at = np.where(valid, spans[:, :1] + order, 0)
+        features, scales, valid = snapshot.gather(positions)
         device, mask = self.model.device, torch.from_numpy(valid)
-        rows = torch.from_numpy(snapshot.features[at.ravel()]).float().view(*at.shape, self.model.dim)
+        rows = torch.from_numpy(features).float()
         if not valid.all():
             rows.masked_fill_(~mask[..., None], 0)
-        scales = torch.from_numpy(snapshot.scales[at])
-        return F.normalize(rows.to(device), dim=-1), scales.to(device), mask[:, 1:].to(device)
+        return F.normalize(rows.to(device), dim=-1), torch.from_numpy(scales).to(device), mask[:, 1:].to(device)
 
     @torch.no_grad()
-    def videos(self, snapshot: Snapshot, positions: Sequence[int]) -> Videos:
+    def videos(self, snapshot: State, positions: Sequence[int]) -> Videos:
         """Features of these clips (n, D), frames (n, F, D) padded with zeros, mask, and places in the concept space."""
         unit, _, mask = self._gather(snapshot, positions)
         return self.model.videos(unit[:, 0], unit[:, 1:], mask)
 
-    def score(self, texts: Texts, named: Tensor, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+    def score(self, texts: Texts, named: Tensor, snapshot: State, positions: Sequence[int]) -> Tensor:
         """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
         unit, scales, mask = self._gather(snapshot, positions)
         return score_by_scale(texts, named, unit, scales, mask, self.model.config.scoring)
 
-    def vectors(self, snapshot: Snapshot, positions: Sequence[int]) -> Tensor:
+    def vectors(self, snapshot: State, positions: Sequence[int]) -> Tensor:
         """Unit video features (n, D) of these positions, without their frames."""
-        at = [first for first, _ in snapshot.table.spans(positions)]
-        return F.normalize(torch.from_numpy(snapshot.features[at]).to(self.model.device).float(), dim=-1)
+        return F.normalize(torch.from_numpy(snapshot.vectors(positions)).to(self.model.device).float(), dim=-1)
 
-    def _allowed(self, snapshot: Snapshot, chosen: Filter) -> np.ndarray | None:
-        """Positions (n,) of the clips that a filter lets through; None: all."""
-        condition, values = chosen.condition(snapshot.table)
-        if not condition:
+    def _allowed(self, snapshot: State, chosen: Filter) -> Any:
+        """Which clips a filter lets through, as the first stage takes it; None: all."""
+        if replace(chosen, root="") == ALL:
             return None
         if self._filtered is None or self._filtered[0] is not snapshot or self._filtered[1] != chosen:
-            self._filtered = (snapshot, chosen, snapshot.select(condition, values))
+            self._filtered = (snapshot, chosen, snapshot.allowed(chosen))
         return self._filtered[2]
 
     # ---- answers ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def by_text(self, store: Store, texts: Texts, page: Page, popularity: Popularity | None = None) -> list[Match]:
+    def by_text(self, store: AnyStore, texts: Texts, page: Page, popularity: Popularity | None = None) -> list[Match]:
         """The videos that a text (T = 1) describes best; less their popularity, if it is given."""
         snapshot = store.snapshot
         less = popularity.of(store, snapshot) if popularity else None
@@ -149,7 +144,7 @@ class Searcher:
         return matches
 
     @torch.no_grad()
-    def by_video(self, store: Store, videos: Videos, itself: Sequence[int], page: Page) -> list[Match]:
+    def by_video(self, store: AnyStore, videos: Videos, itself: Sequence[int], page: Page) -> list[Match]:
         """The videos most like one, given by its parts (V), leaving out its own clips; of long ones, on either side,
         the parts that are most alike count.
 
@@ -174,19 +169,23 @@ class Searcher:
         return matches
 
     def _ranked(
-        self, store: Store, snapshot: Snapshot, folded: Tensor, score: Callable[[list[int]], Tensor], page: Page,
+        self, store: AnyStore, snapshot: State, folded: Tensor, score: Callable[[list[int]], Tensor], page: Page,
         candidates: int, left_out: Sequence[int] = (), less: np.ndarray | None = None,
     ) -> list[tuple[float, int]]:  # fmt: skip
         """The page's clips (score, position): the first stage's candidates for folded queries (Q, 2D), scored exactly.
         More of them are taken in while many belong to few videos."""
         allowed, without = self._allowed(snapshot, page.filter), set(left_out)
-        total = len(snapshot.live if allowed is None else allowed)
         number = max(candidates, 2 * (page.offset + page.top_k)) + len(without)
-        first = self.candidates if less is None else self._corrected
         while True:
             named: dict[int, None] = {}
+            all_there = True  # that may answer
             for query in folded.cpu().numpy():
-                named.update(dict.fromkeys(first.search(store, snapshot, query, number, allowed, less)))
+                if less is None:
+                    best_ones = self.candidates.search(store, snapshot, query, number, allowed)
+                else:
+                    best_ones = self._corrected.search(store, snapshot, query, number, allowed, less)
+                all_there &= len(best_ones) < number
+                named.update(dict.fromkeys(best_ones))
             found = [position for position in named if position not in without]
             if not found:
                 return []
@@ -194,10 +193,10 @@ class Searcher:
             ranked = [(float(values[i]), found[i]) for i in values.argsort(descending=True).tolist()]
             if page.group and snapshot.cut:
                 best: dict[str, tuple[float, int]] = {}
-                for pair, digest in zip(ranked, snapshot.table.digests([p for _, p in ranked]), strict=True):
+                for pair, digest in zip(ranked, snapshot.digests([p for _, p in ranked]), strict=True):
                     best.setdefault(digest, pair)
                 ranked = list(best.values())
-            if len(ranked) >= page.offset + page.top_k or number >= total:
+            if len(ranked) >= page.offset + page.top_k or all_there:
                 return page.cut(ranked)
             number *= 4
 

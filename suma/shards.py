@@ -113,7 +113,7 @@ def fill(
 
 
 def _fill(index: VideoIndex, output: Path, share: Sequence[Path], add: Add, retry: bool) -> None:
-    mine, store = index.store.folder, index.store
+    mine, store = index.folder_store.folder, index.folder_store
     others = [file.parent for file in [output / MANIFEST, *mine.parent.glob(f"rank-*/{MANIFEST}")] if file.is_file()]
     tables = [
         Store.open(folder, store.model, store.dim, store.segment).snapshot.table for folder in others if folder != mine
@@ -245,9 +245,9 @@ def gather(index: VideoIndex, videos: Sequence[str], add: Add) -> Report:
     assert index.folder is not None
     folder = folder_of(index.folder)
     manifests = sorted(folder.glob(f"rank-*/{MANIFEST}"), key=lambda file: int(file.parent.name.split("-")[1]))
-    store = index.store
+    store = index.folder_store
     sources = [Store.open(file.parent, store.model, store.dim, store.segment) for file in manifests]
-    report = merge(index.store, sources, find_videos(videos))
+    report = merge(index.folder_store, sources, find_videos(videos))
     rest = add(index, [Path(video) for video in videos], True)
     merged = {*report.added, *report.duplicates, *report.moved}
     report.skipped = [path for path in rest.skipped if path not in merged]

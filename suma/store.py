@@ -27,7 +27,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,10 +81,42 @@ class Snapshot(NamedTuple):
         found = self.table.all(sql, [known.digest]) if known and known.digest else []
         return [position for (position,) in found if self.is_live(position)]
 
+    @property
+    def total(self) -> int:
+        """N."""
+        return len(self.live)
+
+    def failed(self) -> list[Row]:
+        """The files that could not be read, with reasons."""
+        return self.table.files("reason != ''", at=self.at)
+
+    def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
+        """The contents that these clips belong to."""
+        return self.table.digests(positions)
+
+    def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid
+        (n, 1 + F); what follows a clip's last frame is anything."""
+        spans = np.array(self.table.spans(positions), np.int64).reshape(-1, 2)
+        order = np.arange(1 + spans[:, 1].max(initial=0))
+        valid = order <= spans[:, 1:]
+        at = np.where(valid, spans[:, :1] + order, 0)
+        return self.features[at.ravel()].reshape(*at.shape, self.features.shape[1]), self.scales[at], valid
+
+    def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The videos' features (n, D) float16, without their frames."""
+        return self.features[[first for first, _ in self.table.spans(positions)]]
+
     def is_live(self, position: int) -> bool:
         """Whether a clip can be found."""
         at = int(np.searchsorted(self.live, position))
         return at < len(self.live) and int(self.live[at]) == position
+
+    def allowed(self, chosen: Any) -> np.ndarray | None:
+        """Positions (n,) int64, ascending, of the clips with a file that a filter (suma.query.Filter) lets through;
+        None: all."""
+        condition, values = chosen.condition(self.table)
+        return self.select(condition, values) if condition else None
 
     def select(self, condition: str, values: Sequence[object]) -> np.ndarray:
         """Positions (n,) int64, ascending, of the clips with a file of which an SQL condition holds."""
@@ -100,6 +132,11 @@ class Store:
         self.folder, self.model, self.dim, self.generation = folder, model, dim, 0
         self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the manifest says
         self._mutex, self._depth = threading.RLock(), 0  # of the writers
+
+    @property
+    def place(self) -> str:
+        """Where it is."""
+        return str(self.folder)
 
     # ---- opening ---------------------------------------------------------------------------------------------------
 
@@ -262,6 +299,10 @@ class Store:
             first, lines = self.snapshot.table.captions()
         return first, lines
 
+    def caption_vectors(self, first: int, count: int) -> np.ndarray:
+        """The folded vectors (count, 2D) of captions, float16, memory-mapped."""
+        return self.snapshot.captions[first : first + count]
+
     def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray]) -> None:
         """Replace the caption list; their folded vectors come in blocks (n, 2D), and all or none are kept."""
         with self.writing(), clear_errors(self.folder):
@@ -288,11 +329,10 @@ class Store:
         with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with self.writing() if folder == self.folder else writer_lock(folder), clear_errors(folder):
-            new, table = Store(folder, self.model, self.dim, self.segment), self.snapshot.table
+            new = Store(folder, self.model, self.dim, self.segment)
             new._start(1 + max((int(file.stem.split("-")[1]) for file in folder.glob("rows-*.sqlite")), default=0))
-            for i in range(0, len(self.snapshot.live), 512):
-                new._write(*self._read_block(self.snapshot.live[i : i + 512]))
-            new._write(table.files("reason != ''"), [])
+            for files, clips in self.blocks():
+                new._write(files, clips)
             first, lines = self.captions()
             vectors = self.snapshot.captions[first : first + len(lines)]
             new._write_captions(lines, (vectors[i : i + 4096] for i in range(0, len(lines), 4096)))
@@ -301,6 +341,12 @@ class Store:
     def clips_of(self, digest: str) -> list[NewClip]:
         """The clips of a content, with their features."""
         return self._read_block(np.array(self.snapshot.table.positions_of(digest), np.int64))[1]
+
+    def blocks(self) -> Iterator[tuple[list[Row], list[NewClip]]]:
+        """All that the last complete state holds, in commits of a fitting size."""
+        for i in range(0, len(self.snapshot.live), 512):
+            yield self._read_block(self.snapshot.live[i : i + 512])
+        yield self.snapshot.failed(), []
 
     def _read_block(self, positions: np.ndarray) -> tuple[list[Row], list[NewClip]]:
         """These clips, and the files they belong to."""

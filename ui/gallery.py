@@ -142,7 +142,7 @@ class Gallery:
             more = 4 if snapshot.cut else 1  # parts of one video come once
             order = torch.cat(peaks).topk(min(more * BEST, count), dim=0).indices  # (more * BEST, K)
             at = torch.cat(places).gather(0, order)
-            video = snapshot.table.digests(snapshot.live) if snapshot.cut else list(map(str, range(count)))
+            video = snapshot.digests(snapshot.live) if snapshot.cut else list(map(str, range(count)))
             for kept, rows, where in zip(best, order.T.tolist(), at.T.tolist(), strict=True):
                 first: dict[str, tuple[int, int]] = {}
                 for row, frame in zip(rows, where, strict=True):

@@ -1,0 +1,524 @@
+"""An index in Milvus, a real server or milvus-lite, holds and answers what one in a folder does, whatever is killed.
+
+`pip install pymilvus milvus-lite milvus==2.3.5 && pytest -m server tests/test_milvus.py`; 2.3.5 is the server.
+"""
+
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clips import noise_picture, write_video
+from milvus_server import MilvusServer
+
+from suma import SUMA, VideoIndex, milvus
+from suma.__main__ import main
+from suma.candidates import Candidates
+from suma.disk import IndexBusyError
+from suma.milvus import MilvusStore
+from suma.milvus_client import Client
+from suma.query import Filter
+from suma.rows import Row
+from suma.store import NewClip, Store
+from suma.stores import StoreError
+
+ROOT = Path(__file__).parents[1]
+DIM = 8
+QUERIES = ("a dog runs on the grass", "a cat plays with a ball", "two people dance", "rain at night")
+
+
+def missing(*packages: str) -> str:
+    gone = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"not installed: {', '.join(gone)}" if gone else ""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    if reason := missing("pymilvus", "milvus"):
+        pytest.skip(reason)
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    try:
+        server.start()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield server
+    server.kill()
+
+
+SERVER = pytest.param("server", marks=pytest.mark.server)
+
+
+@pytest.fixture(params=[SERVER, "lite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an index can be made."""
+    if request.param == "lite":
+        if reason := missing("pymilvus", "milvus_lite"):
+            pytest.skip(reason)
+        return f"milvus:{tmp_path}/lite.db/videos"
+    return f"milvus://{request.getfixturevalue('server').address}/videos_{random.getrandbits(40)}"
+
+
+@pytest.fixture
+def store(place: str) -> MilvusStore:
+    return MilvusStore.open(place, "model", DIM, create=True)
+
+
+def reopened(store: MilvusStore) -> MilvusStore:
+    return MilvusStore.open(store.place, "model", DIM)
+
+
+def file(number: int, path: str = "", mtime: float = 1.5, duration: float = 4.0) -> Row:
+    return Row(path or f"/videos/{number}.mp4", 100 + number, mtime, f"{number:064x}", duration)
+
+
+def parts(number: int, count: int = 1, frames: int = 3) -> list[NewClip]:
+    """Clips of a content, all of whose features are its number plus a tenth of the part's."""
+    values = [number + part / 8 for part in range(count)]
+    return [
+        NewClip(
+            f"{number:064x}", 10.0 * part, 10.0 * part + 9, [10 * part + 0.1 * f for f in range(frames)],
+            np.full((1 + frames, DIM), value), np.full(2 * DIM, value), np.full(1 + frames, value),
+        )
+        for part, value in enumerate(values)
+    ]  # fmt: skip
+
+
+def fill(store: MilvusStore | Store, *numbers: int) -> None:
+    store.commit([file(n) for n in numbers], [clip for n in numbers for clip in parts(n)])
+
+
+def held(store: MilvusStore | Store) -> list[tuple]:
+    """All that can be found, whichever store it is in: features, then rows, then files."""
+    state = store.snapshot
+    features, scales, valid = state.gather(state.live)
+    clips = sorted(
+        (row.digest, row.start, row.end, *row.times, *f[v].sum(1).tolist(), *s[v].tolist())
+        for row, f, s, v in zip(state.rows(state.live), features, scales, valid, strict=True)
+    )
+    files = sorted((r.path, r.size, r.mtime, r.digest, r.duration, r.reason) for r in state.table.files_below("/"))
+    shown = sorted({row.path for row in state.rows(state.live)})
+    first = sorted({state.table.files_of(row.digest)[0].path for row in state.rows(state.live)})
+    assert shown == first and state.total == len(clips)
+    return [*clips, *files, *sorted((r.path, r.reason) for r in state.failed())]
+
+
+def stored(store: MilvusStore) -> tuple[int, int]:
+    """How many rows and features the collections really hold once the past is cleared away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(milvus, "HISTORY_SECONDS", -1.0)
+        with store.writing():
+            pass
+    return len(store.client.query("", "id >= 0", ["id"])), len(store.client.query("features", 'id > ""', ["id"]))
+
+
+# What is kept
+
+
+def test_random_commits_leave_the_same_in_milvus_as_in_a_folder(store: MilvusStore, tmp_path: Path):
+    folder, choose = Store.create(tmp_path / "index", "model", DIM), random.Random(1)
+    there: dict[str, int] = {}
+    for step in range(25):
+        files, clips, forget = [], [], []
+        contents = set(there.values())
+        for path in choose.sample([f"/v/{n % 3}/{n}.mp4" for n in range(9)], choose.randint(1, 3)):
+            what = choose.choice(["new", "copy", "move", "forget", "fail", "touch"])
+            old = there.get(path)
+            if what == "new" or (what in ("copy", "move") and not contents):
+                number = 100 + 10 * step + len(files)
+                files.append(file(number, path, mtime=step))
+                clips += parts(number, choose.randint(1, 3))
+                there[path] = number
+            elif what in ("copy", "move"):
+                number = choose.choice(sorted(contents))
+                files.append(file(number, path, mtime=step))
+                others = [p for p, n in there.items() if n == number and p != path]
+                there[path] = number
+                if what == "move" and others and not any(row.path == others[0] for row in files):
+                    forget.append(others[0])
+                    there.pop(others[0])
+            elif what == "forget" and old is not None and not any(row.path == path for row in files):
+                forget.append(path)
+                there.pop(path)
+            elif what == "fail":
+                files.append(Row(path, 1, float(step), "", reason=f"broken: {path}"))
+                there.pop(path, None)
+            elif what == "touch" and old is not None:
+                files.append(file(old, path, mtime=step))
+        forget = [path for path in dict.fromkeys(forget) if path not in {row.path for row in files}]
+        for kept in (store, folder):
+            kept.commit(files, clips, forget)
+        assert held(store) == held(folder), step
+    assert held(reopened(store)) == held(folder) and len(held(folder)) > 8
+    rows, features = stored(store)  # nothing is left of the past
+    assert features == store.snapshot.total and rows == len(list(store.snapshot.scan("id >= 0")))
+
+
+def test_a_commit_that_dies_at_any_step_changes_nothing_and_may_be_repeated(
+    store: MilvusStore, monkeypatch: pytest.MonkeyPatch
+):
+    put, steps = Client.put, ["features", "", "", "log"]  # features, rows, the dead, the marker
+
+    def change(s: MilvusStore, n: int) -> None:
+        """Two new files, one of two parts; another content at a known path; one file less."""
+        new = [file(n + 3), file(n + 4), file(n + 5, f"/videos/{n + 2}.mp4")]
+        s.commit(new, [*parts(n + 3, 2), *parts(n + 4), *parts(n + 5)], [f"/videos/{n + 1}.mp4"])
+
+    for number, half in [(number, half) for number in range(len(steps)) for half in (0, 1)]:
+        n, calls = 100 * number + 50 * half, []
+        fill(store, n + 1, n + 2)
+        before = held(store)
+
+        def die(self: Client, part: str, rows: list[dict], number=number, half=half, calls=calls) -> None:
+            if rows and (part != "log" or rows[0]["what"] == 0):  # not the lease, nor the folders
+                calls.append(part)
+                if len(calls) == number + 1:
+                    put(self, part, rows[: len(rows) // 2 * half])
+                    raise KeyboardInterrupt
+            put(self, part, rows)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "put", die)
+            with pytest.raises(KeyboardInterrupt):
+                change(store, n)
+        assert calls == steps[: number + 1] and held(reopened(store)) == before
+        store = reopened(store)
+        change(store, n)
+        assert held(store) == held(reopened(store)) != before
+    assert store.snapshot.total == 4 * 2 * len(steps)
+    assert stored(store) == (store.snapshot.total,) * 2
+
+
+def test_readers_see_whole_states_while_a_writer_works(store: MilvusStore):
+    fill(store, 0)
+    stop, seen, errors = threading.Event(), [], []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                seen.append({row[0] for row in held(reopened(store)) if row[0].startswith("0")})
+            except Exception as error:
+                errors.append(error)
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(0, 24, 4):  # each replaces all four
+        clips = [clip for i in range(4) for clip in parts(100 + n + i, 2)]
+        store.commit([file(100 + n + i, f"/videos/{i}.mp4") for i in range(4)], clips)
+    stop.set()
+    reader.join()
+    assert not errors and len(seen) > 2
+    whole = [{f"{100 + n + i:064x}" for i in range(4)} for n in range(0, 24, 4)]
+    assert all(s in whole or s == {f"{0:064x}"} for s in seen)
+
+
+def test_long_frames_are_cut_into_rows_and_put_together_again(store: MilvusStore):
+    frames = 5000
+    random_features = np.random.default_rng(0).normal(size=(1 + frames, DIM)).astype(np.float16)
+    clip = parts(1, frames=frames)[0]._replace(features=random_features, times=[0.0] * frames)
+    store.commit([file(1), file(2)], [clip, *parts(2)])
+    features, _, valid = reopened(store).snapshot.gather(store.snapshot.live)
+    assert valid.sum(1).tolist() == [5001, 4] and (features[0] == random_features).all()
+    assert (store.snapshot.vectors([store.snapshot.live[0]])[0] == random_features[0]).all()
+
+
+def test_captions_are_replaced_whole(store: MilvusStore):
+    many = [f'caption {i}, "so" \\ \n ü {"x" * 50}' for i in range(3000)]
+    for captions in (["one", "two"], many, ["three"], []):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MilvusStore, "_publish", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                store.set_captions(many[::-1])
+        store.set_captions(captions)
+        assert reopened(store).captions()[1] == store.captions()[1] == captions
+    fill(store, 1)
+    assert reopened(store).captions()[1] == []
+
+
+ODD = [
+    "/a b/ü%_.mp4",
+    '/a b/"q"\\.mp4',
+    "/a b/new\nline.mp4",
+    "/a b0/x.mp4",
+    "/a b/\udcff.mp4",
+    "/a b/😀/' or 1.mp4",
+    "/a/y.mp4",
+]
+
+
+def test_odd_names_are_found_and_folders_hold_what_is_below_them(store: MilvusStore):
+    store.commit([file(n, path) for n, path in enumerate(ODD)], [c for n in range(len(ODD)) for c in parts(n)])
+    state = reopened(store).snapshot
+    assert [row.path for row in state.rows(state.live)] == ODD
+    for number, path in enumerate(ODD):
+        assert (known := state.file(path)) is not None and known.digest == f"{number:064x}"
+    assert [row.path for row in state.table.files_below("/a b")] == [p for p in ODD if p.startswith("/a b/")]
+    assert [row.path for row in state.table.files_below("/a b/😀")] == [ODD[5]]
+    assert len(state.table.files_below("/")) == len(ODD) and not state.table.files_below("/a b/ü")
+
+
+def test_a_filter_holds_for_some_file_of_a_content(store: MilvusStore):
+    def day(n: int) -> str:
+        return f"2024-01-{n:02}"
+
+    times = {n: datetime.fromisoformat(day(n)).timestamp() for n in range(1, 9)}
+    rows = [file(n, f"/{'even' if n % 2 == 0 else 'odd'}/{n}.mp4", times[n], 2.0 * n) for n in times]
+    rows.append(file(7, "/even/copy of 7.mp4", 1.0, 14.0))
+    store.commit(rows, [clip for n in range(1, 9) for clip in parts(n)])
+    state, query = reopened(store).snapshot, np.ones(2 * DIM, np.float32)
+
+    def found(number: int = 10, **wanted: Any) -> list[int]:
+        return [int(row.digest, 16) for row in state.rows(state.search(query, number, state.allowed(Filter(**wanted))))]
+
+    assert found() == [8, 7, 6, 5, 4, 3, 2, 1] and found(2) == [8, 7]
+    assert found(folder="/even") == [8, 7, 6, 4, 2] and found(folder="/odd") == [7, 5, 3, 1]
+    assert found(longer=6.0, shorter=12.0) == [6, 5, 4, 3]
+    assert found(after=day(7)) == [8, 7] and found(before=day(3)) == [7, 2, 1]
+    assert found(folder="/odd", shorter=9.0) == [3, 1] and found(folder="/o") == [] == found(folder="o")
+    assert found(3, folder="/") == [8, 7, 6]  # the copy of 7 takes no place
+
+
+def test_filters_hold_as_in_a_folder(store: MilvusStore, tmp_path: Path):
+    folder = Store.create(tmp_path / "index", "model", DIM)
+    paths = ["/a/b/1.mp4", "/a/b c/2.mp4", "/b/a/3.mp4", "/a/x/b/4.mp4", "/a/b_/5.mp4", "/é/b/6.mp4", "/7.mp4"]
+    rows = [file(n, path, duration=10.0 * n) for n, path in enumerate(paths)]
+    for kept in (store, folder):
+        kept.commit(rows, [c for n in range(len(paths)) for c in parts(n)])
+    for wanted in (
+        Filter("b"), Filter("a/b"), Filter("a"), Filter("/a"), Filter("b", root="/a/b"), Filter("b", root="/a"),
+        Filter("b c"), Filter("é"), Filter("c"), Filter("/"), Filter("b", 10.0, 30.0), Filter(longer=20),
+    ):  # fmt: skip
+        names = []
+        for kept in (store, folder):
+            state = kept.snapshot
+            first_stage = kept if kept is store else Candidates()
+            found = first_stage.search(kept, state, np.ones(2 * DIM, np.float32), 10, state.allowed(wanted))
+            names.append([row.path for row in state.rows(found)])
+        assert names[0] == names[1], wanted
+
+
+# Who may write, and to what
+
+
+def test_another_model_or_another_thing_is_refused(store: MilvusStore):
+    fill(store, 1)
+    with pytest.raises(ValueError, match="made with model model, not another"):
+        MilvusStore.open(store.place, "another", DIM)
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        MilvusStore.open(store.place + "x", "model", DIM)
+    store.client.create("y", {"id": int}, 2, "FLAT", False)
+    with pytest.raises(ValueError, match="other things"):
+        MilvusStore.open(store.place + "_y", "model", DIM, create=True)
+    with pytest.raises(ValueError, match=r"milvus://HOST:PORT/NAME"):
+        MilvusStore.open("milvus:nothing", "model", DIM)
+
+
+def test_one_writer_at_a_time_and_a_dead_one_hinders_nobody(store: MilvusStore):
+    other = reopened(store)
+    with store.writing():
+        with pytest.raises(IndexBusyError, match=f"being written by process {os.getpid()} on "):
+            fill(other, 1)
+        fill(store, 2)
+        assert reopened(store).snapshot.total == 1
+    fill(other, 3)
+    fill(store, 4)
+    assert reopened(store).snapshot.total == 3
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with store.writing():
+        lease = json.loads(store.client.query("log", "what == 2", ["id", "text"])[0]["text"])
+    for identity, change in ((-5, {"pid": gone.pid}), (-6, {"host": "elsewhere", "until": time.time() - 1})):
+        store._log([(identity, 2, {**lease, **change})])
+    fill(store, 5)
+    store._log([(-7, 2, {**lease, "host": "elsewhere"})])
+    with pytest.raises(IndexBusyError, match="elsewhere"):
+        fill(store, 6)
+
+
+def test_a_writer_that_was_taken_for_dead_writes_nothing_more(store: MilvusStore):
+    other = reopened(store)
+    with pytest.raises(IndexBusyError, match="another process"), store.writing():
+        store.client.delete("log", [store._lease])  # it slept for too long
+        fill(other, 1)
+        fill(store, 2)
+    assert [row.size for row in reopened(store).snapshot.table.files_below("/")] == [101]
+
+
+def test_without_the_package_one_line_says_what_to_install(tiny_model: SUMA, tmp_path: Path, capfd):
+    tiny_model.save_pretrained(tmp_path / "model")
+    program = "import sys; sys.modules['pymilvus'] = None; from suma.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["search", "milvus://127.0.0.1:1/videos", "a dog", "--model", str(tmp_path / "model")]
+    assert subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT).returncode == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ") and "pip install pymilvus" in error and error.count("\n") == 1
+
+
+# The command line over a real server, which is killed
+
+
+class Gallery:
+    """Videos, a model, and their index in a folder."""
+
+    def __init__(self, folder: Path, model: SUMA):
+        self.model, self.videos, self.index = folder / "model", folder / "videos", folder / "index"
+        model.save_pretrained(self.model)
+        (self.videos / "more").mkdir(parents=True)
+        for n in range(14):
+            place = self.videos / "more" if n % 3 == 0 else self.videos
+            write_video(place / f"{n:02}.mp4", 6 + n, picture=lambda i, w, h, n=n: noise_picture(100 * n + i, w, h))
+        (self.videos / "broken.mp4").write_bytes(b"\0" * 100)
+        (self.videos / "copy.mp4").write_bytes((self.videos / "01.mp4").read_bytes())
+        (folder / "captions.txt").write_text("a dog runs\na cat sits\nit rains\n")
+        self.captions = folder / "captions.txt"
+        assert self.add(self.index) == 0
+
+    def run(self, command: str, *arguments: object) -> int:
+        return main([command, "--model", str(self.model), *map(str, arguments)])
+
+    def add(self, place: str | Path) -> int:
+        return self.run("index", self.videos, "--store", place, "--captions", self.captions, "--segment", 1)
+
+    def process(self, place: str) -> subprocess.Popen[str]:
+        """The same in a process of its own, with a commit for every video."""
+        program = (
+            "import sys, torch; torch.set_num_threads(1)\nfrom suma import build; from suma.__main__ import main\n"
+            "build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES['cpu'] = 0.0, 1.0, 1\n"
+            "sys.exit(main(sys.argv[1:]))"
+        )
+        arguments = ["index", self.videos, "-o", place, "--captions", self.captions, "--segment", "1"]
+        command = [sys.executable, "-c", program, *arguments, "--model", self.model]
+        return subprocess.Popen([str(x) for x in command], cwd=ROOT, stdout=-1, stderr=-1, text=True)
+
+    def answers(self, place: str | Path, capsys: pytest.CaptureFixture) -> list[Any]:
+        """What all commands say about an index."""
+        capsys.readouterr()
+        for query in (*QUERIES, "a dog in:more", "a cat longer:1.5", "rain -dog"):
+            assert self.run("search", place, query, "-k", 10, "--json") == 0
+        for video in ("01.mp4", "more/06.mp4"):
+            assert self.run("similar", place, self.videos / video, "--json") == 0
+            assert self.run("captions", place, self.videos / video, "--json") == 0
+        assert self.run("info", place, "--json") == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def gallery(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    return Gallery(tmp_path_factory.mktemp("gallery"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def filled(server: MilvusServer, gallery: Gallery) -> str:
+    """The gallery's index in the server."""
+    place = f"milvus://{server.address}/gallery"
+    assert gallery.add(place) == 0
+    return place
+
+
+def opened(gallery: Gallery, place: str | Path) -> VideoIndex:
+    return VideoIndex.load(place, SUMA.from_pretrained(str(gallery.model)))
+
+
+@pytest.mark.server
+def test_the_command_line_answers_as_from_a_folder(filled: str, gallery: Gallery, capsys: pytest.CaptureFixture):
+    told = gallery.answers(filled, capsys)
+    assert told == gallery.answers(gallery.index, capsys)
+    assert len(told[0]) == 10 and len(told[-1]["failed"]) == 1 and told[-1]["parts"] > told[-1]["videos"] == 14
+    assert gallery.add(filled) == 0 and gallery.run("check", filled) == 0
+    assert "0 added, 15 unchanged, 1 failed" in capsys.readouterr().out
+
+
+@pytest.mark.server
+def test_an_index_in_a_folder_is_brought_into_the_server_as_it_is(
+    server: MilvusServer, gallery: Gallery, capsys: pytest.CaptureFixture
+):
+    place = f"milvus://{server.address}/brought"
+    opened(gallery, gallery.index).save(place)
+    assert gallery.answers(place, capsys) == gallery.answers(gallery.index, capsys)
+
+
+@pytest.mark.server
+def test_an_index_for_millions_answers_with_most_of_the_same(server: MilvusServer, gallery: Gallery):
+    exact, near = opened(gallery, gallery.index), opened(gallery, gallery.index)
+    near.save(f"milvus://{server.address}/near?index=HNSW")
+    near = opened(gallery, f"milvus://{server.address}/near")
+    for query in QUERIES:
+        best = {match.path for match in exact.search(query)}
+        assert len(best & {match.path for match in near.search(query)}) >= 8
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("dies", ["server", "command"])
+def test_what_is_killed_in_the_middle_of_an_add_loses_and_doubles_nothing(
+    server: MilvusServer, gallery: Gallery, dies: str, capsys: pytest.CaptureFixture
+):
+    place, kept = f"milvus://{server.address}/killed_{dies}", [0]
+    model = opened(gallery, gallery.index).store
+    for least in (2, 6):
+        command = gallery.process(place)
+        while True:  # until so many are committed
+            try:
+                if MilvusStore.open(place, model.model, model.dim).snapshot.total >= least:
+                    break
+            except FileNotFoundError:
+                pass
+            assert command.poll() is None, command.communicate()
+            time.sleep(0.2)
+        if dies == "server":
+            server.kill()
+            try:
+                told = command.communicate(timeout=300)[1]
+                assert gallery.run("search", place, "a dog") == 2
+            finally:
+                command.kill()
+                server.start()
+            assert "start it" in capsys.readouterr().err
+            last = told.splitlines()[-1]
+            assert last.startswith(f"error: no Milvus server answers at {server.address}: start it"), told
+            assert command.returncode == 2 and "what was committed is kept" in last and "Traceback" not in told
+        else:
+            command.kill()
+            command.communicate()
+        kept.append(opened(gallery, place).store.snapshot.total)
+    assert 0 < kept[1] <= kept[2] and kept[1] < len(opened(gallery, gallery.index))
+    assert gallery.add(place) == 0
+    index = opened(gallery, place)
+    assert held(index.store) == held(opened(gallery, gallery.index).store)
+    assert gallery.answers(place, capsys) == gallery.answers(gallery.index, capsys)
+    rows, features = stored(index.store)
+    assert features == len(index) and rows == len(list(index.store.snapshot.scan("id >= 0")))
+
+
+@pytest.mark.server
+def test_a_search_ends_with_the_server_and_goes_on_with_it(server: MilvusServer, filled: str, gallery: Gallery):
+    index, before = opened(gallery, filled), opened(gallery, gallery.index)
+    answers = [before.search(query) for query in QUERIES]
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not errors:
+            try:
+                assert index.search(QUERIES[0]) == answers[0]
+                done.set()
+            except Exception as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    assert done.wait(60)
+    server.kill()
+    thread.join(60)
+    assert isinstance(errors[0], StoreError) and "start it" in str(errors[0])
+    server.start()
+    assert [opened(gallery, filled).search(query) for query in QUERIES] == answers
+    assert [index.search(query) for query in QUERIES] == answers  # also the one that was open all the time
