@@ -220,8 +220,10 @@ def test_all_captions_of_msrvtt(index: VideoIndex, tmp_path: Path):
     for name in ("train_9k", "test_1k"):
         for row in json.loads((MSRVTT / f"msrvtt_{name}.json").read_text()):
             captions.update(dict.fromkeys([row["caption"]] if isinstance(row["caption"], str) else row["caption"]))
+    began = time.perf_counter()
     index.set_captions(list(captions))
     index.save(tmp_path / "index")
+    made = time.perf_counter() - began
     assert len(index.caption_list) > 100_000
     path = index.rows[0].path
     began = time.perf_counter()
@@ -233,6 +235,6 @@ def test_all_captions_of_msrvtt(index: VideoIndex, tmp_path: Path):
     print(
         f"{len(captions):,} lines: opened and searched in {opened:.2f} s, again in {time.perf_counter() - began:.3f} s"
     )
-    assert opened < 10
+    assert opened < made / 3  # nothing is encoded again
     wanted = naive(again, path, 10)
     assert [score for _, score in first] == pytest.approx([score for _, score in wanted], abs=3e-4)
