@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -82,6 +82,7 @@ class Builder:
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
         self.bf16, self.report = bf16, Report()
         self._claimed: set[str] = set()  # contents on their way
+        self._unreadable: set[str] = set()  # contents that turned out to be
         self._later: list[Row] = []  # files whose content comes in by another path
         self._claiming = threading.Lock()
         self._stopping = threading.Event()
@@ -203,6 +204,7 @@ class Builder:
                 self._put(job, _Part(part.start, part.end, part.times, torch.cat(pixels)))
             row.digest = decoder.digest
         except (ValueError, OSError) as error:
+            self._unreadable.add(row.digest)
             row.reason, row.digest = str(error) or repr(error), ""
             if isinstance(error, OSError):
                 row.mtime = 0.0  # not the content's fault: it is tried again next time
@@ -225,6 +227,7 @@ class Builder:
     # ---- encoding and committing -----------------------------------------------------------------------------------
 
     def _add(self, rows: Sequence[Row]) -> None:
+        self._stopping.clear()
         batch: list[_Part] = []
         done: list[_Job] = []
         size = BATCH_FRAMES.get(self.model.device.type, BATCH_FRAMES["cpu"])
@@ -260,7 +263,16 @@ class Builder:
             finally:
                 jobs.close()
             commit()
-            self._commit_known(last=True)
+        lost, self._later = self._later, []
+        for row in lost:
+            if row.digest in self._unreadable:
+                row.reason = "another file with the same content could not be read"
+                self.report.failed[row.path] = row.reason
+        if failed := [replace(row, digest="") for row in lost if row.reason]:
+            self.store.commit(failed)
+        if again := [row for row in lost if not row.reason]:  # whose other file was replaced meanwhile
+            self._claimed -= {row.digest for row in again}
+            self._add([replace(row, digest="") for row in again])
 
     @torch.no_grad()
     def _encode(self, batch: list[_Part]) -> None:
@@ -301,9 +313,9 @@ class Builder:
         if files:
             self.store.commit(files, clips)
         self.report.added += added
-        self._commit_known(last=False)
+        self._commit_known()
 
-    def _commit_known(self, last: bool) -> None:
+    def _commit_known(self) -> None:
         """Files whose content came in by another path; where it has not yet, they wait."""
         files, forget = [], []
         for row in self._later:
@@ -313,10 +325,6 @@ class Builder:
                 moved = self._same_content(row)
                 forget += [moved.path] if moved else []
                 files.append(row)
-            elif last:
-                row.reason, row.digest = "another file with the same content could not be read", ""
-                self.report.failed[row.path] = row.reason
-                files.append(row)
         if files:
             self.store.commit(files, forget=forget)
-        self._later = [row for row in self._later if not row.duration and not row.reason]
+        self._later = [row for row in self._later if not row.duration]

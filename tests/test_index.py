@@ -294,6 +294,18 @@ def test_a_moved_file_keeps_its_features(gallery: tuple[VideoIndex, Path], decod
         index.row_of(videos / "clip 2.mp4")
 
 
+def test_a_renamed_file_whose_old_name_another_took_is_not_lost(gallery: tuple[VideoIndex, Path], decoded: list[str]):
+    index, videos = gallery
+    before = index.videos([index.row_of(videos / "clip 2.mp4")]).frames
+    (videos / "clip 2.mp4").rename(videos / "later.mp4")
+    write_video(videos / "clip 2.mp4", picture=lambda i, w, h: noise_picture(500 + i, w, h))
+    report = index.add(videos)
+    assert report.failed == {} or names(report.failed) == names(row.path for row in index.failed)
+    assert index.row_of(videos / "clip 2.mp4") != index.row_of(videos / "later.mp4")
+    again = index.videos([index.row_of(videos / "later.mp4")]).frames
+    assert torch.allclose(again, before, atol=1e-3)
+
+
 def test_copies_share_one_clip_until_the_last_is_gone(gallery: tuple[VideoIndex, Path], decoded: list[str]):
     index, videos = gallery
     shutil.copy(videos / "clip 3.mp4", videos / "another.mp4")
