@@ -81,8 +81,7 @@ def score_of(model: SUMA, features: torch.Tensor, named: torch.Tensor, video: tu
 
     rows = torch.cat([video.features[:, None], video.frames], dim=1)  # type: ignore[attr-defined]
     scales, c = concept_scale(rows, model.space.concepts())[..., 0], model.config
-    how = (c.concept_share, c.aggregation, c.aggregation_temperature)
-    return score_by_scale(Texts(features, named), named, rows, scales, video.mask, *how)[:, 0]  # type: ignore[attr-defined]
+    return score_by_scale(Texts(features, named), named, rows, scales, video.mask, c.scoring)[:, 0]  # type: ignore[attr-defined]
 
 
 def main() -> None:

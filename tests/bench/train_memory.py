@@ -27,6 +27,7 @@ from losses import suma_loss
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
+from suma.similarity import Scoring
 
 CAPTION = "the {} dog number {} runs over the meadow"
 
@@ -48,7 +49,7 @@ def step(model: SUMA, pairs: int, frames: int, chunk: int) -> dict[str, float]:
     """One step's gradients: seconds, and the peak of memory above what model and batch take."""
     batch = make_batch(model, pairs, frames)
     ids = torch.arange(pairs)
-    loss = partial(suma_loss, video=ids, caption=ids, how="softmax", temperature=0.05, alpha=0.1, beta=1.0)
+    loss = partial(suma_loss, video=ids, caption=ids, how=Scoring(0.25), alpha=0.1, beta=1.0)
     before, began = resident(), time.process_time()
     if chunk:
         losses = cached_step(model, batch, chunk, loss, lambda total: total.backward())
