@@ -215,6 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_row(row, seed, args)
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
     command = f"python train/ablate.py --dataset SCENES --clip {args.clip} --steps {args.steps} --seeds {args.seeds}"
+    command += f" --only {args.only}" * bool(args.only)
     print(report.write(collect(rows, range(max(seeds, args.more_seeds)), args.runs), args.report, command, machine))
     return 0
 

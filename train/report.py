@@ -88,15 +88,23 @@ def pictures(rows: Sequence[Row], folder: Path) -> None:
         picks = np.random.default_rng(0).integers(len(hits(rows[0], way)), size=(1000, len(hits(rows[0], way))))
         low, high = np.transpose([np.percentile(100 * hits(row, way)[picks].mean(1), [2.5, 97.5]) for row in rows])
         bars = [np.array(mean) - low, high - np.array(mean)]
-        axes.errorbar(mean, at + shift, xerr=bars, fmt="o", ms=3, color=colour, label=way.replace("2", " to "))
+        axes.errorbar(
+            mean,
+            at + shift,
+            xerr=bars,
+            fmt="o",
+            ms=3,
+            color=colour,
+            label={"t2v": "text to video", "v2t": "video to text"}[way],
+        )
     axes.set_yticks(at, [f"{row['question']}: {row['name']}" for row in rows], fontsize=7)
     axes.set_xlabel("R@1 on the Scenes test split, % (95 % interval over the queries)")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower left")
+    figure.legend(loc="outside upper center", ncols=2)
     figure.savefig(folder / "recall.png", dpi=120)
 
     shown = [row for row in rows if row["question"] == "baselines"] or list(rows)
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     for i, row in enumerate(shown):
         values = [np.mean([value(run, "time", pair) for run in row["runs"]]) for pair in PAIRS]
@@ -105,7 +113,7 @@ def pictures(rows: Sequence[Row], folder: Path) -> None:
     axes.set_xticks(range(len(PAIRS)), PAIRS)
     axes.set_ylabel("right twin, % (chance 50)")
     axes.set_ylim(30, 100)
-    axes.legend(fontsize=6, loc="upper right")
+    figure.legend(fontsize=7, loc="outside upper center", ncols=3)
     figure.savefig(folder / "time.png", dpi=120)
 
 
@@ -122,7 +130,8 @@ def write(rows: Sequence[Row], folder: Path, command: str, machine: str) -> str:
         "All rows: the same frozen image tower, the same steps, one option changed against SUMA. ± is the standard "
         "deviation over seeds; intervals are a bootstrap over the 1,000 test queries, for the difference to SUMA "
         "paired by query (on the seeds that both have). Choices are made by the held-out *training* videos. In the "
-        "minimal pairs chance is 50.", "",
+        "minimal pairs chance is 50. The held-out videos differ "
+        "from seed to seed.", "",
         table(rows), "", "![R@1 of every row](recall.png)", "", "![Minimal pairs in time](time.png)", "",
     ]  # fmt: skip
     (folder / "table.md").write_text("\n".join(text), encoding="utf-8")
