@@ -328,7 +328,7 @@ def test_a_recording_of_the_webcam_is_described(page: Any):
     page.locator("#query-video button", has_text="Record").click()
     page.wait_for_timeout(4000)
     page.locator("#query-video button", has_text="Stop").click()
-    page.wait_for_selector("#captions li", timeout=20_000)
+    page.wait_for_selector("#captions li", timeout=60_000)
     assert "Your video" in page.locator("#about").text_content()
 
 
