@@ -212,8 +212,8 @@ def test_a_list_that_is_not_saved_stays_in_memory(index: VideoIndex, tmp_path: P
 
 
 @pytest.mark.slow
-def test_all_captions_of_msrvtt(index: VideoIndex, tmp_path: Path):
-    """Real lines, as many as there are, with a tiny model."""
+def test_captions_of_msrvtt(index: VideoIndex, tmp_path: Path):
+    """Real lines, every eighth of them, with a tiny model; tests/bench/captions.py takes 200,000."""
     if not MSRVTT.is_dir():
         pytest.skip("no MSR-VTT captions beside the repository")
     captions: dict[str, None] = {}
@@ -221,20 +221,16 @@ def test_all_captions_of_msrvtt(index: VideoIndex, tmp_path: Path):
         for row in json.loads((MSRVTT / f"msrvtt_{name}.json").read_text()):
             captions.update(dict.fromkeys([row["caption"]] if isinstance(row["caption"], str) else row["caption"]))
     began = time.perf_counter()
-    index.set_captions(list(captions))
+    index.set_captions(list(captions)[::8])
     index.save(tmp_path / "index")
     made = time.perf_counter() - began
-    assert len(index.caption_list) > 100_000
+    assert len(index.caption_list) > 15_000
     path = index.rows[0].path
     began = time.perf_counter()
     again = VideoIndex.load(tmp_path / "index", index.model)
     first = again.captions(path, 10)
     opened = time.perf_counter() - began
-    began = time.perf_counter()
     assert again.captions(path, 10) == first
-    print(
-        f"{len(captions):,} lines: opened and searched in {opened:.2f} s, again in {time.perf_counter() - began:.3f} s"
-    )
     assert opened < made / 3  # nothing is encoded again
     wanted = naive(again, path, 10)
     assert [score for _, score in first] == pytest.approx([score for _, score in wanted], abs=3e-4)
