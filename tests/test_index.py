@@ -300,7 +300,7 @@ def test_a_renamed_file_whose_old_name_another_took_is_not_lost(gallery: tuple[V
     (videos / "clip 2.mp4").rename(videos / "later.mp4")
     write_video(videos / "clip 2.mp4", picture=lambda i, w, h: noise_picture(500 + i, w, h))
     report = index.add(videos)
-    assert report.failed == {} or names(report.failed) == names(row.path for row in index.failed)
+    assert str(videos / "later.mp4") not in report.failed
     assert index.row_of(videos / "clip 2.mp4") != index.row_of(videos / "later.mp4")
     again = index.videos([index.row_of(videos / "later.mp4")]).frames
     assert torch.allclose(again, before, atol=1e-3)
