@@ -31,6 +31,7 @@ FIRST, COPY, FAILED = 0, 1, 2  # kinds of rows: a clip, the same in another file
 MARKER, CAPTIONS, LEASE, FOLDER = 0, 1, 2, 3  # kinds of lines of the log
 FOREVER = 1 << 62
 FRESH_SECONDS = 60.0  # after a commit, in which readers wait until all parts of a server have heard of it
+RECOVERY_SECONDS = 10  # for which features that should be there are asked for again
 SCANNED = 16_000  # positions asked for at once
 PATHS_AT_ONCE = 500
 _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
@@ -224,8 +225,12 @@ class State:
     def _features(self, names: Sequence[str], fields: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The features' first rows, by name."""
         found: dict[str, dict[str, Any]] = {}
-        for level in (self._level, "Strong"):
+        for attempt, level in enumerate((self._level, *["Strong"] * RECOVERY_SECONDS)):
             lost = [f"{name}.0" for name in dict.fromkeys(names) if name not in found]
+            if not lost or "" in names:
+                break
+            if attempt > 1:  # a server that was just started may not have all its parts yet
+                time.sleep(1)
             found.update((row["id"][:-2], row) for row in self._query_features(lost, fields, level))
         if lost := [name or "removed" for name in names if name not in found]:
             raise StoreError(

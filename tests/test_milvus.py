@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ import pytest
 from clips import noise_picture, write_video
 from milvus_server import MilvusServer
 
-from suma import SUMA, VideoIndex, milvus
+from suma import SUMA, VideoIndex, milvus, milvus_state
 from suma.__main__ import main
 from suma.candidates import Candidates
 from suma.disk import IndexBusyError
 from suma.milvus import MilvusStore
 from suma.milvus_client import Client
+from suma.milvus_state import FEATURE_FIELDS
 from suma.query import Filter
 from suma.rows import Row
 from suma.store import NewClip, Store
@@ -200,24 +202,25 @@ def test_a_commit_that_dies_at_any_step_changes_nothing_and_may_be_repeated(
 
 def test_readers_see_whole_states_while_a_writer_works(store: MilvusStore):
     fill(store, 0)
-    stop, seen, errors = threading.Event(), [], []
+    stop, looked, seen, errors = threading.Event(), threading.Semaphore(0), [], []
 
     def read() -> None:
-        while not stop.is_set():
+        while not stop.is_set() and not errors:
             try:
                 seen.append({row[0] for row in held(reopened(store)) if row[0].startswith("0")})
             except Exception as error:
                 errors.append(error)
-                return
+            looked.release()
 
     reader = threading.Thread(target=read)
     reader.start()
     for n in range(0, 24, 4):  # each replaces all four
         clips = [clip for i in range(4) for clip in parts(100 + n + i, 2)]
         store.commit([file(100 + n + i, f"/videos/{i}.mp4") for i in range(4)], clips)
+        assert looked.acquire(timeout=120)  # a look for every commit, whichever of the two is slower
     stop.set()
     reader.join()
-    assert not errors and len(seen) > 2
+    assert not errors and len(seen) >= 6
     whole = [{f"{100 + n + i:064x}" for i in range(4)} for n in range(0, 24, 4)]
     assert all(s in whole or s == {f"{0:064x}"} for s in seen)
 
@@ -243,6 +246,28 @@ def test_captions_are_replaced_whole(store: MilvusStore):
         assert reopened(store).captions()[1] == store.captions()[1] == captions
     fill(store, 1)
     assert reopened(store).captions()[1] == []
+
+
+def test_features_that_come_late_are_waited_for(store: MilvusStore, monkeypatch: pytest.MonkeyPatch):
+    fill(store, 1)
+    before, state = held(store), reopened(store).snapshot
+    row = store.client.query("features", 'id > ""', [*FEATURE_FIELDS, "vector"])[0]
+    naps: list[float] = []
+
+    def come_back(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            store.client.put("features", [row])
+
+    store.client.delete("features", [row["id"]])
+    with monkeypatch.context() as patch:
+        patch.setattr(milvus_state, "time", SimpleNamespace(time=time.time, sleep=come_back))
+        assert [row.size for row in state.rows(state.live)] == [101] and held(reopened(store)) == before
+        assert len(naps) == 3
+        store.client.delete("features", [row["id"]])
+        naps += [0.0] * 3  # now they stay away
+        with pytest.raises(StoreError, match=f"no features of {1:064x}"):
+            reopened(store).snapshot.gather(state.live)
 
 
 ODD = [
@@ -398,7 +423,8 @@ class Gallery:
             from suma.__main__ import main
             from suma.milvus_client import Client
 
-            build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES["cpu"] = 0.0, 1.0, 1
+            # a commit for every video, however long the last one took
+            build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES["cpu"] = 0.0, float("inf"), 1
             put, left = Client.put, int(sys.argv.pop(1))
 
             def stop_in_the_middle(self, part, rows):
