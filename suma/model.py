@@ -77,6 +77,8 @@ class SUMAConfig:
         for name in ("concept_share", "coarse_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not self.aggregation_temperature > 0:
+            raise ValueError(f"aggregation_temperature must be above 0, got {self.aggregation_temperature}")
         if not 0 <= self.frame_grid <= 16:
             raise ValueError(f"frame_grid must be 0 to 16, got {self.frame_grid}")
         if not 1 <= self.num_frames <= 64:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from benchmarks import Clip
 from clips import write_video
-from data import batches, hold_out, join, pad_frames, pick_frames, read_vectors
+from data import batches, hold_out, join, pad_frames, pick_frames, read_vectors, shared_words
 
 IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
@@ -161,3 +161,22 @@ def test_hard_batches_are_runs_of_one_category_with_siblings_side_by_side():
             assert [clips[run[j]].source == clips[run[j + 1]].source for j in (0, 2)] == [True, True]
     first = collections.Counter(clips[batch[0]].category for batch in got)
     assert len(first) == 3  # the runs are shuffled, not sorted by category
+
+
+def test_half_of_the_runs_share_a_rare_word_instead():
+    nouns = ("dog", "cat", "owl")
+    clips = [
+        replace(c, captions=(f"a {nouns[i // 6 % 3]} walks", f"the {nouns[i // 6 % 3]} in place {i}"))
+        for i, c in enumerate(grouped(360))
+    ]
+    words = shared_words(clips, 8)
+    assert words[0] == ["dog", "dog"] and words[6] == ["cat", "cat"]  # not "a", and not "0", which one clip has
+    assert shared_words(clips, 1)[0] == ["dog", "0"]
+    of_word = of_category = 0
+    for batch in list(batches(clips, 8, 4, np.random.default_rng(0), words))[:-6]:
+        for run in (batch[:4], batch[4:]):
+            assert [clips[run[j]].source == clips[run[j + 1]].source for j in (0, 2)] == [True, True]
+            same_word, same_category = len({words[i][0] for i in run}) == 1, len({clips[i].category for i in run}) == 1
+            assert same_word or same_category
+            of_word, of_category = of_word + (not same_category), of_category + (not same_word)
+    assert min(of_word, of_category) > 10

@@ -362,6 +362,8 @@ def test_errors_of_a_start_name_what_was_wrong(tower, captions, tmp_path: Path):
         start(tower, captions, colour=1, depth=2)
     with pytest.raises(ValueError, match="'median'"):
         start(tower, captions, aggregation="median")
+    with pytest.raises(ValueError, match="aggregation_temperature must be above 0"):
+        start(tower, captions, aggregation_temperature=0.0)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
         start(tmp_path / "nowhere.json", captions)
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import av
 import numpy as np
 import pytest
 import scenes
+import scenes_visitors as visitors
 from scenes_backgrounds import SPRITES
-from scenes_captions import ACTORS, GERUND_LEADS, MOTIONS, VERBS, inflect
+from scenes_captions import ACTORS, GERUND_LEADS, MOTIONS, SETTINGS, VERBS, inflect
 from scenes_extra import short_captions, sides
 from scenes_oracle import recall_at_1
 from scenes_render import render
@@ -89,15 +91,38 @@ def test_short_captions_are_short_english_of_their_clip(specs: list[Spec]) -> No
     clips = [spec for spec in specs if spec.split == "train"]
     for spec in clips:
         short = short_captions(spec)
-        assert short == short_captions(spec) and len(set(short)) == 4
-        allowed = {
-            w for act in spec.clip.acts for name in (act.actor, *ACTORS[act.actor].synonyms) for w in name.split()
-        }
+        assert short == short_captions(spec) and len(set(short)) == 8
+        actors = [act.actor for act in spec.clip.acts]
+        names = {n for a in actors for n in (a, *ACTORS[a].synonyms, *visitors.NAMES.get(a, ()))}
         for caption in short:
-            assert set(caption.split()) & allowed, caption
-            assert not re.search(r"  | in in |\b(\w+) \1\b|\ba (?!uni|ufo)[aeiou]|\ban (?![aeiou])", caption), caption
+            assert any(name in caption for name in names), caption
+            wrong = r"  |[{}]|SIDE|OTHER| in in |\ban? some|\ba (?!uni|ufo)[aeiou]|\ban (?![aeiou])"
+            assert not re.search(wrong, caption) and caption == caption.strip(), caption
     lengths = [[len(c.split()) for spec in clips for c in of(spec)] for of in (short_captions, lambda s: s.captions)]
     assert np.mean(lengths[0]) < 0.6 * np.mean(lengths[1])
+
+
+def test_visitors_words_are_of_what_scenes_shows() -> None:
+    assert set(visitors.NAMES) < set(ACTORS) and set(visitors.PLACES) == set(SETTINGS)
+    assert set(visitors.MOTIONS) == set(MOTIONS) and set(visitors.BEFORE) < set(MOTIONS)
+    assert set(visitors.VERBS) == set(VERBS)
+    own = [name for actor in ACTORS.values() for name in (actor.name, *actor.synonyms)]
+    names = [name for further in visitors.NAMES.values() for name in further]
+    assert not [name for name, times in Counter(names).items() if times > 1]
+    assert [name for name in names if name in own] == ["kitten"]
+    for motion, phrases in visitors.MOTIONS.items():
+        for form in ("finite", "gerund"):
+            told = [inflect(phrase.format(verb="fly"), form) for phrase in phrases]
+            assert len(set(told)) == len(told) and not set(told) & set(MOTIONS[motion])
+
+
+def test_visitors_queries_name_what_scenes_shows() -> None:
+    rows = json.loads((Path(scenes.__file__).parent / "visitor_queries.json").read_text())
+    assert len({row["query"] for row in rows}) == len(rows) > 250
+    assert {frozenset(row) - {"setting", "actions", "seen"} for row in rows} == {frozenset({"query", "actors"})}
+    for row in rows:
+        assert set(row["actors"]) <= set(ACTORS) and row.get("setting", "snow") in SETTINGS, row
+        assert set(row.get("actions", ())) <= set(MOTIONS), row
 
 
 def test_load_dataset_reads_it(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

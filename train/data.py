@@ -4,6 +4,7 @@ Shapes: B pairs, N clips, F frames, S pixels per side.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +18,7 @@ from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from torch import Tensor
 
+from suma.concepts import split_words
 from suma.model import SUMA
 
 
@@ -88,11 +90,26 @@ def read_vectors(file: str) -> dict[str, np.ndarray] | None:
     return vectors
 
 
-def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.random.Generator) -> Iterator[list[int]]:
+def shared_words(clips: Sequence[Clip], at_least: int) -> list[list[str]]:
+    """Of each clip the rarest word of each of its captions, of those words that so many clips name."""
+    named = [[set(split_words(caption)) for caption in clip.captions] for clip in clips]
+    counts = Counter(word for sets in named for word in set().union(*sets))
+    common = {word for word, count in counts.items() if count >= at_least}
+    return [[min(words & common, key=lambda w: (counts[w], w)) for words in sets if words & common] for sets in named]
+
+
+def batches(
+    clips: Sequence[Clip],
+    batch_size: int,
+    group_size: int,
+    rng: np.random.Generator,
+    words: Sequence[Sequence[str]] | None = None,
+) -> Iterator[list[int]]:
     """One epoch of full batches of indices, each clip at most once.
 
     With `group_size`, clips come in runs of that many that share a category, and clips of one source video side by
-    side: hard negatives, which the background alone cannot tell apart.
+    side: hard negatives, which the background alone cannot tell apart. With `words` (`shared_words`), half of them
+    share a rare word of a caption instead, often what the clips are about: these differ in what it does, and where.
     """
     order: list[int] = []
     if group_size:
@@ -102,7 +119,10 @@ def batches(clips: Sequence[Clip], batch_size: int, group_size: int, rng: np.ran
             sources.setdefault(clip.source, []).append(i)
         groups = list(sources.values())
         for g in rng.permutation(len(groups)):
-            runs.setdefault(clips[groups[g][0]].category, []).extend(groups[g])
+            first, key = groups[g][0], clips[groups[g][0]].category
+            if words is not None and words[first] and rng.random() < 0.5:
+                key = words[first][rng.integers(len(words[first]))]
+            runs.setdefault(key, []).extend(groups[g])
         chunks = [run[i : i + group_size] for run in runs.values() for i in range(0, len(run), group_size)]
         full = [c for c in chunks if len(c) >= group_size]
         rest = [c for c in chunks if len(c) < group_size]
@@ -129,13 +149,14 @@ class Batches:
         self.clips, self.counts = [clips[i] for i in picks], cache.counts.tolist()
         self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # JPEGs take more than one core to feed a GPU
         self.buffers: list[np.ndarray] = []
+        self.words = shared_words(self.clips, 2 * c.group_size) if c.group_size and c.group_words else None
         self.per_epoch = len(self._epoch(0))
         if not self.per_epoch:
             raise ValueError(f"{len(self.clips)} training clips do not fill one batch of {c.batch_size}")
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng((self.c.seed, 1, epoch))
-        return list(batches(self.clips, self.c.batch_size, self.c.group_size, rng))
+        return list(batches(self.clips, self.c.batch_size, self.c.group_size, rng, self.words))
 
     def load(self, step: int, members: list[int], rank: int, world: int) -> dict[str, Tensor]:
         """Tokens, anchors, pixels, mask, and the ids by which pairs that are no negatives are told."""

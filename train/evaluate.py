@@ -213,8 +213,10 @@ def table(results: dict) -> str:  # type: ignore[type-arg]
         lines += ["", f"| {'R@1 ' if title == 'by kind' else 'what is '}{title} | % | of |", "|---|---|---|"]
         lines += [f"| {name} | {value:.1f} | {number} |" for name, (value, number) in found.items()]
     if "visitors" in results:
-        first = [row["rank"] == 1 for row in results["visitors"]]
-        lines += ["", f"Free queries with a right video first: {sum(first)} of {len(first)}"]
+        lines += ["", "| free queries with a right video first | % | of |", "|---|---|---|"]
+        for name, seen in (("known when the training captions were written", True), ("unknown then", False)):
+            first = [row["rank"] == 1 for row in results["visitors"] if row["seen"] == seen]
+            lines += [f"| {name} | {100 * sum(first) / len(first):.1f} | {len(first)} |"] if first else []
     return "\n".join(lines)
 
 

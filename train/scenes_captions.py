@@ -118,7 +118,7 @@ def inflect(phrase: str, form: str) -> str:
     else:
         if verb.endswith("e"):
             verb = verb[:-1]
-        elif verb in ("run", "hop", "spin", "get", "drop", "swim", "zigzag"):
+        elif verb in ("run", "hop", "spin", "get", "drop", "swim", "zigzag", "bob", "flap", "jog", "pop", "sit"):
             verb += verb[-1]
         verb = ("is " if form == "progressive" else "") + verb + "ing"
     return f"{verb} {rest}".rstrip()

@@ -4,18 +4,22 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-from scenes_captions import ACTORS, Wording, choose_words, is_clear, pick
+import scenes_visitors as visitors
+from scenes_captions import ACTORS, VERBS, Wording, choose_words, inflect, is_clear, pick, with_article
 from scenes_render import Act, Clip
 from scenes_specs import Spec, draw_still, draw_until, is_common
 
-SHORT = 4  # short captions of each training clip
+SHORT = 8  # short captions of each training clip
 SIDES = 1 / 3  # pairs of mirrored pictures, per training clip, times two
 SIDE_PHRASES = (
     "on the SIDE", "at the SIDE", "on the SIDE side", "on the SIDE hand side", "to the SIDE", "on the far SIDE",
     "on the SIDE of the picture", "at the SIDE edge",
 )  # fmt: skip
 BESIDE_PHRASES = ("to the SIDE of", "on the SIDE of", "SIDE of", "at the SIDE of")
-FORMS = {"noun": 0.28, "noun place": 0.24, "noun motion": 0.22, "told": 0.14, "all": 0.12}  # of a single actor
+FORMS = {  # of a single actor
+    "noun": 0.2, "noun place": 0.24, "noun doing": 0.2, "noun does": 0.12, "noun that does": 0.06, "doing noun": 0.06,
+    "all": 0.12,
+}  # fmt: skip
 
 
 def short_captions(spec: Spec) -> tuple[str, ...]:
@@ -23,7 +27,10 @@ def short_captions(spec: Spec) -> tuple[str, ...]:
     rng = random.Random(f"short {spec.video_id} {spec.source} {spec.captions[0]}")
     found: dict[str, None] = {}
     while len(found) < SHORT:
-        text = _two(spec, rng) if len(_actors(spec.clip)) == 2 and rng.random() < 0.3 else _one(spec.clip, rng)
+        text = _two(spec, rng) if len(_actors(spec.clip)) == 2 and rng.random() < 0.25 else _one(spec.clip, rng)
+        fluff = rng.random()
+        text = rng.choice(visitors.LEADS) + text if fluff < 0.12 else text
+        text = text + rng.choice(visitors.TAILS) if fluff > 0.94 else text
         if is_clear(text):
             found.setdefault(text)
     return tuple(found)
@@ -33,29 +40,59 @@ def _actors(clip: Clip) -> list[str]:
     return list(dict.fromkeys(act.actor for act in clip.acts))
 
 
-def _noun(word: Wording, rng: random.Random) -> str:
-    """With its article or, as people type, without."""
-    return word.noun if rng.random() < 0.65 else word.noun.removeprefix("a ").removeprefix("an ")
+def _noun(act: Act, word: Wording, rng: random.Random) -> str:
+    """Who it is: in the captions' words or a visitor's, with an article or, as people type, without."""
+    noun, names = word.noun.removeprefix("a ").removeprefix("an "), visitors.NAMES.get(act.actor, ())
+    if names and rng.random() < 0.3:
+        noun = rng.choice(names)
+    if ACTORS[act.actor].proper:
+        return noun
+    if noun.startswith("some"):  # body, thing
+        return noun
+    if rng.random() < 0.12:
+        noun = f"{rng.choice(visitors.ADJECTIVES)} {noun}"
+    article = rng.random()
+    if article < 0.45 or (noun.endswith("s") and noun not in ("bus", "school bus", "octopus", "cactus")):
+        return noun
+    return with_article(noun) if article < 0.85 else f"{rng.choice(('the', 'the', 'any', 'some'))} {noun}"
+
+
+def _does(act: Act, word: Wording, form: str, rng: random.Random) -> str:
+    """What it does, in the captions' words or a visitor's."""
+    if rng.random() < 0.5:
+        return word.motion(act, form)
+    category = ACTORS[act.actor].category
+    phrase = rng.choice(visitors.MOTIONS[act.motion])
+    return inflect(phrase.format(verb=rng.choice(VERBS[category] + visitors.VERBS[category])), form)
 
 
 def _one(clip: Clip, rng: random.Random) -> str:
     act = rng.choice(clip.acts)
-    word = choose_words(act, rng)
-    noun, place = _noun(word, rng), word.where(clip.setting_of(act))
+    word, setting = choose_words(act, rng), clip.setting_of(act)
+    noun = _noun(act, word, rng)
+    place = word.where(setting) if rng.random() < 0.5 else rng.choice(visitors.PLACES[setting])
     match rng.choices(list(FORMS), list(FORMS.values()))[0]:
         case "noun":
             return noun
         case "noun place":
             return f"{noun} {place}"
-        case "noun motion":
-            return f"{noun} {word.motion(act, 'gerund')}"
-        case "told":
-            return f"{noun} {word.motion(act, 'finite')}"
-    return f"{noun} {word.motion(act, 'gerund')} {place}"
+        case "noun does" if act.motion == "vanish" and rng.random() < 0.3:
+            return rng.choice(visitors.GONE).format(noun)
+        case "noun does":
+            return f"{noun} {_does(act, word, 'finite', rng)}"
+        case "noun that does":
+            return f"{noun} that {_does(act, word, 'finite', rng)}"
+        case "doing noun" if act.motion in visitors.BEFORE and not ACTORS[act.actor].proper:
+            bare = rng.choice((act.actor, *ACTORS[act.actor].synonyms))
+            text = f"{rng.choice(visitors.BEFORE[act.motion])} {bare}"
+            return with_article(text) if rng.random() < 0.4 else text
+        case "all":
+            return f"{noun} {_does(act, word, 'gerund', rng)} {place}"
+    return f"{noun} {_does(act, word, 'gerund', rng)}"
 
 
 def _two(spec: Spec, rng: random.Random) -> str:
-    one, two = (_noun(choose_words(act, rng), rng) for act in spec.clip.acts[:2])
+    one, two = (_noun(act, choose_words(act, rng), rng) for act in spec.clip.acts[:2])
     if spec.kind == "duo":
         return f"{one} {rng.choice(('and', 'with', 'next to'))} {two}"
     return rng.choice((f"{one} then {two}", f"first {one} then {two}", f"{one} and {two}", f"{one} followed by {two}"))
@@ -87,7 +124,7 @@ def sides(videos: int, source: int) -> Iterator[Spec]:
 def _side_template(acts: tuple[Act, ...], setting: str, rng: random.Random) -> str:
     """A caption with SIDE for the first actor's side and AWAY for the other."""
     words = [choose_words(act, rng) for act in acts]
-    nouns = [_noun(word, rng) for word in words]
+    nouns = [_noun(act, word, rng) for act, word in zip(acts, words, strict=True)]
     place = f" {words[0].where(setting)}" if rng.random() < 0.3 else ""
     side = pick(SIDE_PHRASES, rng.random())
     if len(acts) == 1:

@@ -72,7 +72,7 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
         c.clip, captions, c.pretrained or None, c.seed, c.min_count, concept_start=c.concept_start,
         word_vectors=read_vectors(c.word_vectors), num_concepts=c.num_concepts, anchor=c.anchor,
         activation=c.activation, frame_grid=c.frame_grid, temporal_layers=c.temporal_layers, aggregation=c.aggregation,
-        coarse_share=c.coarse_share, num_frames=c.num_frames,
+        aggregation_temperature=c.temperature, coarse_share=c.coarse_share, num_frames=c.num_frames,
     )  # fmt: skip
     freeze(model, c)
     model.clip.set_grad_checkpointing(c.checkpoint_activations)
