@@ -1,4 +1,5 @@
-"""The aligned concept space: words -> clusters -> learned concepts, which sentences name and videos activate.
+"""The aligned concept space: concepts made of clusters of words (suma/clusters.py), which sentences name and videos
+activate.
 
 Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.
 """
@@ -6,7 +7,7 @@ Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ANCHORS = ("binary", "count", "idf", "self")
-STARTS = ("tokens", "sentences", "random")
 ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
 TOP, SHARPNESS = 16, 20.0  # concepts that "top" keeps; what multiplies the cosines under "sparsemax"
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)?")
@@ -50,81 +50,6 @@ def common_words() -> tuple[dict[str, int], int]:
             count, *words = line.split()
             counts.update((word, max(int(count), counts.get(word, 0))) for word in words)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), 10_000
-
-
-def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """k-means over word embeddings (W, E) -> unit centres (K, E) and each word's concept (W,), no concept empty.
-
-    Cosine k-means by faiss, deterministic for a seed. The paper says "KNN"; a centre stands for its words, so k-means
-    is our reading. Raises ValueError when there are fewer words than concepts.
-    """
-    import faiss
-
-    num_words = len(embeddings)
-    if num_concepts < 1:
-        raise ValueError(f"num_concepts must be at least 1, got {num_concepts}")
-    if num_words < num_concepts:
-        raise ValueError(
-            f"{num_words} distinct words cannot fill {num_concepts} concepts: "
-            f"give more captions or at most num_concepts={num_words}"
-        )
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    unit = np.ascontiguousarray(unit, dtype=np.float32)
-    if num_concepts == num_words:
-        return unit.copy(), np.arange(num_words)
-    kmeans = faiss.Kmeans(
-        unit.shape[1], num_concepts, niter=25, nredo=3, seed=seed + 1, spherical=True,
-        min_points_per_centroid=1, max_points_per_centroid=max(256, num_words),
-    )  # fmt: skip
-    kmeans.train(unit)
-    centres = np.array(kmeans.centroids, dtype=np.float32).reshape(num_concepts, -1)
-    similarity = unit @ centres.T
-    assignment = similarity.argmax(1)
-    closeness = similarity[np.arange(num_words), assignment]
-    sizes = np.bincount(assignment, minlength=num_concepts)
-    for empty in np.flatnonzero(sizes == 0):  # give it the word that its own concept describes worst
-        candidates = np.flatnonzero(sizes[assignment] > 1)
-        word = candidates[closeness[candidates].argmin()]
-        sizes[assignment[word]] -= 1
-        assignment[word], sizes[empty], closeness[word] = empty, 1, 1.0
-        centres[empty] = unit[word]
-    return centres, assignment
-
-
-def nearest_centre(embeddings: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The concept (W,) whose unit centre (K, E) is nearest to each word embedding (W, E), by cosine."""
-    return (embeddings @ centres.T).argmax(1)
-
-
-def cluster_by(
-    vectors: Mapping[str, np.ndarray], words: Sequence[str], embeddings: np.ndarray, num_concepts: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """k-means over vectors of another origin -> the clusters' mean token embeddings (K, E) and assignment (W,).
-
-    embeddings (W, E): of the words' tokens; words without a vector go to the nearest of these means.
-    Raises ValueError where fewer words than concepts have a vector.
-    """
-    known = np.array([i for i, word in enumerate(words) if word in vectors], np.int64)
-    _, found = cluster_words(np.stack([vectors[words[i]] for i in known] or [np.zeros(1)]), num_concepts, seed)
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    centres = mean_of_each(unit[known], found, num_concepts)
-    assignment = nearest_centre(embeddings, centres)
-    assignment[known] = found
-    return centres, assignment
-
-
-def mean_of_each(unit: np.ndarray, assignment: np.ndarray, num_concepts: int) -> np.ndarray:
-    """Unit vectors (W, E) -> the unit mean of each concept's (K, E)."""
-    total = np.zeros((num_concepts, unit.shape[1]), np.float32)
-    np.add.at(total, assignment, unit)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-
-
-def naming_order(embeddings: np.ndarray, centres: np.ndarray, assignment: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The order (W,) that puts the best names of each concept first: words close to the centre, and frequent."""
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    central = (unit * centres[assignment]).sum(1)
-    return np.argsort(-np.clip(central, 0, None) * np.log1p(counts), kind="stable")
 
 
 def sparsemax(x: Tensor) -> Tensor:

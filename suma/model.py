@@ -19,19 +19,8 @@ from torch import Tensor, nn
 
 from suma import text
 from suma.backbone import build_clip, load_backbone, patch_width
-from suma.concepts import (
-    ACTIVATIONS,
-    ANCHORS,
-    STARTS,
-    ConceptSpace,
-    cluster_by,
-    cluster_words,
-    common_words,
-    count_words,
-    mean_of_each,
-    naming_order,
-    nearest_centre,
-)
+from suma.clusters import STARTS, cluster
+from suma.concepts import ACTIVATIONS, ANCHORS, ConceptSpace, common_words, count_words
 from suma.pixels import normalize
 from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
 from suma.similarity import AGGREGATIONS, Scoring, Texts, Videos, score
@@ -155,9 +144,6 @@ class SUMA(
             seed: of the k-means and of the new weights.
             min_count: words in fewer captions make no clusters; they go to the nearest one.
             tokenizer_folder: where SigLIP's tokenizer lies (as transformers saves it), instead of at the Hub.
-            concept_start: where the concepts begin: at the mean token embeddings of their words ("tokens"); where the
-                text tower puts the words, which are also clustered by that ("sentences"); "random".
-            word_vectors: cluster the words by these instead (word -> vector of any one length).
             concept_start: where the concepts begin: at their words' mean token embeddings ("tokens"), where the text
                 tower puts the words, which are then clustered by that too ("sentences"), or at "random".
             word_vectors: cluster the words by these instead (word -> vector, all of one length).
@@ -188,37 +174,26 @@ class SUMA(
             counts, num_captions = count_words(captions), len(captions)
         if not counts:
             raise ValueError("`captions` hold no words to make concepts of: leave them out to start from common words")
-        words, frequencies = list(counts), np.array(list(counts.values()))
-        clustered = int((frequencies >= min_count).sum())  # the most frequent come first
-        tokenizer = text.load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
-        embeddings = text.word_embeddings(clip, tokenizer, words).cpu().numpy()
-        num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
-        concepts = None
         if concept_start not in STARTS:
             raise ValueError(f"concept_start {concept_start!r}: choose one of {', '.join(STARTS)}")
+        words, tokenizer = list(counts), text.load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
+        embeddings, sentences = text.word_embeddings(clip, tokenizer, words).cpu().numpy(), None
         if concept_start == "sentences":
             sentences = text.word_sentences(clip, tokenizer, words, cfg["text_cfg"])
             if sentences.shape[1] != embeddings.shape[1]:
                 raise ValueError('concept_start="sentences" needs token embeddings as wide as the joint space')
-            word_vectors = dict(zip(words[:clustered], sentences, strict=False))
-        if word_vectors is None:
-            centres, assignment = cluster_words(embeddings[:clustered], num_concepts, seed)
-            assignment = np.concatenate([assignment, nearest_centre(embeddings[clustered:], centres)])
-        else:
-            centres, assignment = cluster_by(word_vectors, words, embeddings, num_concepts, seed)
-        if concept_start == "sentences":
-            concepts = mean_of_each(sentences, assignment, num_concepts)
-        elif concept_start == "random":
-            concepts = np.random.default_rng(seed).normal(size=centres.shape).astype(np.float32)
-        order = naming_order(embeddings, centres, assignment, frequencies)
+        num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
+        clusters = cluster(
+            counts, embeddings, num_concepts, min_count, seed, sentences, word_vectors, concept_start == "random"
+        )
         config = SUMAConfig(
             clip=cfg, image=image, tokenizer=tokenizer_name, num_concepts=num_concepts, num_captions=num_captions,
-            words=[words[i] for i in order], word_counts=frequencies[order].tolist(), **options,
+            words=[words[i] for i in clusters.order], word_counts=[counts[words[i]] for i in clusters.order], **options,
         )  # fmt: skip
         model = cls(config, tokenizer_folder)
         towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
         model.clip.load_state_dict(towers)
-        model.space.start(centres, assignment[order], concepts)
+        model.space.start(clusters.centres, clusters.assignment, clusters.concepts)
         for part in ("temporal", "grid"):
             new, old = model.state_dict(), {n: x for n, x in trained.items() if n.startswith(part + ".")}
             wanted = {n: x.shape for n, x in new.items() if n.startswith(part + ".")}

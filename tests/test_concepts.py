@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from suma import SUMA, concepts
-from suma.concepts import ConceptSpace, cluster_words, count_words, naming_order, split_words
+from suma.clusters import cluster_words, naming_order
+from suma.concepts import ConceptSpace, count_words, split_words
 
 
 @pytest.mark.parametrize(
