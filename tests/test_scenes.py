@@ -109,7 +109,7 @@ def test_visitors_words_are_of_what_scenes_shows() -> None:
     own = [name for actor in ACTORS.values() for name in (actor.name, *actor.synonyms)]
     names = [name for further in visitors.NAMES.values() for name in further]
     assert not [name for name, times in Counter(names).items() if times > 1]
-    assert [name for name in names if name in own] == ["kitten"]
+    assert not [name for name in names if name in own]
     for motion, phrases in visitors.MOTIONS.items():
         for form in ("finite", "gerund"):
             told = [inflect(phrase.format(verb="fly"), form) for phrase in phrases]

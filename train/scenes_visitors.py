@@ -4,7 +4,7 @@ They are only in the short training captions; the test split and the probes keep
 """
 
 NAMES: dict[str, tuple[str, ...]] = {  # further names of actors
-    "dog": ("doggy", "doggie", "pup", "pooch"), "cat": ("pussycat", "kitten"), "lion": ("big cat with a mane",),
+    "dog": ("doggy", "doggie", "pup", "pooch"), "cat": ("pussycat", "kitty cat"), "lion": ("big cat with a mane",),
     "tiger": ("big striped cat",), "horse": ("stallion", "foal", "horsey"), "unicorn": ("horse with a horn",),
     "deer": ("bambi", "roe deer"), "cow": ("bull", "calf"), "pig": ("piggy", "hog"), "sheep": ("ram", "ewe"),
     "goat": ("kid goat",), "camel": ("animal with humps",), "giraffe": ("animal with a long neck",),
@@ -62,10 +62,22 @@ PLACES: dict[str, tuple[str, ...]] = {  # further phrases for settings
     "bridge": ("by the bridge at night", "at a bridge", "on a bridge", "under a bridge", "near a big red bridge"),
     "space": ("in the cosmos", "in deep space", "floating in space", "in zero gravity", "far out in space"),
 }  # fmt: skip
-SIDES = (
-    "{verb} SIDEwards", "move SIDEwards", "{verb} off to the SIDE", "go SIDE", "rush to the SIDE", "{verb} SIDE",
-    "go from the OTHER to the SIDE", "{verb} from OTHER to SIDE", "hurry SIDE", "go to the SIDE hand side", "turn SIDE",
-)  # fmt: skip
+SIDES = (  # half of them name both sides: only their order tells which is meant
+    "{verb} SIDEwards",
+    "{verb} off to the SIDE",
+    "go SIDE",
+    "rush to the SIDE",
+    "{verb} SIDE",
+    "hurry SIDE",
+    "go to the SIDE hand side",
+    "{verb} from OTHER to SIDE",
+    "{verb} from the OTHER to the SIDE",
+    "go from the OTHER to the SIDE",
+    "{verb} from the OTHER side to the SIDE side",
+    "move from OTHER to SIDE",
+    "pass from OTHER to SIDE",
+    "go over from OTHER to SIDE",
+)
 MOTIONS: dict[str, tuple[str, ...]] = {  # further phrases for motions
     "left": tuple(phrase.replace("SIDE", "left").replace("OTHER", "right") for phrase in SIDES),
     "right": tuple(phrase.replace("SIDE", "right").replace("OTHER", "left") for phrase in SIDES),
