@@ -9,6 +9,7 @@ evaluated, once per run. A row that has its results is not trained again.
 
 import argparse
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import report
 import torch
 from accelerate.state import AcceleratorState
@@ -111,21 +113,28 @@ def word_count(data: Path, config: str, held_out: int, seed: int) -> int:
 
 
 def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
-    """The training words' vectors of the wordllama package, as a text file; None where it is not installed."""
-    try:
-        from wordllama import WordLlama
-    except ImportError:
+    """The training words' vectors of the wordllama package, as a text file; None where it is not installed.
+
+    A word is the mean of its tokens, as the package has it; its own loader asks the Hub for the tokenizer that it
+    carries.
+    """
+    found = importlib.util.find_spec("wordllama")
+    if found is None or found.origin is None:
         return None
     if not file.exists():
         from benchmarks import load_clips
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
 
         from suma.concepts import count_words
 
-        words = list(count_words(caption for clip in load_clips(str(data), config) for caption in clip.captions))
-        vectors = WordLlama.load().embed(words)
-        lines = (
-            f"{word} {' '.join(f'{x:.5f}' for x in vector)}\n" for word, vector in zip(words, vectors, strict=True)
-        )
+        folder = Path(found.origin).parent
+        table = load_file(next(folder.glob("weights/*.safetensors")))["embedding.weight"].astype(np.float32)
+        tokenizer = Tokenizer.from_file(str(next(folder.glob("tokenizers/*.json"))))
+        lines = []
+        for word in count_words(caption for clip in load_clips(str(data), config) for caption in clip.captions):
+            vector = table[tokenizer.encode(word, add_special_tokens=False).ids].mean(0)
+            lines.append(f"{word} {' '.join(f'{x:.5f}' for x in vector)}\n")
         file.write_text("".join(lines), encoding="utf-8")
     return file
 
