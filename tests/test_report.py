@@ -6,7 +6,10 @@ from pathlib import Path
 import ablate
 import pytest
 import report
+import scenes
 from config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(seed: int, t2v: list[int]) -> dict:
@@ -52,3 +55,24 @@ def test_every_row_is_a_training_of_its_own_by_options_that_exist():
         differs = {name: value for name, value in row.options.items() if ablate.BASE.get(name) != value}
         assert bool(differs) == (row.name != "SUMA"), row.name
     assert [row.name for row in ablate.QUICK] == [ablate.ROWS[0].name, ablate.ROWS[2].name, "SUMA"]
+
+
+@pytest.mark.slow
+def test_the_quick_ablation_runs_resumes_and_leaves_the_report_of_the_project_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    scenes.write_dataset(tmp_path / "scenes", videos=60, seed=1)
+    monkeypatch.setenv("SUMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(ablate.BASE, "batch_size", 16)
+    monkeypatch.setitem(ablate.BASE, "num_concepts", 32)
+    before = (ROOT / "assets" / "report" / "table.md").read_bytes()
+    arguments = ["--data", str(tmp_path / "scenes"), "--clip", str(ROOT / "assets" / "model")]
+    arguments += ["--runs", str(tmp_path / "runs"), "--steps", "2", "--held-out", "10"]
+    assert ablate.main([*arguments, "--quick"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("\n== baselines: ") + told.startswith("== baselines: ") == 3
+    table = (tmp_path / "runs" / "quick" / "report" / "table.md").read_text()
+    assert "--quick" in table and table.count("| baselines |") == 3
+    assert ablate.main([*arguments, "--quick"]) == 0  # nothing is trained again
+    assert "== baselines" not in capsys.readouterr().out
+    assert (ROOT / "assets" / "report" / "table.md").read_bytes() == before

@@ -97,17 +97,18 @@ ROWS = [
     Row("grain", "no temporal encoder", {"temporal_layers": 0}),
     Row("grain", "frames without their regions", {"frame_grid": 0}),
 ]
+QUICK_CLIPS = 4000  # of training, with --quick
 QUICK = [row for row in ROWS if row.question == MAIN][::2]  # mean pooling, both grains, SUMA
 
 
-def word_count(data: Path, config: str, held_out: int, seed: int) -> int:
+def word_count(data: Path, config: str, held_out: int, seed: int, limit: int) -> int:
     """Distinct words of the training captions that are not held out for selection, as train.py draws those."""
     from benchmarks import load_clips
     from data import hold_out
 
     from suma.concepts import count_words
 
-    clips = load_clips(str(data), config)
+    clips = load_clips(str(data), config, limit=limit)
     kept, _ = hold_out(clips, held_out, seed)
     return len(count_words(caption for i in kept for caption in clips[i].captions))
 
@@ -147,13 +148,14 @@ def run_row(row: Row, seed: int, args: argparse.Namespace) -> None:
     options = {**BASE, **row.options, "seed": seed, "steps": args.steps, "held_out": args.held_out}
     options |= {
         "eval_every": max(1, args.steps // 2),
+        "limit": QUICK_CLIPS if args.quick else 0,
         "save_every": 10 * args.steps,
         "dataset": args.dataset,
         "clip": args.clip,
         "output": folder,
     }
     if options["num_concepts"] == "all":
-        options["num_concepts"] = word_count(args.dataset, "train_9k", args.held_out, seed)
+        options["num_concepts"] = word_count(args.dataset, "train_9k", args.held_out, seed, options["limit"])
     if options.get("word_vectors") == "wordllama":
         options["word_vectors"] = wordllama_vectors(args.dataset, "train_9k", args.runs / "wordllama.txt")
         if options["word_vectors"] is None:
@@ -202,15 +204,15 @@ def collect(rows: Sequence[Row], seeds: Sequence[int], runs: Path) -> list[dict[
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows (those of every question but the baselines with the first seed alone), and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--dataset", type=Path, required=True, help="a folder that train/scenes.py wrote")
+    parser.add_argument("--dataset", "--data", type=Path, required=True, help="a folder that train/scenes.py wrote")
     parser.add_argument("--clip", default="assets/model", help="the towers to start from: a saved SUMA's folder")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
-    parser.add_argument("--report", type=Path, default=Path("assets/report"), help="where the report is written")
+    parser.add_argument("--report", type=Path, help="where the report is written (assets/report, or beside quick runs)")
     parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument("--held-out", type=int, default=500, help="training videos kept for selection")
     parser.add_argument("--seeds", type=int, default=3, help="of the baselines' rows")
     parser.add_argument("--more-seeds", type=int, default=1, help="of the other rows")
-    parser.add_argument("--quick", action="store_true", help="three rows, one seed, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="three rows, one seed, 4,000 clips: to see that it works")
     parser.add_argument("--only", default="", help="only the rows whose question or name holds this")
     parser.add_argument("--report-only", action="store_true", help="train nothing, write the report of what is there")
     args = parser.parse_args(argv)
@@ -219,6 +221,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{args.dataset} is no Scenes folder: python train/scenes.py {args.dataset} makes one")
     if not rows:
         parser.error(f"no row holds {args.only!r}")
+    if args.quick:
+        args.runs = args.runs / "quick"
+    args.report = args.report or (args.runs / "report" if args.quick else Path("assets/report"))
     args.runs.mkdir(parents=True, exist_ok=True)
     seeds = 1 if args.quick else args.seeds
     todo = [(row, seed) for row in rows for seed in range(seeds if row.question == MAIN else args.more_seeds)]
@@ -226,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_row(row, seed, args)
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
     command = f"python train/ablate.py --dataset SCENES --clip {args.clip} --steps {args.steps} --seeds {args.seeds}"
-    command += f" --only {args.only}" * bool(args.only)
+    command += f" --only {args.only}" * bool(args.only) + " --quick" * args.quick
     print(report.write(collect(rows, range(max(seeds, args.more_seeds)), args.runs), args.report, command, machine))
     return 0
 
