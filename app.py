@@ -190,7 +190,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         call.click(h.captions, [name, file, number, own], answer, api_name="captions", **model)
         call.click(h.similar, [name, file, number], answer, api_name="similar", **model)
         call.click(h.add, file, answer, api_name="add", concurrency_id="writing", concurrency_limit=1)
-        demo.load(h.first_query, None, query, **page).then(h.show_typed, query, shown, **page).then(
+        demo.load(None, query, query, js=h.first_query, api_visibility="private").then(h.show_typed, query, shown, **page).then(
             h.show_best, [query, mode], detail, **page)  # fmt: skip
     return demo
 

@@ -107,6 +107,23 @@ def wait_until_at(page: Any, player: str, seconds: float, within: float = 0.4) -
     page.wait_for_function(script, arg=[player, seconds, within])
 
 
+def test_what_is_typed_while_the_page_still_loads_stays(browser: Any, url: str):
+    page = browser.new_page()
+    page.add_init_script("""new MutationObserver((_, watch) => {
+        const box = document.querySelector('#query textarea, #query input');
+        if (!box) return;
+        watch.disconnect();
+        box.value = 'a cat';
+        box.dispatchEvent(new Event('input', {bubbles: true}));
+    }).observe(document, {childList: true, subtree: true})""")
+    page.goto(url)
+    page.wait_for_function("document.querySelector('#title .suma-heading')?.dataset.for == 'a cat'", timeout=30_000)
+    quiet(page)
+    page.wait_for_timeout(1000)
+    assert box(page).input_value() == "a cat"
+    page.close()
+
+
 def test_typing_and_enter_finds_posters_that_open_at_their_best_moment(page: Any):
     search(page, "a cat sits on the mat")
     assert page.locator("#results .suma-tile").count() == 4

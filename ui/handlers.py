@@ -31,10 +31,16 @@ class Handlers(Api):
 
     # ---- text to videos --------------------------------------------------------------------------------------------
 
-    def first_query(self, request: gr.Request) -> str:
-        """The query in the page's address, or the first example."""
-        examples = self.gallery.examples()
-        return request.query_params.get("q", "")[:MAX_QUERY] or (examples[0] if examples and len(self.index) else "")
+    @property
+    def first_query(self) -> str:
+        """A script for the page: what is in the search box, else the query in the page's address or the first example.
+
+        It runs in the page, so nothing that is typed meanwhile is replaced.
+        """
+        examples = self.gallery.examples() if len(self.index) else []
+        first = json.dumps(examples[0] if examples else "").replace("<", "\\u003c")
+        asked = f'(new URLSearchParams(location.search).get("q") || "").slice(0, {MAX_QUERY})'
+        return f"(typed) => typed || {asked} || {first}"
 
     @kind
     def show_results(self, text: str) -> list[Any]:
