@@ -190,8 +190,8 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         call.click(h.captions, [name, file, number, own], answer, api_name="captions", **model)
         call.click(h.similar, [name, file, number], answer, api_name="similar", **model)
         call.click(h.add, file, answer, api_name="add", concurrency_id="writing", concurrency_limit=1)
-        demo.load(None, query, query, js=h.first_query, api_visibility="private").then(h.show_typed, query, shown, **page).then(
-            h.show_best, [query, mode], detail, **page)  # fmt: skip
+        opened = demo.load(None, query, query, js=h.first_query, api_visibility="private")
+        opened.then(h.show_typed, query, shown, **page).then(h.show_best, [query, mode], detail, **page)
     return demo
 
 
