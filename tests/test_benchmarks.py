@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import benchmarks
 import evaluate
 import pyarrow
 import pyarrow.parquet
 import pytest
+import video_files
 from accelerate.state import AcceleratorState
-from benchmarks import OPTIONS, Clip, clips_of_rows, load_clips, match, unpack
+from benchmarks import OPTIONS, Clip, clips_of_rows, load_clips
 from config import parse
 from hub import Hub, running_hub
 from test_data import benchmark, readme, row, write_layout  # noqa: F401  (a fixture)
+from video_files import match, unpack
 
 import train
 from suma import SUMA
@@ -440,7 +441,7 @@ def test_a_damaged_zip_gives_no_video(tmp_path: Path):
 
 
 def test_of_a_local_zip_only_the_named_videos_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(benchmarks, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(video_files, "CACHE", tmp_path / "cache")
     members = zipped({f"v/video{n}.mp4": b"%d" % n for n in range(4)})
     write_layout(made(tmp_path / "data", {"v.zip": members}), [row(n, ["a"]) for n in range(3)], [row(3, "b")])
 

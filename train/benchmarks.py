@@ -1,30 +1,22 @@
-"""A benchmark -> clips with captions: each layout of annotations is read by one function, and the videos are found.
+"""A benchmark -> clips with captions: each layout of annotations is read by one function.
 
-Videos are files beside the annotations, or members of one zip, which are unpacked into SUMA_CACHE.
+Where their videos are: video_files.py.
 """
 
 import csv
-import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
-
-from suma.video import VIDEO_EXTENSIONS
+from video_files import fetch, hub_videos, local_videos, suffix
 
 MSRVTT = "friedrichor/MSR-VTT"
-CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma"))
 OPTIONS = ("video_column", "caption_column", "limit", "paragraph")  # of load_clips, on the command line
 CLIP4CLIP = {
     "train_9k": "MSRVTT_train.9k.csv", "train_7k": "MSRVTT_train.7k.csv", "test_1k": "MSRVTT_JSFUSION_test.csv",
@@ -261,161 +253,3 @@ def read_file(file: Path) -> list[Row]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{file} cannot be read: expected a list of rows")
     return rows
-
-
-def suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def fetch(data: str, name: str) -> Path:
-    """A file of a local folder, or of a dataset on the Hub, downloaded once."""
-    if Path(data).is_dir():
-        return Path(data) / name
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(data, name, repo_type="dataset"))
-
-
-# ---- videos ----------------------------------------------------------------------------------------------------------
-
-
-def match(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    """Video name -> the file whose path ends with it, with any video suffix where the name has none.
-
-    Names without a file are left out. Raises ValueError for a name that two files answer to, or that leaves the folder.
-
-    >>> match(["a.mp4", "b", "c"], ["x/a.mp4", "x/b.avi", "x/b.txt"])
-    {'a.mp4': 'x/a.mp4', 'b': 'x/b.avi'}
-    """
-    stems: dict[str, list[PurePosixPath]] = {}
-    for file in map(PurePosixPath, files):
-        stems.setdefault(file.stem, []).append(file)
-    found = {}
-    for name in names:
-        wanted = PurePosixPath(name)
-        if wanted.is_absolute() or ".." in wanted.parts or not wanted.name:
-            raise ValueError(f"video {name!r} is not inside of the benchmark's folder")
-        exact = [file for file in stems.get(wanted.stem, []) if file.name == wanted.name]
-        named = exact or [file for file in stems.get(wanted.name, []) if file.suffix.lower() in VIDEO_EXTENSIONS]
-        folder = wanted.parts[:-1]
-        fitting = [str(file) for file in named if file.parts[:-1][len(file.parts) - 1 - len(folder) :] == folder]
-        if len(fitting) > 1 and name not in fitting:
-            raise ValueError(f"video {name} may be {' or '.join(sorted(fitting)[:2])}: names must be unique")
-        if fitting:
-            found[name] = name if name in fitting else fitting[0]
-    return found
-
-
-def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
-    """Each name's file: in the folder `video` where there is one, or anywhere below root, or in root's zip.
-
-    Single videos that are missing get the path at which they were looked for: decoding reports them.
-    """
-    leaving = [name for name in names if ".." in PurePosixPath(name).parts]
-    if leaving:
-        raise ValueError(f"video {leaving[0]!r} is not inside of the benchmark's folder")
-    folder = root / "video" if (root / "video").is_dir() else root
-    found = {name: root / name for name in names if (root / name).is_file()}
-    rest = [name for name in names if name not in found]
-    if rest:
-        walk = os.walk(folder, followlinks=True)
-        files = [Path(top, file).relative_to(folder).as_posix() for top, _, inside in walk for file in inside]
-        found |= {name: folder / file for name, file in match(rest, files).items()}
-        rest = [name for name in rest if name not in found]
-    if rest and folder == root:
-        archives = sorted(root.glob("*.zip"))
-        if archive := only_zip(str(root), [path.name for path in archives], bool(found)):
-            path = (root / archive).resolve()
-            with path.open("rb") as file:
-                found |= unpack(file, archive, rest, video_cache(f"{path}{path.stat().st_size}"))
-    return [found.get(name, folder / name) for name in names]
-
-
-def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
-    """Each name's file, from a dataset on the Hub: files of the repository, or members of its zip.
-
-    The zip is downloaded once and its sha256 compared with the Hub's; by_range: it is never downloaded, only the bytes
-    of the members are read (each has a checksum in the zip).
-    """
-    from huggingface_hub import HfApi, HfFileSystem
-
-    files = HfApi().list_repo_files(data, repo_type="dataset")
-    matched = match(names, files)
-    with ThreadPoolExecutor(8) as pool:
-        steps = pool.map(lambda name: fetch(data, matched[name]), matched)
-        found = dict(zip(matched, tqdm(steps, total=len(matched), desc="download", disable=None), strict=True))
-    rest = [name for name in names if name not in found]
-    tars = [file for file in files if ".tar" in PurePosixPath(file).name]
-    archives = [file for file in files if suffix(file) == ".zip"]
-    if rest and not archives and tars:
-        raise ValueError(f"{data} has its videos in {tars[0]}: unpack it beside the annotations, and give that folder")
-    if rest and (archive := only_zip(data, archives, bool(found))):
-        (info,) = HfApi().get_paths_info(data, archive, repo_type="dataset")
-        target = video_cache(f"{data}/{archive}@{info.blob_id}")
-        remote = f"datasets/{data}/{archive}"
-        whole = None if by_range else checked(fetch(data, archive), info.lfs and info.lfs.sha256, target)
-        with HfFileSystem().open(remote, block_size=2**18) if whole is None else whole.open("rb") as file:
-            found |= unpack(file, archive, rest, target)
-    return [found.get(name, Path(data) / name) for name in names]
-
-
-def checked(file: Path, sha256: str | None, target: Path) -> Path:
-    """A downloaded file whose content is what the Hub says it is (where it says so); noted in the folder `target`.
-
-    Raises ValueError for another, which is removed, so that the next call downloads it again.
-    """
-    noted = target / "sha256"
-    if sha256 and not (noted.is_file() and noted.read_text() == sha256):
-        with file.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != sha256:
-            file.resolve().unlink()
-            raise ValueError(f"{file.name} is damaged: its sha256 is {found}, not {sha256}; run again to download it")
-        target.mkdir(parents=True, exist_ok=True)
-        noted.write_text(sha256)
-    return file
-
-
-def only_zip(data: str, archives: Sequence[str], some_found: bool) -> str:
-    """The one zip of the videos; "" where there is none to be missed, as some videos are there as files."""
-    if not archives and some_found:
-        return ""
-    if len(archives) != 1:
-        raise ValueError(f"{data} must hold the videos, or one zip of them: found {len(archives)} zip files")
-    return archives[0]
-
-
-def video_cache(key: str) -> Path:
-    """Where the videos of one zip are unpacked."""
-    return CACHE / "videos" / hashlib.sha256(key.encode()).hexdigest()[:12]
-
-
-def unpack(file: BinaryIO, label: str, names: Sequence[str], target: Path) -> dict[str, Path]:
-    """Unpack the videos of these names from a zip to target/video; name -> path. Members that are there are kept.
-
-    Raises ValueError for a damaged zip (checksums are compared), for one with names that leave its folder, and where it
-    has none of the videos.
-    """
-    paths = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
-            for name in members:
-                if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name):
-                    raise ValueError(f"{label} holds {name!r}, which leaves its folder")
-            chosen = match(names, members)
-            if not chosen:
-                raise ValueError(f"{label} has none of the {len(names)} videos, such as {names[0]}")
-            for name, member in tqdm(chosen.items(), desc=f"unpack {label}", disable=None):
-                path = target / "video" / PurePosixPath(name).with_name(PurePosixPath(member).name)
-                paths[name] = path
-                if path.exists() and path.stat().st_size == members[member].file_size:
-                    continue
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # several processes may unpack
-                with archive.open(members[member]) as source, partial.open("wb") as sink:
-                    shutil.copyfileobj(source, sink)
-                partial.replace(path)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{label} is damaged: {error}") from error
-    return paths

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from benchmarks import CACHE, Clip
+from benchmarks import Clip
 from filelock import FileLock
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from tqdm import tqdm
+from video_files import CACHE
 
 from suma.pixels import resize_frames
 from suma.video import read_frames
