@@ -1,5 +1,6 @@
 """Scenes' own probes by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +48,10 @@ def test_the_time_probe_by_hand():
     ]
     model = Stub([clip.captions[0] for clip in clips], scores)
     assert time_probe(model, clips, None) == {"order": (75.0, 2), "turn": (50.0, 1)}
+    told = ["go from a to b", "go from b to a", "go a", "go b", "x then y", "y then x"]
+    clips = [replace(clip, captions=(text,)) for clip, text in zip(clips, told, strict=True)]
+    clips = [replace(clip, label=label) for clip, label in zip(clips, ["side"] * 4 + ["order"] * 2, strict=True)]
+    found = time_probe(Stub(told, scores), clips, None)
+    assert found == {"order": (100.0, 1), "side": (50.0, 2), "side, the same words in another order": (50.0, 1)}
     with pytest.raises(ValueError, match="pair 1 is not a pair"):
         time_probe(model, clips[:3], None)

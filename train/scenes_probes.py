@@ -21,7 +21,8 @@ from suma.similarity import Videos
 def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, tuple[float, int]]:
     """Minimal pairs, alike but for time: how often a caption scores its own clip above its twin, in percent, and pairs.
 
-    Chance is 50; a tie counts half. By kind of pair (the rows' source column); twins share the row's url.
+    Chance is 50; a tie counts half. By kind of pair (the rows' source column); twins share the row's url. Where some of
+    a kind's captions are of the same words in another order ("from left to right"), these are told apart.
     """
     pairs: dict[str, list[int]] = {}
     for i, clip in enumerate(clips):
@@ -31,10 +32,18 @@ def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, 
         raise ValueError(f"{broken[0]} is not a pair of clips")
     scores = model.score(encode_captions(model, [clip.captions[0] for clip in clips]), videos)
     won: dict[str, list[float]] = {}
+    same_words: dict[str, list[float]] = {}
     for a, b in pairs.values():
+        words = [sorted(split_words(clips[i].captions[0])) for i in (a, b)]
         for own, twin in ((a, b), (b, a)):
             margin = float(scores[own, own] - scores[own, twin])
-            won.setdefault(clips[own].label, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
+            right = 0.5 if abs(margin) < 1e-6 else float(margin > 0)
+            won.setdefault(clips[own].label, []).append(right)
+            if words[0] == words[1]:
+                same_words.setdefault(clips[own].label, []).append(right)
+    for kind, some in same_words.items():
+        if len(some) < len(won[kind]):
+            won[f"{kind}, the same words in another order"] = some
     return {kind: (100 * float(np.mean(w)), len(w) // 2) for kind, w in sorted(won.items())}
 
 
