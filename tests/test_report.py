@@ -17,7 +17,9 @@ def run(seed: int, t2v: list[int]) -> dict:
     return {
         "seed": seed, "held_out": {"t2v": 50.0, "v2t": 40.0}, "ranks": {"t2v": t2v, "v2t": t2v}, "cpu_seconds": 36,
         "retrieval": {"SUMA": retrieval, "aligned": retrieval}, "time": {pair: [60.0, 9] for pair in report.PAIRS},
-        "pointing": {"pointing": [90.0, 5], "top-5": [80.0, 5]}, "purity": {"average precision": [30.0, 2.0]},
+        "pointing": {"pointing": [90.0, 5], "top-5": [80.0, 5]},
+        "purity": {"average precision": [30.0, 2.0], "names": [40.0, 1.0]},
+        "visitors": [{"rank": 1.0, "seen": False}, {"rank": 2.0, "seen": False}, {"rank": 1.0, "seen": True}],
     }  # fmt: skip
 
 
@@ -38,6 +40,7 @@ def test_the_report_has_a_line_for_each_row_its_pictures_and_the_first_places(tm
     told = report.write(ROWS, tmp_path / "report", "python train/ablate.py", "a machine")
     lines = told.splitlines()
     assert len(lines) == 4 and "62.5 ± 17.7" in lines[2] and "-50.0 (" in lines[3]
+    assert all(line.endswith("| 30 | 40 | 50 |") for line in lines[2:])
     written = (tmp_path / "report" / "table.md").read_text()
     assert told in written and "3 runs, 0.0 CPU hours" in written and "a machine" in written
     raw = json.loads((tmp_path / "report" / "ablation.json").read_text())

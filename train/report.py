@@ -4,6 +4,7 @@ Shapes: Q test queries.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,20 @@ def cells(row: Row, reference: Row | None) -> list[str]:
     out += [spread([value(run, "retrieval", "aligned", way, "r1") for run in runs]) for way in WAYS]
     out += [f"{np.mean([value(run, 'time', pair) for run in runs]):.0f}" for pair in PAIRS]
     out += [f"{np.mean([value(run, 'pointing', name) for run in runs]):.0f}" for name in ("pointing", "top-5")]
-    return [*out, f"{np.mean([value(run, 'purity', 'average precision') for run in runs]):.0f}"]
+    out += [f"{np.mean([value(run, 'purity', name) for run in runs]):.0f}" for name in ("average precision", "names")]
+    return [*out, f"{np.mean([free_queries(run) for run in runs]):.0f}"]
+
+
+def free_queries(run: dict[str, Any]) -> float:
+    """Percent of the free queries that nobody had seen which put a right video first; NaN where there are none."""
+    first = [row["rank"] == 1 for row in run["visitors"] if not row["seen"]]
+    return 100 * sum(first) / len(first) if first else math.nan
 
 
 HEAD = (
     "question", "row", "seeds", "held-out t->v", "held-out v->t", "test t->v R@1", "test v->t R@1",
-    "against SUMA, t->v (95 %)", "aligned t->v", "aligned v->t", *PAIRS, "pointing", "top-5", "concept AP",
+    "against SUMA, t->v (95 %)", "aligned t->v", "aligned v->t", *PAIRS, "pointing", "top-5", "concept AP", "names",
+    "free queries",
 )  # fmt: skip
 
 
