@@ -129,12 +129,12 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         detail = [video_shown, player, title, why, shares]
         shown = [results, steer]
         gr.on([query.submit, button.click], h.show_results, query, shown, **page).then(
-            h.show_best, [query, mode], detail, **page)  # fmt: skip
-        live.input(h.show_typed, query, shown, **typed).then(h.show_best, [query, mode], detail, **page)
-        steer.input(h.steer, query, [query, *shown], **typed).then(h.show_best, [query, mode], detail, **page)
+            h.show_best, [query, mode], detail, **typed)  # fmt: skip
+        live.input(h.show_typed, query, shown, **typed).then(h.show_best, [query, mode], detail, **typed)
+        steer.input(h.steer, query, [query, *shown], **typed).then(h.show_best, [query, mode], detail, **typed)
         for source in (examples, why, shares, captions, seen, concept_query):
             source.select(_asked, None, [query, tabs], **page).then(h.show_results, query, shown, **page).then(
-                h.show_best, [query, mode], detail, **page)  # fmt: skip
+                h.show_best, [query, mode], detail, **typed)  # fmt: skip
         results.select(h.show_video, [query, mode], detail, **page)
         mode.change(h.show_mode, [query, video_shown, mode], why, **page)
         why.submit(h.save, [query, video_shown, mode], saved, **page)
@@ -191,7 +191,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         call.click(h.similar, [name, file, number], answer, api_name="similar", **model)
         call.click(h.add, file, answer, api_name="add", concurrency_id="writing", concurrency_limit=1)
         opened = demo.load(None, query, query, js=h.first_query, api_visibility="private")
-        opened.then(h.show_typed, query, shown, **page).then(h.show_best, [query, mode], detail, **page)
+        opened.then(h.show_typed, query, shown, **page).then(h.show_best, [query, mode], detail, **typed)
     return demo
 
 

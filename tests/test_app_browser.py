@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import app
 from suma import SUMA, VideoIndex
 from suma.steer import steered
 from ui.api import Options
+from ui.handlers import Handlers
 from ui.look import launch_options
 from ui.uploads import Uploads
 
@@ -105,6 +107,23 @@ def wait_until_at(page: Any, player: str, seconds: float, within: float = 0.4) -
     near = "v?.readyState > 1 && v.currentTime >= t - 0.05 && v.currentTime <= t + d"
     script = f"([id, t, d]) => {{ const v = document.querySelector(id + ' video'); return {near} }}"
     page.wait_for_function(script, arg=[player, seconds, within])
+
+
+def test_a_slow_answer_to_half_a_query_is_not_the_last_word(page: Any, monkeypatch: pytest.MonkeyPatch):
+    detail = Handlers._detail
+
+    def slow(self: Handlers, name: str, text: str, *more: Any, **options: Any) -> list[Any]:
+        if text == "a dog":
+            time.sleep(3)
+        return detail(self, name, text, *more, **options)
+
+    monkeypatch.setattr(Handlers, "_detail", slow)
+    box(page).fill("a dog")
+    page.wait_for_timeout(1000)  # it is on its way
+    box(page).press_sequentially(" runs", delay=5)
+    page.wait_for_function("document.querySelector('#title .suma-heading')?.dataset.for == 'a dog runs'")
+    page.wait_for_timeout(1000)
+    assert page.locator("#title .suma-heading").get_attribute("data-for") == "a dog runs"
 
 
 def test_what_is_typed_while_the_page_still_loads_stays(browser: Any, url: str):
