@@ -37,7 +37,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
     h = Handlers(index, options)
     model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 4}  # Gallery.lock orders what they share
     page: dict[str, Any] = {**model, "api_visibility": "private", "show_progress": "hidden"}
-    typed: dict[str, Any] = {**page, "trigger_mode": "always_last"}
+    latest: dict[str, Any] = {**page, "trigger_mode": "always_last"}  # asked again meanwhile: the last is answered
 
     def clickable(elem_id: str, value: str = "", **more: Any) -> gr.HTML:
         return gr.HTML(value, js_on_load=ON_LOAD, elem_id=elem_id, apply_default_css=False, **more)
@@ -129,12 +129,12 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         detail = [video_shown, player, title, why, shares]
         shown = [results, steer]
         gr.on([query.submit, button.click], h.show_results, query, shown, **page).then(
-            h.show_best, [query, mode], detail, **typed)  # fmt: skip
-        live.input(h.show_typed, query, shown, **typed).then(h.show_best, [query, mode], detail, **typed)
-        steer.input(h.steer, query, [query, *shown], **typed).then(h.show_best, [query, mode], detail, **typed)
+            h.show_best, [query, mode], detail, **latest)  # fmt: skip
+        live.input(h.show_typed, query, shown, **latest).then(h.show_best, [query, mode], detail, **latest)
+        steer.input(h.steer, query, [query, *shown], **latest).then(h.show_best, [query, mode], detail, **latest)
         for source in (examples, why, shares, captions, seen, concept_query):
             source.select(_asked, None, [query, tabs], **page).then(h.show_results, query, shown, **page).then(
-                h.show_best, [query, mode], detail, **typed)  # fmt: skip
+                h.show_best, [query, mode], detail, **latest)  # fmt: skip
         results.select(h.show_video, [query, mode], detail, **page)
         mode.change(h.show_mode, [query, video_shown, mode], why, **page)
         why.submit(h.save, [query, video_shown, mode], saved, **page)
@@ -147,17 +147,17 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
             return [gr.skip(), gr.skip(), *h.show_picked(lines, event)]
 
         video_tab.select(h.show_picker, [words, limit], picker, **page)
-        words.change(h.show_picker, [words, limit], picker, **typed)
+        words.change(h.show_picker, [words, limit], picker, **latest)
         picker.select(picked, [words, limit, lines], [picker, limit, upload, current, *described], **page)
         similar.select(h.show_picked, lines, [upload, current, *described], **page)
         waiting = {**page, "show_progress": "minimal", "show_progress_on": about}
         gr.on([upload.upload, upload.stop_recording, upload.clear], h.show_upload, [upload, lines],
               [upload, current, *described], **waiting)  # fmt: skip
-        lines.change(h.show_captions, [current, lines], captions, **typed)
+        lines.change(h.show_captions, [current, lines], captions, **latest)
         demo.unload(h.forget_upload)
 
         concept_tab.select(h.show_concepts, word, listed, **page).then(h.show_map, None, mapped, **page)
-        word.change(h.show_concepts, word, listed, **typed)
+        word.change(h.show_concepts, word, listed, **latest)
         for source in (listed, mapped):
             source.select(h.show_concept, None, [concept, concept_tiles, concept_query], **page)
         concept_tiles.select(h.play, None, [concept_player, playing], **page)
@@ -169,7 +169,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
 
         stocked = [stock, members]
         gallery_tab.select(h.show_gallery, [members_filter, limit], stocked, **page)
-        members_filter.change(h.show_picker, [members_filter, limit], members, **typed)
+        members_filter.change(h.show_picker, [members_filter, limit], members, **latest)
         members.select(chosen, [members_filter, limit],
                        [members, limit, member_player, member_title, member, removal], **page)  # fmt: skip
         if not h.options.read_only:
@@ -191,7 +191,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         call.click(h.similar, [name, file, number], answer, api_name="similar", **model)
         call.click(h.add, file, answer, api_name="add", concurrency_id="writing", concurrency_limit=1)
         opened = demo.load(None, query, query, js=h.first_query, api_visibility="private")
-        opened.then(h.show_typed, query, shown, **page).then(h.show_best, [query, mode], detail, **typed)
+        opened.then(h.show_typed, query, shown, **page).then(h.show_best, [query, mode], detail, **latest)
     return demo
 
 

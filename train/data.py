@@ -119,7 +119,8 @@ def batches(
             sources.setdefault(clip.source, []).append(i)
         groups = list(sources.values())
         for g in rng.permutation(len(groups)):
-            first, key = groups[g][0], clips[groups[g][0]].category
+            first = groups[g][0]
+            key: int | str = clips[first].category
             if words is not None and words[first] and rng.random() < 0.5:
                 key = words[first][rng.integers(len(words[first]))]
             runs.setdefault(key, []).extend(groups[g])

@@ -60,10 +60,17 @@ TRAVEL = (
     "{verb} to the SIDE side", "head SIDE", "head to the SIDE", "cross from OTHER to SIDE",
     "{verb} across the screen to the SIDE",
 )  # fmt: skip
+
+
+def towards(side: str, phrases: tuple[str, ...]) -> tuple[str, ...]:
+    """Phrases with SIDE and OTHER, for "left" or "right"."""
+    other = "right" if side == "left" else "left"
+    return tuple(phrase.replace("SIDE", side).replace("OTHER", other) for phrase in phrases)
+
+
 # Phrases of opposite motions stand at the same places, so that a minimal pair differs in nothing but the direction.
 MOTIONS: dict[str, tuple[str, ...]] = {
-    "left": tuple(phrase.replace("SIDE", "left").replace("OTHER", "right") for phrase in TRAVEL),
-    "right": tuple(phrase.replace("SIDE", "right").replace("OTHER", "left") for phrase in TRAVEL),
+    "left": towards("left", TRAVEL), "right": towards("right", TRAVEL),
     "up": (
         "rise", "go up", "move up", "move upwards", "float up to the top", "ascend", "float upwards", "climb higher",
     ),

@@ -3,6 +3,8 @@
 They are only in the short training captions; the test split and the probes keep the captions' plainer words.
 """
 
+from scenes_captions import towards
+
 NAMES: dict[str, tuple[str, ...]] = {  # further names of actors
     "dog": ("doggy", "doggie", "pup", "pooch"), "cat": ("pussycat", "kitty cat"), "lion": ("big cat with a mane",),
     "tiger": ("big striped cat",), "horse": ("stallion", "foal", "horsey"), "unicorn": ("horse with a horn",),
@@ -62,7 +64,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # further phrases for settings
     "bridge": ("by the bridge at night", "at a bridge", "on a bridge", "under a bridge", "near a big red bridge"),
     "space": ("in the cosmos", "in deep space", "floating in space", "in zero gravity", "far out in space"),
 }  # fmt: skip
-SIDES = (  # half of them name both sides: only their order tells which is meant
+TRAVEL = (  # half of them name both sides: only their order tells which is meant
     "{verb} SIDEwards",
     "{verb} off to the SIDE",
     "go SIDE",
@@ -79,8 +81,7 @@ SIDES = (  # half of them name both sides: only their order tells which is meant
     "go over from OTHER to SIDE",
 )
 MOTIONS: dict[str, tuple[str, ...]] = {  # further phrases for motions
-    "left": tuple(phrase.replace("SIDE", "left").replace("OTHER", "right") for phrase in SIDES),
-    "right": tuple(phrase.replace("SIDE", "right").replace("OTHER", "left") for phrase in SIDES),
+    "left": towards("left", TRAVEL), "right": towards("right", TRAVEL),
     "up": (
         "go upwards", "fly up", "fly upwards", "lift off", "take off", "soar", "float up", "shoot up", "rise up",
         "go higher and higher", "climb up", "go to the top", "move to the top", "float into the air",
