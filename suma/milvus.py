@@ -12,6 +12,9 @@ then marks the dead, and its marker last; all of it is upserted under keys that 
 killed commit left behind is taken back when the next writer begins; the dead of an hour ago are removed then, too. One
 writer at a time: it holds a lease in the log.
 
+A server that is killed may lose what it has not yet written to its disk, so a commit has its rows and features written
+before its marker, and the marker before it ends. The marker counts the rows: readers never take a part for the whole.
+
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
 
@@ -24,6 +27,7 @@ import random
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,7 +59,7 @@ from suma.store import NewClip
 from suma.stores import StoreError
 from suma.video import SEGMENT
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK = 65_532  # characters of base64 in one row
 HISTORY_SECONDS = 3600.0  # for which readers can go on in the state that they opened
 LEASE_SECONDS = 600.0  # after which a writer of another machine that did not commit counts as dead
@@ -113,7 +117,7 @@ class MilvusStore:
             rows.result()
         first = {
             "format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "commit": 0, "next": 0,
-            "captions": 0, "cut": False, "segment": SEGMENT if self.segment is None else self.segment,
+            "rows": 0, "captions": 0, "cut": False, "segment": SEGMENT if self.segment is None else self.segment,
         }  # fmt: skip
         self._log([(0, MARKER, {**first, "written": time.time()})])
 
@@ -203,6 +207,8 @@ class MilvusStore:
                 self._write_lease()
                 markers = self._alone()  # of two who came at the same time none goes on
                 self._take_over(markers[max(markers)] if markers else None)
+                if (there := self.snapshot.rows_there) != (rows := self.snapshot.marker["rows"]):
+                    warnings.warn(f"Milvus has only {there} of the {rows} rows of {self.place}", stacklevel=2)
                 self._take_back(markers)
                 yield
             except StoreError as error:
@@ -238,12 +244,15 @@ class MilvusStore:
             raise IndexBusyError(f"{self.place} was written by another process meanwhile: run this again")
         return self.snapshot.number + 1
 
-    def _publish(self, **changed: Any) -> None:
-        """Make the next commit the last one: all that was written for it can be seen from now on."""
-        number = self.snapshot.number + 1
-        marker = {**self.snapshot.marker, **changed, "commit": number, "written": time.time()}
+    def _publish(self, *parts: str, more_rows: int = 0, **changed: Any) -> None:
+        """Make the next commit the last one: what was written for it to these collections can be seen from now on."""
+        number, rows = self.snapshot.number + 1, self.snapshot.rows_there + more_rows
+        marker = {**self.snapshot.marker, **changed, "commit": number, "rows": rows, "written": time.time()}
+        self.client.flush(*parts)
         self._log([(number, MARKER, marker)])
+        self.client.flush("log")
         self.snapshot = State(self.client, marker, writer=True)
+        self.snapshot.rows_there = rows
 
     def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
         """Add clips, add files or replace what is known of them, forget paths: all or nothing. Clips of contents that
@@ -259,7 +268,8 @@ class MilvusStore:
             self.client.put("", [{**row, "born": number, "died": FOREVER} for row in born])
             self.client.put("", [{**row, "died": number} for row in dying])
             cut = self.snapshot.cut or any(row["part"] for row in born)
-            self._publish(next=self.snapshot.next + len(born), cut=cut)
+            more = len(born) - len(dying)
+            self._publish("", "features", "log", more_rows=more, next=self.snapshot.next + len(born), cut=cut)
 
     def _changes(
         self, files: Sequence[Row], clips: Sequence[NewClip], forget: Sequence[str]
@@ -335,7 +345,7 @@ class MilvusStore:
             old = self.client.query("log", f"what == {CAPTIONS}", ["id"])
             self.client.delete("log", [row["id"] for row in old if row["id"] >> 20 != kept])
             self._log([(FOREVER | number << 20 | i, CAPTIONS, block) for i, block in enumerate(blocks)])
-            self._publish(captions=number)
+            self._publish("log", captions=number)
 
 
 def _at_work(lease: dict[str, Any]) -> bool:

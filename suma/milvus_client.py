@@ -6,9 +6,11 @@ is none.
 
 import contextlib
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from suma.stores import StoreError
@@ -34,6 +36,7 @@ class Client:
                 f"{place} is no place in Milvus: write milvus://HOST:PORT/NAME or milvus:FILE.db/NAME, and behind it"
                 " ?index=HNSW to make an index for millions of videos"
             )
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it tells of every connection that is closed
         try:
             import pymilvus
 
@@ -113,6 +116,16 @@ class Client:
         """Remove the rows with these keys."""
         for i in range(0, len(keys), 1000):
             self._call("delete", collection_name=self._named(part), ids=list(keys[i : i + 1000]))
+
+    def flush(self, *parts: str) -> None:
+        """Have all that was put written to the disk: a server that is killed before may lose it (seen with 2.3)."""
+        if not self.is_file:
+            with ThreadPoolExecutor(len(parts)) as pool:
+                list(pool.map(lambda part: self._call("flush", collection_name=self._named(part)), parts))
+
+    def count(self, part: str, condition: str, level: str = "Strong") -> int:
+        """How many rows there are for which a boolean expression holds."""
+        return int(self.query(part, condition, ["count(*)"], level)[0]["count(*)"])
 
     def query(self, part: str, condition: str, fields: Sequence[str], level: str = "Strong") -> list[dict[str, Any]]:
         """The rows for which a boolean expression holds."""

@@ -31,7 +31,7 @@ FIRST, COPY, FAILED = 0, 1, 2  # kinds of rows: a clip, the same in another file
 MARKER, CAPTIONS, LEASE, FOLDER = 0, 1, 2, 3  # kinds of lines of the log
 FOREVER = 1 << 62
 FRESH_SECONDS = 60.0  # after a commit, in which readers wait until all parts of a server have heard of it
-RECOVERY_SECONDS = 10  # for which features that should be there are asked for again
+RECOVERY_SECONDS = 10  # for which rows and features that should be there are asked for again
 SCANNED = 16_000  # positions asked for at once
 PATHS_AT_ONCE = 500
 _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
@@ -63,6 +63,24 @@ class State:
         if self._writer:
             return "Session"
         return "Strong" if time.time() - self.marker["written"] < FRESH_SECONDS else "Bounded"
+
+    @cached_property
+    def rows_there(self) -> int:
+        """How many of the commit's rows there are. A server that was just started is waited for."""
+        for attempt in range(1 + RECOVERY_SECONDS):
+            if attempt:
+                time.sleep(1)
+            if (there := self.client.count("", self.alive)) == self.marker["rows"]:
+                break
+        return there
+
+    def _ask_whole(self) -> None:
+        """Raises StoreError where rows are missing: no search takes a part for the whole."""
+        if self.rows_there != self.marker["rows"]:
+            raise StoreError(
+                f"Milvus has only {self.rows_there} of the {self.marker['rows']} rows of {self.client.place}: index the"
+                " same videos once more, which adds what was lost"
+            )
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -124,13 +142,14 @@ class State:
     @cached_property
     def live(self) -> np.ndarray:
         """Positions (N,) int64 of the clips that can be found, ascending."""
+        self._ask_whole()
         return np.array([row["id"] for row in self.scan(f"kind == {FIRST}", ["id"])], np.int64)
 
     @cached_property
     def total(self) -> int:
         """N."""
-        where = f"kind == {FIRST} and {self.alive}"
-        return int(self.client.query("", where, ["count(*)"], self._level)[0]["count(*)"])
+        self._ask_whole()
+        return self.client.count("", f"kind == {FIRST} and {self.alive}", self._level)
 
     def _rows(self, positions: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         missing = [int(p) for p in positions if int(p) not in self._known]
@@ -176,6 +195,7 @@ class State:
 
     def search(self, query: np.ndarray, number: int, allowed: str | None) -> list[int]:
         """Positions of the best clips for a query (2D,), best first; of those for which an expression holds, if any."""
+        self._ask_whole()
         where = f"{self.alive} and " + (f"kind < {FAILED} and {allowed}" if allowed else f"kind == {FIRST}")
         dtype = np.float16 if self.client.has_float16 else np.float32
         limit = number

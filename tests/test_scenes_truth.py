@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scenes_errors
 import torch
 from benchmarks import Clip
-from scenes_errors import difference, errors
+from scenes_errors import difference, errors, one_act
 from scenes_purity import average_precision, names, purity
 
 from suma.similarity import Videos
@@ -46,6 +47,17 @@ def test_errors_are_counted_by_kind_and_by_what_is_wrong():
     assert found["by kind"] == {"cut": (0.0, 1), "solo": (50.0, 2)}
     wrong = found["wrong first"]
     assert wrong["action"] == (50.0, 1) and wrong["actor"] == (50.0, 1) and wrong["order"] == (0.0, 0)
+
+
+def test_one_act_is_asked_for_where_one_video_answers(monkeypatch: pytest.MonkeyPatch):
+    down = ("cat", "snow", "down", 0.0)
+    scenes = {"v0": scene(DOG), "v1": scene(DOG, CAT, kind="duo"), "v2": scene(down, kind="cut")}
+    asked: list[str] = []
+    monkeypatch.setattr(scenes_errors, "encode_captions", lambda model, queries: asked.extend(queries))
+    always_the_second = SimpleNamespace(score=lambda texts, videos: torch.tensor([[0.0, 1.0, 0.5]] * len(asked)))
+    found = one_act(always_the_second, [clip(n) for n in range(3)], None, scenes)  # type: ignore[arg-type]
+    assert found == {"cut": (0.0, 1), "duo": (100.0, 1)} and len(asked) == 2  # the dog goes left in two of them
+    assert all(query.split()[0] in ("a", "some", "an") for query in asked), asked
 
 
 def test_average_precision_by_hand():

@@ -30,7 +30,7 @@ from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from metrics import Retrieval, both_ways, owners, ranks, retrieval
 from rerank import RERANKS, Rerank, dual_softmax
-from scenes_errors import errors
+from scenes_errors import errors, one_act
 from scenes_probes import pointing, read_truth, time_probe, visitors
 from scenes_purity import purity
 from torch import Tensor
@@ -168,6 +168,7 @@ def evaluate(
     if truth.exists():
         scenes = read_truth(truth)
         results["errors"] = errors(scores, clips, scenes)
+        results["one act"] = one_act(model, clips, videos, scenes)
         results["pointing"] = pointing(model, clips, videos, scenes)
         results["purity"] = purity(model, clips, videos, scenes)
         results["visitors"] = visitors(model, clips, videos, scenes)
@@ -212,6 +213,9 @@ def table(results: dict) -> str:  # type: ignore[type-arg]
     for title, found in results.get("errors", {}).items():
         lines += ["", f"| {'R@1 ' if title == 'by kind' else 'what is '}{title} | % | of |", "|---|---|---|"]
         lines += [f"| {name} | {value:.1f} | {number} |" for name, (value, number) in found.items()]
+    if "one act" in results:
+        lines += ["", "| who does what: the only right video first, by its kind | % | of |", "|---|---|---|"]
+        lines += [f"| {kind} | {value:.1f} | {number} |" for kind, (value, number) in results["one act"].items()]
     if "visitors" in results:
         lines += ["", "| free queries with a right video first | % | of |", "|---|---|---|"]
         for name, seen in (("known when the training captions were written", True), ("unknown then", False)):

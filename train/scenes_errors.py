@@ -1,14 +1,21 @@
-"""Where a model fails on Scenes: by kind of clip, and by what the wrong video has wrong.
+"""Where a model fails on Scenes: by kind of clip, by what the wrong video has wrong, and where a query tells a part.
 
 Shapes: T captions, V videos; caption i belongs to video i.
 """
 
+import random
 from collections.abc import Sequence
 
 import torch
 from benchmarks import Clip
+from encode import encode_captions
 from metrics import ranks
+from scenes_captions import choose_words
+from scenes_specs import draw_act
 from torch import Tensor
+
+from suma import SUMA
+from suma.similarity import Videos
 
 WRONG = ("actor", "setting", "action", "order", "nothing")  # what is looked at, in this order
 
@@ -43,3 +50,27 @@ def errors(scores: Tensor, clips: Sequence[Clip], scenes: dict[str, dict]) -> di
     wrong = [difference(scenes[clips[i].video_id], scenes[clips[int(best[i])].video_id]) for i in missed]
     total = max(1, len(missed))
     return {"by kind": by_kind, "wrong first": {w: (100 * wrong.count(w) / total, wrong.count(w)) for w in WRONG}}
+
+
+def one_act(
+    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
+) -> dict[str, tuple[float, int]]:  # type: ignore[type-arg]
+    """Queries of one actor and what it does, in the captions' words: is the only video that answers found first? In
+    percent, and of how many, by the kind of that video."""
+    answers: dict[tuple[str, str], set[int]] = {}
+    for v, clip in enumerate(clips):
+        for actor in scenes[clip.video_id]["actors"]:
+            for action, *_ in actor["actions"]:
+                answers.setdefault((actor["name"], action), set()).add(v)
+    rng, queries, right = random.Random(0), [], []
+    for (actor, action), found in sorted(answers.items()):
+        act = draw_act(rng, actor, action)
+        word = choose_words(act, rng)
+        if len(found) == 1:
+            queries.append(f"{word.noun} {word.motion(act, rng.choice(('gerund', 'finite')))}")
+            right.append(found.pop())
+    best = model.score(encode_captions(model, queries), videos).argmax(1).tolist()
+    first: dict[str, list[bool]] = {}
+    for v, b in zip(right, best, strict=True):
+        first.setdefault(scenes[clips[v].video_id]["kind"], []).append(v == b)
+    return {kind: (100 * sum(hits) / len(hits), len(hits)) for kind, hits in sorted(first.items())}
