@@ -284,7 +284,7 @@ class Builder:
         frames = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True)  # (V, F, D)
         lengths = torch.tensor([len(f) for f in features], device=frames.device)
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        video, frames = self.model.pool(frames, mask), F.normalize(frames, dim=-1)
+        video, frames = self.model.in_time(frames, mask)
         concepts = self.model.space.concepts()
         folded = fold_videos(video, frames, mask, concepts, self.model.config.scoring)
         for part, v, f, m, z in zip(batch, video, frames, mask, folded, strict=True):

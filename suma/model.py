@@ -28,7 +28,7 @@ from suma.temporal import FrameGrid, TemporalEncoder
 from suma.text_tower import TextTower, fits
 
 FORMAT_VERSION = 1
-LATER = ("frame_grid", "coarse_share", "activation")  # options that came later: at their defaults they change no name
+LATER = ("frame_grid", "coarse_share", "activation", "temporal_frames")  # at their defaults they change no name
 
 
 @dataclass
@@ -46,6 +46,7 @@ class SUMAConfig:
     activation: str = "cosine"  # of concepts: cosine (searches need it), mlp, relu, top or sparsemax
     frame_grid: int = 0  # G: frame features also read G x G regions of the picture, so that they know where things are
     temporal_layers: int = 4  # 0: the video is the mean of its frames
+    temporal_frames: bool = False  # frames as the temporal encoder leaves them, or as it finds them (our reading)
     temporal_positions: int = 16  # learned positions along the video, interpolated for any frame count
     aggregation: str = "softmax"  # over frames: softmax, mean or max; our reading
     aggregation_temperature: float = 0.05
@@ -322,11 +323,12 @@ class SUMA(
         """Pixels (N, 3, H, W), as `encode_images` takes them -> frame features (N, D), not normalised."""
         return self.frame_features(self.encode_images(pixels))
 
-    def pool(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Frame features (V, F, D), not normalised, mask (V, F) -> unit video features (V, D)."""
+    def in_time(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Frame features (V, F, D), not normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D)."""
         x = self.temporal(frames, mask) if self.temporal is not None else frames
         weights = mask.unsqueeze(-1).to(torch.float32)
-        return F.normalize((x.float() * weights).sum(1) / weights.sum(1), dim=-1)
+        video = F.normalize((x.float() * weights).sum(1) / weights.sum(1), dim=-1)
+        return video, F.normalize((x if self.config.temporal_frames else frames).float(), dim=-1)
 
     def encode_video(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D).
@@ -341,7 +343,7 @@ class SUMA(
             raise ValueError("every video needs at least one valid frame")
         encode = self.encode_frames if pixels.ndim == 5 else self.frame_features
         frames = encode(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-        return self.pool(frames, mask), F.normalize(frames.float(), dim=-1)
+        return self.in_time(frames, mask)
 
     # ---- the concept space and the score ---------------------------------------------------------------------------
 

@@ -113,14 +113,14 @@ def one_of_two(folder: str, rank: int) -> None:
         accelerator = Accelerator()
         assert accelerator.num_processes == 2 and accelerator.process_index == rank
         calls = Counter()
-        pool = SUMA.pool
+        in_time = SUMA.in_time
 
-        def counted(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        def counted(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             calls["videos"] += len(frames)
-            return pool(self, frames, mask)
+            return in_time(self, frames, mask)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SUMA, "pool", counted)
+            patch.setattr(SUMA, "in_time", counted)
             got = encode_some(Path(folder), accelerator)
         torch.save({"features": got, "videos": calls["videos"]}, f"{folder}/{rank}.pt")
     finally:

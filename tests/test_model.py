@@ -85,6 +85,25 @@ def test_an_untrained_video_is_the_mean_of_its_frames(tower, captions):
 
 
 @torch.no_grad()
+def test_frames_may_be_those_that_the_temporal_encoder_leaves(tiny_model: SUMA):
+    video, mask = pixels(1, 4), torch.tensor([[True, True, True, False]])
+    before, plain = tiny_model.encode_video(video, mask)
+    model = copy.deepcopy(tiny_model)
+    model.config.temporal_frames = True
+    whole, frames = model.encode_video(video, mask)
+    assert torch.equal(whole, before) and model.fingerprint() != tiny_model.fingerprint()
+    one, of_one = model.encode_video(video[:, :1])
+    assert torch.allclose(of_one[:, 0], one, atol=1e-6)  # the mean of one frame
+    changed = video.clone()
+    changed[:, 2] = pixels(1, 1, 7)[:, 0]
+    moved = (model.encode_video(changed, mask)[1] - frames)[0, 0].abs().max()
+    assert float(moved) > 1e-3 and torch.allclose(tiny_model.encode_video(changed, mask)[1][0, 0], plain[0, 0])
+    longer = torch.cat([video, pixels(1, 2, 3)], 1)
+    padded = model.encode_video(longer, torch.tensor([[True] * 3 + [False] * 3]))[1]
+    assert torch.allclose(padded[:, :3], frames[:, :3], atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_order_of_frames_matters_only_with_a_temporal_encoder(tiny_model: SUMA):
     video = pixels(1, 6)
     forward, backward = tiny_model.encode_video(video)[0], tiny_model.encode_video(video.flip(1))[0]

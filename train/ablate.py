@@ -92,6 +92,7 @@ ROWS = [
     Row("noise", "10 % of captions shuffled", {"shuffle_captions": 0.1}),
     Row("noise", "50 % of captions shuffled", {"shuffle_captions": 0.5}),
     Row("data", "4,000 training clips", {"train_clips": 4000}),
+    Row("grain", "frames after the temporal encoder", {"temporal_frames": True}),
     Row("grain", "no temporal encoder", {"temporal_layers": 0}),
     Row("grain", "frames without their regions", {"frame_grid": 0}),
 ]

@@ -39,6 +39,7 @@ class TrainConfig:
     word_vectors: str = option("", "cluster the words by vectors of a text file: a word and its numbers on each line")
     frame_grid: int = option(0, "G: frame features also read G x G regions of the picture (left and right); 0: none")
     temporal_layers: int = option(4, "layers of the temporal encoder; 0: the mean of the frames")
+    temporal_frames: bool = option(False, "compare frames as the temporal encoder leaves them, not as it finds them")
     aggregation: str = option("softmax", "over frames: softmax, mean or max")
     temperature: float = option(0.05, "of that softmax: towards 0 the best frame alone, towards infinity the mean")
     coarse_share: float = option(0.5, "the whole video's share of the score, the rest is its frames'")

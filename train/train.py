@@ -71,7 +71,8 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     model = SUMA.from_clip(
         c.clip, captions, c.pretrained or None, c.seed, c.min_count, concept_start=c.concept_start,
         word_vectors=read_vectors(c.word_vectors), num_concepts=c.num_concepts, anchor=c.anchor,
-        activation=c.activation, frame_grid=c.frame_grid, temporal_layers=c.temporal_layers, aggregation=c.aggregation,
+        activation=c.activation, frame_grid=c.frame_grid, temporal_layers=c.temporal_layers,
+        temporal_frames=c.temporal_frames, aggregation=c.aggregation,
         aggregation_temperature=c.temperature, coarse_share=c.coarse_share, num_frames=c.num_frames,
     )  # fmt: skip
     freeze(model, c)
