@@ -1,15 +1,14 @@
 """The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
 
 Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a quantiser (faiss's RaBitQ, a bit for each of the
-D or so principal directions, in lists of neighbours) names one in a thousand, which are compared exactly. The quantiser
-is kept in a cache beside the index, whose name carries its checksum: faiss would load a damaged file without a word.
+D or so principal directions) names three in a thousand, which are compared exactly. The quantiser is kept in a
+cache beside the index, whose name carries its checksum: faiss would load a damaged file without a word.
 
 Shapes: N clips, D joint width; folded vectors have 2D.
 """
 
 import contextlib
 import hashlib
-import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,11 +21,9 @@ from suma.disk import replace
 from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
-RESCORED, RESCORED_SHARE = 1000, 0.001  # clips that the quantiser names: at least so many, and this share of all
-LISTS, PROBED_SHARE = 1024, 0.3  # of the quantiser, and the share of them that a search reads, the nearest ones
-TRAINING = 39 * LISTS  # vectors, evenly spaced, that the quantiser learns from: faiss wants so many for each list
+RESCORED, RESCORED_SHARE = 1000, 0.003  # clips that the quantiser names: at least so many, and this share of all
+TRAINING = 30_000  # vectors, evenly spaced, that the quantiser learns from
 UNKEPT = 0.01  # share of the vectors' variance that it may leave out
-CACHE = ".ivf.faiss"  # how the quantiser's file ends
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 BLOCK = 50_000  # vectors read at once
 MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
@@ -88,7 +85,7 @@ class Candidates:
             found.append(_best(snapshot, chosen[chosen < start], vector[0], number, less))
         elif coarse is not None:
             asked = min(start, int(max(RESCORED, RESCORED_SHARE * total, number) * total / len(chosen)))
-            named = _named(coarse, vector, asked, PROBED_SHARE if permitted is None else 1)
+            named = coarse.search(vector, asked)[1][0]
             named = named[(named >= 0) & (named < total)]
             named = named if permitted is None else named[permitted[named]]
             found.append(_best(snapshot, named, vector[0], number, less))
@@ -132,7 +129,7 @@ def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first"
     if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot, name) is not None:
         return
     content = faiss.serialize_index(_quantised(snapshot)).tobytes()
-    file_name = f"{name}-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}{CACHE}"
+    file_name = f"{name}-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
     old = list(store.folder.glob(f"{name.rstrip('0123456789')}*.faiss"))
     replace(store.folder / file_name, content)
     for file in old:
@@ -145,8 +142,8 @@ def _cached(store: Any, snapshot: Vectors, name: str) -> Any:
 
     if not isinstance(store, Store):
         return None
-    for file in store.folder.glob(f"{name}-{store.generation}-*{CACHE}"):
-        count, digest = file.name.removesuffix(CACHE).split("-")[2:]
+    for file in store.folder.glob(f"{name}-{store.generation}-*.faiss"):
+        count, digest = file.stem.split("-")[2:]
         if CACHE_SHARE * len(snapshot.folded) <= int(count) <= len(snapshot.folded):
             with contextlib.suppress(OSError):
                 content = Path(file).read_bytes()
@@ -157,42 +154,24 @@ def _cached(store: Any, snapshot: Vectors, name: str) -> Any:
 
 def _quantised(snapshot: Vectors) -> Any:
     """A binary quantiser over all vectors of a snapshot, of the directions in which they differ: the halves of a folded
-    vector nearly repeat each other, so half as many as it has dimensions are enough. One more makes all vectors equally
-    long, so that the nearest is the one with the largest inner product: faiss 1.15's lists name too few by those."""
+    vector nearly repeat each other, so half as many as it has dimensions are enough."""
     import faiss
 
     count, width = snapshot.folded.shape
     sample = np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32)
     variances, directions = np.linalg.eigh(np.cov(sample.T))  # ascending
     missing = np.cumsum(variances) / max(variances.sum(), 1e-12)
-    number = min(width, -(-int((missing > UNKEPT).sum() + 1) // 32) * 32)
+    number = min(width, -(-int((missing > UNKEPT).sum()) // 32) * 32)
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(number, number)))[0]  # all bits to say as much
     turn = faiss.LinearTransform(width, number, False)
-    kept = rotation[:, 1:] @ directions[:, width - number + 1 :].T
-    faiss.copy_array_to_vector(kept.astype(np.float32).ravel(), turn.A)
+    faiss.copy_array_to_vector((rotation @ directions[:, -number:].T).astype(np.float32).ravel(), turn.A)
     turn.is_trained = True
-    longest = max(
-        float((snapshot.folded[i : i + BLOCK].astype(np.float32) ** 2).sum(1).max()) for i in range(0, count, BLOCK)
-    )
-
-    def turned(vectors: np.ndarray) -> np.ndarray:
-        lacking = np.sqrt(np.maximum(longest - (vectors**2).sum(1), 0))
-        return turn.apply(vectors) + lacking[:, None] * rotation[:, 0].astype(np.float32)
-
-    lists = max(1, min(LISTS, len(sample) // 39))
-    coarse = faiss.IndexPreTransform(turn, faiss.index_factory(number, f"IVF{lists},RaBitQfs", faiss.METRIC_L2))
-    coarse.index.train(turned(sample))
+    bits = faiss.index_factory(number, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
+    coarse = faiss.IndexPreTransform(turn, bits)
+    coarse.train(sample)
     for i in range(0, count, BLOCK):
-        coarse.index.add(turned(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32)))
-    coarse.is_trained, coarse.ntotal = True, count
+        coarse.add(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32))
     return coarse
-
-
-def _named(coarse: Any, vector: np.ndarray, number: int, share: float) -> np.ndarray:
-    """Positions (n,) that the quantiser names for a query (1, 2D) from a share of its lists; -1 where it has none."""
-    faiss: Any = __import__("faiss")
-    lists = faiss.SearchParametersIVF(nprobe=math.ceil(share * faiss.extract_index_ivf(coarse).nlist))
-    return coarse.search(vector, number, params=faiss.SearchParametersPreTransform(index_params=lists))[1][0]
 
 
 def _best(
