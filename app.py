@@ -133,9 +133,9 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         live.input(h.show_typed, query, shown, **latest).then(h.show_best, [query, mode], detail, **latest)
         steer.input(h.steer, query, [query, *shown], **latest).then(h.show_best, [query, mode], detail, **latest)
         for source in (examples, why, shares, captions, seen, concept_query):
-            source.select(_asked, None, [query, tabs], **latest).then(h.show_results, query, shown, **page).then(
+            source.select(_asked, None, [query, tabs], **page).then(h.show_results, query, shown, **page).then(
                 h.show_best, [query, mode], detail, **latest)  # fmt: skip
-        results.select(h.show_video, [query, mode], detail, **latest)
+        results.select(h.show_video, [query, mode], detail, **page)
         mode.change(h.show_mode, [query, video_shown, mode], why, **page)
         why.submit(h.save, [query, video_shown, mode], saved, **page)
 
@@ -148,8 +148,8 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
 
         video_tab.select(h.show_picker, [words, limit], picker, **page)
         words.change(h.show_picker, [words, limit], picker, **latest)
-        picker.select(picked, [words, limit, lines], [picker, limit, upload, current, *described], **latest)
-        similar.select(h.show_picked, lines, [upload, current, *described], **latest)
+        picker.select(picked, [words, limit, lines], [picker, limit, upload, current, *described], **page)
+        similar.select(h.show_picked, lines, [upload, current, *described], **page)
         waiting = {**page, "show_progress": "minimal", "show_progress_on": about}
         gr.on([upload.upload, upload.stop_recording, upload.clear], h.show_upload, [upload, lines],
               [upload, current, *described], **waiting)  # fmt: skip
@@ -159,8 +159,8 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         concept_tab.select(h.show_concepts, word, listed, **page).then(h.show_map, None, mapped, **page)
         word.change(h.show_concepts, word, listed, **latest)
         for source in (listed, mapped):
-            source.select(h.show_concept, None, [concept, concept_tiles, concept_query], **latest)
-        concept_tiles.select(h.play, None, [concept_player, playing], **latest)
+            source.select(h.show_concept, None, [concept, concept_tiles, concept_query], **page)
+        concept_tiles.select(h.play, None, [concept_player, playing], **page)
 
         def chosen(words: str, limit: int, event: gr.EventData) -> list[Any]:
             if _kind(event) == "more":
@@ -171,7 +171,7 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         gallery_tab.select(h.show_gallery, [members_filter, limit], stocked, **page)
         members_filter.change(h.show_picker, [members_filter, limit], members, **latest)
         members.select(chosen, [members_filter, limit],
-                       [members, limit, member_player, member_title, member, removal], **latest)  # fmt: skip
+                       [members, limit, member_player, member_title, member, removal], **page)  # fmt: skip
         if not h.options.read_only:
             writing: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "writing", "concurrency_limit": 1}
             gone = [member_player, member_title, member, removal]

@@ -133,22 +133,22 @@ def test_a_protocol_gives_the_ranks_of_a_loop_over_sentences_and_videos(
 
 def test_each_video_and_each_caption_is_encoded_once(tiny_model: SUMA, msvd: Path, monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, list] = {"frames": [], "videos": [], "captions": []}
-    encode_frames, pool, encode_text = SUMA.encode_frames, SUMA.pool, SUMA.encode_text
+    encode_frames, in_time, encode_text = SUMA.encode_frames, SUMA.in_time, SUMA.encode_text
 
     def frames_seen(self: SUMA, pixels: torch.Tensor) -> torch.Tensor:
         seen["frames"] += [picture.numpy().tobytes() for picture in pixels if picture.any()]  # padding is black
         return encode_frames(self, pixels)
 
-    def videos_seen(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def videos_seen(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen["videos"] += [video.numpy().tobytes() for video in frames]
-        return pool(self, frames, mask)
+        return in_time(self, frames, mask)
 
     def captions_seen(self: SUMA, sentences: list[str]) -> torch.Tensor:
         seen["captions"] += sentences
         return encode_text(self, sentences)
 
     monkeypatch.setattr(SUMA, "encode_frames", frames_seen)
-    monkeypatch.setattr(SUMA, "pool", videos_seen)  # the temporal encoder
+    monkeypatch.setattr(SUMA, "in_time", videos_seen)  # the temporal encoder
     monkeypatch.setattr(SUMA, "encode_text", captions_seen)
     evaluate.evaluate(tiny_model, str(msvd), "test")
     clips = load_clips(str(msvd), "test")
