@@ -57,7 +57,7 @@ class Candidates:
         self._coarse: Any = None  # faiss index of the first positions, or None
         self._exact: list[Any] = []  # faiss indexes of the positions that follow, SHARD to each
         self._mutex = threading.Lock()
-        self._asked, self._width = False, 0
+        self._asked = False
 
     def search(
         self, store: Any, snapshot: Any, query: np.ndarray, number: int, allowed: np.ndarray | None = None,
@@ -99,18 +99,18 @@ class Candidates:
     def _take_in(self, store: Any, snapshot: Vectors, less: np.ndarray | None) -> None:
         import faiss
 
+        width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
         if self._table is not snapshot.table:
-            width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
             self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
                 self._coarse = _quantised(snapshot)
-            self._exact, self._width, self._table = [], width, snapshot.table
+            self._exact, self._table = [], snapshot.table
         start = self._coarse.ntotal if self._coarse is not None else 0
         i = start + sum(shard.ntotal for shard in self._exact)
         while i < len(snapshot.folded):
             if not self._exact or self._exact[-1].ntotal == SHARD:
                 kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-                self._exact.append(faiss.IndexScalarQuantizer(self._width, kind, metric))
+                self._exact.append(faiss.IndexScalarQuantizer(width, kind, metric))
             end = i + SHARD - self._exact[-1].ntotal
             codes = np.ascontiguousarray(snapshot.folded[i:end])
             if less is not None:

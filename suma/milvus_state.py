@@ -76,10 +76,11 @@ class State:
 
     def _ask_whole(self) -> None:
         """Raises StoreError where rows are missing: no search takes a part for the whole."""
-        if self.rows_there != self.marker["rows"]:
+        if (there := self.rows_there) != (rows := self.marker["rows"]):
+            del self.rows_there  # the next search looks again
             raise StoreError(
-                f"Milvus has only {self.rows_there} of the {self.marker['rows']} rows of {self.client.place}: index the"
-                " same videos once more, which adds what was lost"
+                f"Milvus has only {there} of the {rows} rows of {self.client.place}: index the same videos once more,"
+                " which adds what was lost"
             )
 
     # ---- files -----------------------------------------------------------------------------------------------------
