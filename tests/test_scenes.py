@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import scenes
 import scenes_visitors as visitors
+from benchmarks import load_clips
 from scenes_backgrounds import SPRITES
 from scenes_captions import ACTORS, GERUND_LEADS, MOTIONS, SETTINGS, VERBS, inflect
-from scenes_extra import short_captions, sides
+from scenes_extra import more, short_captions, sides
 from scenes_oracle import recall_at_1
 from scenes_render import render
 from scenes_specs import OPPOSITE, PAIRS, PROBES, Spec, all_specs, held_out, twin
@@ -85,6 +86,21 @@ def test_mirrored_pictures_are_told_apart_by_the_side_alone(specs: list[Spec]) -
         assert one.clip.acts[0].x < 0.5
         for caption, twin_caption in zip(one.captions, two.captions, strict=True):
             assert re.sub("left|right", lambda m: swap[m[0]], caption) == twin_caption != caption
+
+
+def test_further_clips_are_other_training_clips(specs: list[Spec], tmp_path: Path) -> None:
+    found = list(more(200, 3, specs[-1].source + 1))
+    assert len(found) in (200, 201) and not any(held_out(spec.clip) for spec in found)
+    assert not {spec.clip for spec in found} & {spec.clip for spec in specs}
+    assert min(spec.source for spec in found) > max(spec.source for spec in specs)
+    twins = len(found) - len({spec.source for spec in found})
+    assert 20 < twins < 60 and {spec.kind for spec in found} == {"solo", "duo", "seq", "twoact", "cut"}
+    assert all(len(spec.captions) == 16 and spec.captions[8:] == short_captions(spec) for spec in found)
+    scenes.write_dataset(tmp_path / "more", videos=12, seed=1, further=5)
+    clips = load_clips(str(tmp_path / "more"), "more")
+    assert len(clips) in (5, 6) and all(clip.path.is_file() and len(clip.captions) == 16 for clip in clips)
+    with pytest.raises(ValueError, match="fewer than 0"):
+        scenes.write_dataset(tmp_path / "none", further=-1)
 
 
 def test_short_captions_are_short_english_of_their_clip(specs: list[Spec]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 import av
 from PIL import Image, ImageDraw
 from scenes_captions import SETTINGS
-from scenes_extra import short_captions, sides
+from scenes_extra import more, short_captions, sides
 from scenes_oracle import oracle_table
 from scenes_render import FPS, Box, Clip, encode, render
 from scenes_specs import KINDS, Spec, all_specs
@@ -39,6 +39,7 @@ CONFIGS = {  # split of ours: config, split of the config
     "stills": ("stills", "train"),
     "sides": ("sides", "train"),
     "short": ("short", "train"),
+    "more": ("more", "train"),
 }
 CARD = """---
 license: mit
@@ -50,7 +51,7 @@ configs:
 
 Short captioned clips of emoji actors doing things in settings, made by `train/scenes.py` (seed {seed}); the layout is
 that of MSR-VTT on the Hub. The pictures are Fluent Emoji by Microsoft (MIT License). `short` holds further captions of
-the clips of `train_9k`, as visitors type them, and `sides` mirrored pictures.
+the clips of `train_9k`, as visitors type them, `sides` mirrored pictures, and `more`, where asked for, more clips.
 
 {counts}
 
@@ -108,8 +109,10 @@ def rendered(specs: list[Spec], workers: int) -> Iterator[tuple[bytes, Boxes]]:
         yield from pool.imap(make_video, clips, chunksize=16)
 
 
-def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1) -> list[Spec]:
-    """Write everything into the folder `out`, which must not exist or be empty."""
+def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1, further: int = 0) -> list[Spec]:
+    """Write everything into the folder `out`, which must not exist or be empty, with `further` training clips."""
+    if further < 0:
+        raise ValueError(f"more is {further}: no fewer than 0 can be made")
     if videos < 10:
         raise ValueError(f"videos is {videos}: at least 10 are needed")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -119,6 +122,7 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
     unfinished.mkdir(parents=True)
     specs = all_specs(videos, seed)
     specs += sides(videos, specs[-1].source + 1)
+    specs += more(further, seed, specs[-1].source + 1)
     with (
         zipfile.ZipFile(unfinished / "Scenes_Videos.zip", "w", zipfile.ZIP_STORED) as archive,
         (unfinished / "truth.jsonl").open("w", encoding="utf-8") as lines,
@@ -132,6 +136,8 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
     shown = [*specs, *(replace(s, split="short", captions=short_captions(s)) for s in specs if s.split == "train")]
     for split, (config, name) in CONFIGS.items():
         rows = [row(spec) for spec in shown if spec.split == split]
+        if not rows:
+            continue
         (unfinished / f"scenes_{config}.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
         configs.append(f"- config_name: {config}\n  data_files:\n  - split: {name}\n    path: scenes_{config}.json")
         counts.append(f"- `{config}`: {len(rows):,} clips")
@@ -213,6 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the Scenes benchmark.")
     parser.add_argument("out", type=Path, help="folder of the dataset")
     parser.add_argument("--videos", type=int, default=9000, help="training clips; the other splits go in proportion")
+    parser.add_argument("--more", type=int, default=0, help='further training clips, for train.py\'s "--also more"')
     parser.add_argument("--seed", type=int, default=0, help="everything follows from it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--gallery", type=Path, help="also copy some test clips, with posters and captions, to here")
@@ -221,7 +228,7 @@ def main() -> None:
     written = args.gallery is not None and (args.out / "truth.jsonl").exists()
     if not written:
         try:
-            specs = write_dataset(args.out, args.videos, args.seed, args.workers)
+            specs = write_dataset(args.out, args.videos, args.seed, args.workers, args.more)
         except (ValueError, FileExistsError) as error:
             raise SystemExit(str(error)) from None
         size = sum(path.stat().st_size for path in args.out.iterdir())

@@ -1,13 +1,15 @@
-"""Further training data of Scenes: short captions, as visitors type them, and pictures that tell left from right."""
+"""Further training data of Scenes: short captions, as visitors type them, pictures that tell left from right, and more
+clips.
+"""
 
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 
 import scenes_visitors as visitors
-from scenes_captions import ACTORS, VERBS, Wording, choose_words, inflect, is_clear, pick, with_article
+from scenes_captions import ACTORS, VERBS, Wording, choose_words, inflect, is_clear, paraphrases, pick, with_article
 from scenes_render import Act, Clip
-from scenes_specs import Spec, draw_still, draw_until, is_common
+from scenes_specs import TWINS, Spec, draw_kind, draw_still, draw_training, draw_until, is_common
 
 SHORT = 8  # short captions of each training clip
 SIDES = 1 / 3  # pairs of mirrored pictures, per training clip, times two
@@ -96,6 +98,20 @@ def _two(spec: Spec, rng: random.Random) -> str:
     if spec.kind == "duo":
         return f"{one} {rng.choice(('and', 'with', 'next to'))} {two}"
     return rng.choice((f"{one} then {two}", f"first {one} then {two}", f"{one} and {two}", f"{one} followed by {two}"))
+
+
+def more(count: int, seed: int, source: int) -> Iterator[Spec]:
+    """Further training clips, drawn like the others and with as many twins; long and short captions."""
+    number = 0
+    while number < count:
+        rng = random.Random(f"scenes {seed} more {source}")
+        kind = draw_kind(rng)
+        for clip in draw_training(rng, kind, rng.random() < TWINS / (1 - TWINS)):
+            captions, tells = paraphrases(clip, kind, rng, 8)
+            spec = Spec(f"more{number}", "more", kind, source, clip, captions, tells)
+            yield replace(spec, captions=captions + short_captions(spec))
+            number += 1
+        source += 1
 
 
 def sides(videos: int, source: int) -> Iterator[Spec]:

@@ -197,6 +197,11 @@ def draw_pair(rng: random.Random, kind: str, accept: Callable[[Clip], bool]) -> 
             return clip, other
 
 
+def draw_training(rng: random.Random, kind: str, paired: bool) -> tuple[Clip, ...]:
+    """A random clip without held-out combinations, or two that differ only in time."""
+    return draw_pair(rng, kind, is_common) if paired else (draw_until(is_common, draw_clip, rng, kind),)
+
+
 def draw_kind(rng: random.Random) -> str:
     """A random kind of clip."""
     return rng.choices(list(KINDS), list(KINDS.values()))[0]
@@ -211,8 +216,7 @@ def train_and_test(videos: int, seed: int) -> Iterator[Spec]:
     for source, paired in enumerate(has_twin):
         rng = random.Random(f"scenes {seed} train {source}")
         kind = draw_kind(rng)
-        clips = draw_pair(rng, kind, is_common) if paired else (draw_until(is_common, draw_clip, rng, kind),)
-        for clip in clips:
+        for clip in draw_training(rng, kind, paired):
             captions, tells = paraphrases(clip, kind, rng, 8)
             yield Spec(f"video{number}", "train", kind, source, clip, captions, tells)
             number += 1
