@@ -37,7 +37,7 @@ def test_a_difference_is_taken_on_the_seeds_that_both_have():
 
 
 def test_the_report_has_a_line_for_each_row_its_pictures_and_the_first_places(tmp_path: Path):
-    told = report.write(ROWS, tmp_path / "report", "python train/ablate.py", "a machine")
+    told = report.write(ROWS, tmp_path / "report", "python train/ablate.py", "a machine", "the same tower")
     lines = told.splitlines()
     assert len(lines) == 4 and "62.5 ± 17.7" in lines[2] and "-50.0 (" in lines[3]
     assert all(line.endswith("| 30 | 40 | 50 |") for line in lines[2:])
@@ -47,7 +47,7 @@ def test_the_report_has_a_line_for_each_row_its_pictures_and_the_first_places(tm
     assert raw[0]["runs"][0]["first"]["t2v"] == "1110" and "ranks" not in raw[0]["runs"][0]
     for name in ("recall.png", "time.png"):
         assert (tmp_path / "report" / name).stat().st_size > 5000
-    assert report.write([], tmp_path, "", "") == "no run has its results yet"
+    assert report.write([], tmp_path, "", "", "") == "no run has its results yet"
 
 
 def test_every_row_is_a_training_of_its_own_by_options_that_exist():

@@ -1,33 +1,32 @@
 """The paper's questions, each answered by trainings that differ in one option.
 
     python train/ablate.py --dataset SCENES
+    python train/ablate.py --dataset SCENES --full --jobs 7    # on a GPU
 
-Every row is a run of train.py on the same frozen image tower (each frame is encoded once), with the same start of the
-text tower, the same steps and seeds; temporal encoder, regions and concepts start anew. The test split is only
-evaluated, once per run. A row that has its results is not trained again.
+Every row is a run of train.py with the same start of the towers, the same steps and seeds; temporal encoder, regions
+and concepts start anew. The image tower stays frozen (each frame is encoded once), or with --full is trained too. The
+test split is only evaluated, once per run. A row that has its results is not trained again.
 """
 
 import argparse
-import gc
 import json
 import os
 import platform
 import shutil
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import report
 import torch
-from accelerate.state import AcceleratorState
-
-import train
 
 MAIN = "baselines"
 BASE: dict[str, Any] = {  # two temporal layers: the bundled model has three, so none starts with its
@@ -35,6 +34,10 @@ BASE: dict[str, Any] = {  # two temporal layers: the bundled model has three, so
     "temporal_layers": 2, "train_frames": 4, "num_frames": 12,
     "cache_frames": 12, "group_size": 16, "batch_size": 64, "clip_lr": 5e-4, "new_lr": 1e-3, "weight_decay": 0.1,
     "freeze_image": True, "log_every": 100,
+}  # fmt: skip
+
+FULL: dict[str, Any] = {  # with --full, instead
+    "freeze_image": False, "batch_size": 128, "group_size": 32, "train_frames": 8,
 }  # fmt: skip
 
 
@@ -130,42 +133,87 @@ def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
     return file
 
 
-def run_row(row: Row, seed: int, args: argparse.Namespace) -> None:
-    """Train and evaluate one row with one seed, unless it has its results."""
-    folder = args.runs / f"{row.slug}-{seed}"
-    if (folder / "results.json").exists():
-        return
-    options = {**BASE, **row.options, "seed": seed, "steps": args.steps, "held_out": args.held_out}
+def flags_of(row: Row, seed: int, args: argparse.Namespace) -> list[str] | None:
+    """The command line of train.py for a row; None where it needs a package that is not there."""
+    options = {**BASE, **(FULL if args.full else {}), **row.options, "seed": seed, "steps": args.steps}
     options |= {
+        "held_out": args.held_out,
         "eval_every": max(1, args.steps // 2),
         "limit": QUICK_CLIPS if args.quick else 0,
         "save_every": 10 * args.steps,
         "dataset": args.dataset,
         "clip": args.clip,
-        "output": folder,
+        "output": args.runs / f"{row.slug}-{seed}",
     }
     if options["num_concepts"] == "all":
         options["num_concepts"] = word_count(args.dataset, "train_9k", args.held_out, seed, options["limit"])
     if options.get("word_vectors") == "wordllama":
         options["word_vectors"] = wordllama_vectors(args.dataset, "train_9k", args.runs / "wordllama.txt")
         if options["word_vectors"] is None:
-            print(f"{row.name}: left out, it needs pip install wordllama")
-            return
+            return None
     flags = []
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
-        flags += [flag] if value is True else [flag, str(value)]
-    print(f"== {row.question}: {row.name}, seed {seed}", flush=True)
-    began, cpu = time.time(), time.process_time()
-    train.main(flags)
-    if not (folder / "results.json").exists():
-        raise SystemExit("stopped: the same command goes on from here")
-    AcceleratorState._reset_state(True)
-    gc.collect()
-    cost = {"seconds": round(time.time() - began), "cpu_seconds": round(time.process_time() - cpu)}
-    (folder / "cost.json").write_text(json.dumps(cost))
-    for heavy in (*folder.glob("checkpoint-*"), folder / "best"):
-        shutil.rmtree(heavy, ignore_errors=True)
+        flags += [flag] if value is True else ["--no-" + flag[2:]] if value is False else [flag, str(value)]
+    return flags
+
+
+class Runner:
+    """Trains rows, several at once, each in a process of its own."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+
+    def stop(self, *_: object) -> None:
+        """Have all trainings save what they have, and start no more."""
+        self.stopped = True
+        for process in list(self.running):
+            process.terminate()
+
+    def run(self, row: Row, seed: int) -> str:
+        """Train and evaluate one row with one seed, unless it has its results. What went wrong, or ""."""
+        folder, name = self.args.runs / f"{row.slug}-{seed}", f"{row.question}: {row.name}, seed {seed}"
+        if (folder / "results.json").exists():
+            return ""
+        flags = flags_of(row, seed, self.args)
+        if flags is None:
+            print(f"{name}: left out, it needs pip install wordllama")
+            return ""
+        if self.stopped:
+            return f"{name}: not trained"
+        print(f"== {name}\n", end="", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.time()
+        command = [sys.executable, str(Path(__file__).with_name("train.py")), *flags]
+        with (folder / "output.txt").open("ab") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        self.running.add(process)
+        if self.stopped:  # while it started
+            process.terminate()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.running.discard(process)
+        if process.returncode:
+            return f"{name}: it failed, see {folder / 'output.txt'}"
+        if not (folder / "results.json").exists():
+            return f"{name}: stopped, the same command goes on from here"
+        cost = {"seconds": round(time.time() - began), "cpu_seconds": round(used.ru_utime + used.ru_stime)}
+        (folder / "cost.json").write_text(json.dumps(cost))
+        for heavy in (*folder.glob("checkpoint-*"), folder / "best"):
+            shutil.rmtree(heavy, ignore_errors=True)
+        return ""
+
+    def run_all(self, todo: Sequence[tuple[Row, int]]) -> list[str]:
+        """Train all of these; what went wrong."""
+        before = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with ThreadPoolExecutor(self.args.jobs) as pool:
+                return [told for told in pool.map(lambda pair: self.run(*pair), todo) if told]
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def held_out(folder: Path) -> dict[str, float]:
@@ -202,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", type=int, default=500, help="training videos kept for selection")
     parser.add_argument("--seeds", type=int, default=3, help="of the baselines' rows")
     parser.add_argument("--more-seeds", type=int, default=1, help="of the other rows")
+    parser.add_argument("--jobs", type=int, default=1, help="rows that are trained at once")
+    parser.add_argument("--full", action="store_true", help="train the image tower too, in larger batches")
     parser.add_argument("--quick", action="store_true", help="three rows, one seed, 4,000 clips: to see that it works")
     parser.add_argument("--only", default="", help="only the rows whose question or name holds this")
     parser.add_argument("--report-only", action="store_true", help="train nothing, write the report of what is there")
@@ -217,13 +267,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.runs.mkdir(parents=True, exist_ok=True)
     seeds = 1 if args.quick else args.seeds
     todo = [(row, seed) for row in rows for seed in range(seeds if row.question == MAIN else args.more_seeds)]
-    for row, seed in () if args.report_only else sorted(todo, key=lambda pair: pair[0].question != MAIN):
-        run_row(row, seed, args)
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
+    order = sorted(todo, key=lambda pair: (pair[0].question != MAIN, pair[1]))
+    failures = [] if args.report_only else Runner(args).run_all(order)
+    for told in failures:
+        print(told, file=sys.stderr)
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    machine = f"{processor}, {os.cpu_count()} CPUs, torch {torch.__version__}"
     command = f"python train/ablate.py --dataset SCENES --clip {args.clip} --steps {args.steps} --seeds {args.seeds}"
-    command += f" --only {args.only}" * bool(args.only) + " --quick" * args.quick
-    print(report.write(collect(rows, range(max(seeds, args.more_seeds)), args.runs), args.report, command, machine))
-    return 0
+    command += f" --only {args.only}" * bool(args.only) + " --quick" * args.quick + " --full" * args.full
+    protocol = "the image tower trained too" if args.full else "the same frozen image tower"
+    found = collect(rows, range(max(seeds, args.more_seeds)), args.runs)
+    print(report.write(found, args.report, command, machine, protocol))
+    return bool(failures)
 
 
 if __name__ == "__main__":

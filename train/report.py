@@ -126,7 +126,7 @@ def pictures(rows: Sequence[Row], folder: Path) -> None:
     figure.savefig(folder / "time.png", dpi=120)
 
 
-def write(rows: Sequence[Row], folder: Path, command: str, machine: str) -> str:
+def write(rows: Sequence[Row], folder: Path, command: str, machine: str, protocol: str) -> str:
     """The report into a folder: table.md, ablation.json, recall.png, time.png. Returns the table."""
     if not rows:
         return "no run has its results yet"
@@ -136,7 +136,7 @@ def write(rows: Sequence[Row], folder: Path, command: str, machine: str) -> str:
     text = [
         "# Ablation on Scenes", "",
         f"`{command}`; {len(runs)} runs, {hours:.1f} CPU hours in all; {machine}.", "",
-        "All rows: the same frozen image tower, the same steps, one option changed against SUMA. ± is the standard "
+        f"All rows: {protocol}, the same steps, one option changed against SUMA. ± is the standard "
         "deviation over seeds; intervals are a bootstrap over the 1,000 test queries, for the difference to SUMA "
         "paired by query (on the seeds that both have). Choices are made by the held-out *training* videos. In the "
         "minimal pairs chance is 50. The held-out videos differ "
