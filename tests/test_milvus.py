@@ -22,7 +22,7 @@ import pytest
 from clips import noise_picture, write_video
 from milvus_server import MilvusServer
 
-from suma import SUMA, VideoIndex, milvus, milvus_state
+from suma import SUMA, VideoIndex, milvus, milvus_client, milvus_state
 from suma.__main__ import main
 from suma.candidates import Candidates
 from suma.disk import IndexBusyError
@@ -407,6 +407,41 @@ def test_a_writer_that_was_taken_for_dead_writes_nothing_more(store: MilvusStore
         fill(other, 1)
         fill(store, 2)
     assert [row.size for row in reopened(store).snapshot.table.files_below("/")] == [101]
+
+
+class MilvusError(Exception):
+    """As pymilvus raises them."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(f"<MilvusException: (code={code}, message={message})>")
+        self.code, self.message = code, message
+
+
+def test_what_will_pass_is_asked_again_and_what_will_not_is_told(monkeypatch: pytest.MonkeyPatch):
+    client = Client.__new__(Client)
+    client.is_file, client.address = False, "there:19530"
+    monkeypatch.setattr(milvus_client.time, "sleep", lambda _: None)
+    for code, told in (
+        (65535, "[query] Retry timeout: 20.0s, message=proxy TaskCondition context Done"),
+        (65535, "context deadline exceeded"),
+        (101, "collection not loaded"),
+        (503, "channel not available"),
+    ):
+        outcomes: list[Any] = [MilvusError(code, told), MilvusError(code, told), "the answer"]
+
+        def call(outcomes: list[Any] = outcomes) -> str:
+            outcome = outcomes.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        assert client._patiently(call) == "the answer" and not outcomes
+    for code, told, said in (
+        (65535, "cannot parse expression", "does not do what it should: cannot parse"),
+        (2, "Fail connecting to server", "no Milvus server answers at there:19530: start it"),
+    ):
+        with pytest.raises(StoreError, match=said):
+            client._patiently(lambda code=code, told=told: (_ for _ in ()).throw(MilvusError(code, told)))
 
 
 def test_without_the_package_one_line_says_what_to_install(tiny_model: SUMA, tmp_path: Path):
