@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {  # a file imports only files of lower levels
+    "suma.packets": -1,
     "suma.video": 0, "suma.pixels": 0, "suma.concepts": 0, "suma.similarity": 0, "suma.text": 0, "suma.cpu": 0,
     "suma.disk": 0, "suma.rows": 0, "suma.text_tower": 0, "suma.backbone": 0, "suma.saved": 0, "suma.temporal": 0,
     "suma.clusters": 0, "suma.snapshot": 1, "suma.files": 1, "suma.decoder": 1, "suma.model": 1, "suma.store": 2,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from suma import video
+from suma import packets, video
 from suma.files import find_videos
 from suma.pixels import normalize, resize_frames
 from suma.video import Frames, parts_of, read_frames, read_parts
@@ -108,8 +108,8 @@ def test_key_frames(mp4, decoder):
 def test_key_frames_decode_nothing_else(mp4, monkeypatch):
     no_decord(monkeypatch)
     decoded = []
-    original = video._decode_group
-    monkeypatch.setattr(video, "_decode_group", lambda *args: decoded.append(found := original(*args)) or found)
+    original = packets._decode_group
+    monkeypatch.setattr(packets, "_decode_group", lambda *args: decoded.append(found := original(*args)) or found)
     read_frames(mp4, 3, keyframes=True)
     assert [len(found) for found in decoded] == [1, 1, 1]
 
@@ -146,12 +146,12 @@ def test_decoding_group_by_group_gives_the_bytes_of_decoding_everything(tmp_path
     path = clips.write_video(
         tmp_path / f"a.{suffix}", 70, (160, 96), codec=codec, gop=24, picture=clips.noise_picture, options=options
     )
-    line = video._timeline(str(path))
+    line = packets.list_frames(str(path))
     assert line.grouped and len(line.ticks) == 70
     with av.open(str(path)) as container:
         everything = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for chosen in (np.arange(70), np.array([3]), np.array([23, 24, 25]), np.arange(5, 70, 6), np.array([0, 69])):
-        kept = video._decode_groups(str(path), line, chosen)
+        kept = packets.decode_groups(str(path), line, chosen)
         assert list(kept) == line.ticks[chosen].tolist()
         for number, frame in zip(chosen, kept.values(), strict=True):
             np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), everything[number])
@@ -213,7 +213,7 @@ def test_edit_list_hides_frames(tmp_path):
     got = read_frames(path, 50)
     assert clips.numbers(got.frames) == list(range(7, 20))
     np.testing.assert_allclose(got.times, np.arange(13) / 10, atol=1e-6)
-    line = video._timeline(str(path))
+    line = packets.list_frames(str(path))
     with pytest.raises(ValueError, match="15 frames counted where there are 13"):
         video._decord_frames(str(path), line, np.arange(13), False)
     with pytest.raises(Exception, match="duplicate frames"):
@@ -284,7 +284,7 @@ def test_bad_requests(mp4):
 def test_oversized_frames_are_refused_before_decoding(mp4, monkeypatch):
     no_pyav(monkeypatch)
     no_decord(monkeypatch)
-    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(packets, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(ValueError, match="frames of 64x48 exceed"):
         read_frames(mp4, 4)
 
@@ -352,10 +352,10 @@ def test_random_damage_gives_frames_or_a_value_error(tmp_path):
 )
 def test_a_frame_that_cannot_be_decoded_is_replaced_from_the_span(mp4, monkeypatch, missing, instead):
     no_decord(monkeypatch)
-    monkeypatch.setattr(video, "_decode_groups", lambda *args: {})
-    original = video._decodable
+    monkeypatch.setattr(packets, "decode_groups", lambda *args: {})
+    original = packets._decodable
     monkeypatch.setattr(
-        video, "_decodable", lambda *args: ((t, f) for t, f in original(*args) if t // 1024 not in missing)
+        packets, "_decodable", lambda *args: ((t, f) for t, f in original(*args) if t // 1024 not in missing)
     )
     if not instead:
         with pytest.raises(ValueError, match="no frame of the span is decodable"):
@@ -377,11 +377,11 @@ def test_the_parts_of_a_long_video_are_what_reading_each_span_gives_and_the_file
         pytest.skip("this PyAV has no libx265")
     options = {"x265-params": "log-level=none:bframes=4:open-gop=1:keyint=10:min-keyint=10"} if how else {}
     path = clips.write_video(tmp_path / name, 153, (96, 64), picture=clips.noise_picture, options=options, **how)
-    assert video._timeline(str(path)).grouped == (name == "a.mp4")
+    assert packets.list_frames(str(path)).grouped == (name == "a.mp4")
     listed, passes = [], []
-    for log, called in ((listed, "_timeline"), (passes, "_decode")):
-        original = getattr(video, called)
-        monkeypatch.setattr(video, called, lambda *args, log=log, do=original: log.append(args) or do(*args))
+    for log, called in ((listed, "list_frames"), (passes, "decode_spans")):
+        original = getattr(packets, called)
+        monkeypatch.setattr(packets, called, lambda *args, log=log, do=original: log.append(args) or do(*args))
     got = list(read_parts(path, 6, 6.0))
     assert len(listed) == 1 and len(passes) == (name != "a.mp4")  # one pass where one may not begin in the middle
     duration = got[0][2].duration
@@ -434,8 +434,8 @@ def test_reading_goes_on_after_a_packet_error():
             if self.reads < 3 or stream == "endless":
                 raise av.error.InvalidDataError(1, "damaged")
 
-    assert list(video._packets(Broken(), "stream")) == [1, 2, 3]
-    assert len(list(video._packets(Broken(), "endless"))) == 100
+    assert list(packets._packets(Broken(), "stream")) == [1, 2, 3]
+    assert len(list(packets._packets(Broken(), "endless"))) == 100
 
 
 @pytest.mark.skipif(not REALCLIPS.exists(), reason="no folder of real clips")
