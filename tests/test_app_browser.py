@@ -241,6 +241,7 @@ def test_typing_searches_when_it_pauses_and_the_keyboard_reaches_every_result(pa
     box(page).fill("")
     box(page).press_sequentially("a cat sits", delay=30)
     page.wait_for_selector(f"#results .suma-tiles:not([data-run='{before}'])")
+    page.wait_for_function("!document.querySelector('.suma-busy')", timeout=3000)  # not only after a while
     quiet(page)
     after = int(page.locator("#results .suma-tiles").get_attribute("data-run"))
     assert after - int(before) <= 3  # ten letters, but one search (others draw tiles, too)

@@ -96,7 +96,7 @@ window.sumaListen = (element, trigger, watch) => {
     start(event.target);
   }, true);
   watch('value', () => {
-    element.classList.remove('suma-busy');
+    element.closest('#results')?.classList.remove('suma-busy');
     start(null);
     const focus = document.activeElement;
     if (held !== undefined && (focus === document.body || element.contains(focus))) {
