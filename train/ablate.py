@@ -195,9 +195,9 @@ class Runner:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         self.running.discard(process)
-        if process.returncode:
-            return f"{name}: it failed, see {folder / 'output.txt'}"
         if not (folder / "results.json").exists():
+            if process.returncode and not self.stopped:
+                return f"{name}: it failed, see {folder / 'output.txt'}"
             return f"{name}: stopped, the same command goes on from here"
         cost = {"seconds": round(time.time() - began), "cpu_seconds": round(used.ru_utime + used.ru_stime)}
         (folder / "cost.json").write_text(json.dumps(cost))
@@ -259,6 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = QUICK if args.quick else [row for row in ROWS if args.only in f"{row.question} {row.name}"]
     if not (args.dataset / "truth.jsonl").is_file():
         parser.error(f"{args.dataset} is no Scenes folder: python train/scenes.py {args.dataset} makes one")
+    if args.jobs < 1:
+        parser.error("jobs must be at least 1")
     if not rows:
         parser.error(f"no row holds {args.only!r}")
     if args.quick:
