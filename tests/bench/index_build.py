@@ -120,61 +120,68 @@ def pipeline(model: SUMA, paths: list[Path], seconds: float) -> str:
     )
 
 
-def main() -> None:
-    """Make the clips, run the loops, print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--hd", type=float, default=20, help="seconds of the 1080p clip")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    model = SUMA.from_clip("ViT-B-32", ["a dog runs", "a cat sleeps", "two birds fly"], num_concepts=6)
+def against_plain(model: SUMA, paths: list[Path], folder: Path, hd_seconds: float) -> None:
+    """Print decoding against decord's, and the whole against the plain loops."""
     image = model.config.image
     transform = open_clip.transform.image_transform(
         image["size"], is_train=False, mean=image["mean"], std=image["std"], resize_mode=image["resize_mode"],
         interpolation=image["interpolation"],
     )  # fmt: skip
+    ratio, same = decoding(paths, 1)
+    print(f"decode, 15 s SD: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
+    hd = [make_clip(folder / "hd.mkv", hd_seconds, 1920, 1080, 1, "veryfast")]
+    ratio, same = decoding(hd, 3)
+    print(f"decode, {hd_seconds:.0f} s 1080p: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
+    plain(model, transform, paths[:2], FRAMES), ours(model, paths[:2], False)  # everything loaded once
+    loops = {
+        "plain, frame by frame": 0.0,
+        "plain, video by video": 0.0,
+        "ours, float32": 0.0,
+        "ours, bfloat16": 0.0,
+    }
+    errors = dict.fromkeys(list(loops)[2:], 0.0)
+    per_round = max(1, len(paths) // 4)
+    for i in range(0, len(paths), per_round):
+        block = paths[i : i + per_round]
+        torch.set_float32_matmul_precision("highest")
+        began = cpu()
+        plain(model, transform, block, 1)
+        loops["plain, frame by frame"] += cpu() - began
+        began = cpu()
+        theirs = plain(model, transform, block, FRAMES)
+        loops["plain, video by video"] += cpu() - began
+        use_fast_matmul()
+        for name, bf16 in (("ours, float32", False), ("ours, bfloat16", True)):
+            began = cpu()
+            index = ours(model, block, bf16)
+            loops[name] += cpu() - began
+            errors[name] = max(errors[name], cosine_error(index, block, theirs))
+    base = loops["plain, frame by frame"]
+    for name, spent in loops.items():
+        note = f", 1 - cosine at most {errors[name]:.1e} (kept in float16)" if name in errors else ""
+        video = loops["plain, video by video"]
+        print(
+            f"{name}: {spent / len(paths):.2f} CPU s per clip, {base / spent:.2f} x frame by frame, "
+            f"{video / spent:.2f} x video by video{note}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Make the clips, run the loops, print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--hd", type=float, default=20, help="seconds of the 1080p clip")
+    parser.add_argument("--only-pipeline", action="store_true", help="with simulated accelerators, and nothing else")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model = SUMA.from_clip("ViT-B-32", ["a dog runs", "a cat sleeps", "two birds fly"], num_concepts=6)
     with tempfile.TemporaryDirectory() as folder:
         paths = [make_clip(Path(folder, f"{n}.mp4"), 15, 320, 240, n, "medium") for n in range(args.clips)]
         size = sum(path.stat().st_size for path in paths) / len(paths)
         print(f"{len(paths)} clips of 15 s, 320 x 240, {size / 15 * 8 / 1000:.0f} kbit/s", flush=True)
-        ratio, same = decoding(paths, 1)
-        print(f"decode, 15 s SD: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
-        hd = [make_clip(Path(folder, "hd.mkv"), args.hd, 1920, 1080, 1, "veryfast")]
-        ratio, same = decoding(hd, 3)
-        print(f"decode, {args.hd:.0f} s 1080p: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
-        plain(model, transform, paths[:2], FRAMES), ours(model, paths[:2], False)  # everything loaded once
-        loops = {
-            "plain, frame by frame": 0.0,
-            "plain, video by video": 0.0,
-            "ours, float32": 0.0,
-            "ours, bfloat16": 0.0,
-        }
-        errors = dict.fromkeys(list(loops)[2:], 0.0)
-        per_round = max(1, len(paths) // 4)
-        for i in range(0, len(paths), per_round):
-            block = paths[i : i + per_round]
-            torch.set_float32_matmul_precision("highest")
-            began = cpu()
-            plain(model, transform, block, 1)
-            loops["plain, frame by frame"] += cpu() - began
-            began = cpu()
-            theirs = plain(model, transform, block, FRAMES)
-            loops["plain, video by video"] += cpu() - began
-            use_fast_matmul()
-            for name, bf16 in (("ours, float32", False), ("ours, bfloat16", True)):
-                began = cpu()
-                index = ours(model, block, bf16)
-                loops[name] += cpu() - began
-                errors[name] = max(errors[name], cosine_error(index, block, theirs))
-        base = loops["plain, frame by frame"]
-        for name, spent in loops.items():
-            note = f", 1 - cosine at most {errors[name]:.1e} (kept in float16)" if name in errors else ""
-            video = loops["plain, video by video"]
-            print(
-                f"{name}: {spent / len(paths):.2f} CPU s per clip, {base / spent:.2f} x frame by frame, "
-                f"{video / spent:.2f} x video by video{note}",
-                flush=True,
-            )
+        if not args.only_pipeline:
+            against_plain(model, paths, Path(folder), args.hd)
         for seconds in (0.02, 0.07, 0.15):
             print(f"accelerator of {1000 * seconds:.0f} ms per video: {pipeline(model, paths, seconds)}", flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
