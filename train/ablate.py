@@ -277,6 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = f"{processor}, {os.cpu_count()} CPUs, torch {torch.__version__}"
     command = f"python train/ablate.py --dataset SCENES --clip {args.clip} --steps {args.steps} --seeds {args.seeds}"
     command += f" --only {args.only}" * bool(args.only) + " --quick" * args.quick + " --full" * args.full
+    command += f" --more-seeds {args.more_seeds}" * (args.more_seeds > 1)
     protocol = "the image tower trained too" if args.full else "the same frozen image tower"
     found = collect(rows, range(max(seeds, args.more_seeds)), args.runs)
     print(report.write(found, args.report, command, machine, protocol))

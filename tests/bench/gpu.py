@@ -37,6 +37,7 @@ from suma.store import NewClip
 FRAMES = 12
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HALF = DEVICE.type == "cuda"  # without a GPU all is float32: most CPUs take forever in bfloat16
+PRECISION = "bfloat16" if HALF else "float32"
 
 
 def synchronize() -> None:
@@ -69,7 +70,7 @@ def encoding(tower: str, batch: int, rounds: int) -> str:
     whole = batch / seconds(lambda: model.encode_frames(pixels), rounds)
     with half_image_tower(model.clip) if HALF else contextlib.nullcontext():
         half = batch / seconds(lambda: model.encode_frames(pixels), rounds)
-    return f"{tower}: {whole:,.0f} frames per second in float32, {half:,.0f} in bfloat16 (batches of {batch})"
+    return f"{tower}: {whole:,.0f} frames per second in float32, {half:,.0f} in {PRECISION} (batches of {batch})"
 
 
 def training(tower: str, pairs: int, chunk: int, rounds: int) -> list[str]:
@@ -132,7 +133,7 @@ def indexing(tower: str, clips: int, length: float) -> str:
     with torch.no_grad(), half_image_tower(model.clip) if HALF else contextlib.nullcontext():
         encode = clips * FRAMES / 384 * seconds(lambda: model.encode_frames(pixels.to(DEVICE)).cpu(), 5)
     return (
-        f"{clips} clips of {length:g} s, {os.cpu_count()} CPUs, {tower} in bfloat16: {whole:.1f} s = "
+        f"{clips} clips of {length:g} s, {os.cpu_count()} CPUs, {tower} in {PRECISION}: {whole:.1f} s = "
         f"{clips / whole:.0f} clips per second; decoding alone {decode:.1f} s, encoding alone {encode:.1f} s: "
         f"{whole / max(decode, encode):.2f} x the slower"
     )
