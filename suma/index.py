@@ -131,7 +131,8 @@ class VideoIndex:
             workers: processes that decode ahead.
             prune: also remove what is no longer there from the folders that are given.
             time_limit: seconds without a decoded part after which a video counts as unreadable.
-            bf16: encode frames in bfloat16: about twice as fast, cosines off by less than 1e-3.
+            bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast on a processor that has
+                it, and many times slower on others.
 
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
