@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help=f"seconds of the parts into which longer videos are cut, 0: none (default: {SEGMENT:g}, or the index's)",
     )
-    index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster where the processor has it, else slower")
+    index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster where the processor has it")
     index.add_argument("--hubness", action="store_true", help="keep what `search --hubness` needs, from now on")
     merge = command("merge", "bring indexes made on several machines into one")
     merge.add_argument("indexes", nargs="+", help="their folders")
