@@ -1,8 +1,8 @@
 """The first stage of a search: the clips whose folded vectors have the largest inner product with a query's.
 
-Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, a quantiser (faiss's RaBitQ, a bit for each of the
-D or so principal directions) names three in a thousand, which are compared exactly. The quantiser is kept in a
-cache beside the index, whose name carries its checksum: faiss would load a damaged file without a word.
+Up to EXACT_LIMIT clips all vectors are compared, in float16. Beyond, two codes of the directions in which they differ
+name few of them, which are compared exactly (suma/codes.py). The codes are kept in a cache beside the index, whose name
+carries its checksum: faiss would load a damaged file without a word.
 
 Shapes: N clips, D joint width; folded vectors have 2D.
 """
@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
+from suma.codes import BLOCK, Codes
 from suma.disk import replace
 from suma.store import Store
 
 EXACT_LIMIT = 200_000  # clips
-RESCORED, RESCORED_SHARE = 1000, 0.003  # clips that the quantiser names: at least so many, and this share of all
-TRAINING = 30_000  # vectors, evenly spaced, that the quantiser learns from
-UNKEPT = 0.01  # share of the vectors' variance that it may leave out
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
-BLOCK = 50_000  # vectors read at once
 MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
 SHARD = 16_384  # vectors that one thread compares
 SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
@@ -54,7 +50,7 @@ class Candidates:
     def __init__(self, name: str = "first") -> None:
         self._name = name
         self._table: Any = None  # of the generation that is held
-        self._coarse: Any = None  # faiss index of the first positions, or None
+        self._coarse: Codes | None = None  # of the first positions
         self._exact: list[Any] = []  # faiss indexes of the positions that follow, SHARD to each
         self._mutex = threading.Lock()
         self._asked = False
@@ -68,7 +64,7 @@ class Candidates:
         chosen = snapshot.live if allowed is None else allowed
         if not self._asked and len(chosen) <= SMALL:
             self._asked = True
-            return [position for _, position in _best(snapshot, chosen, np.asarray(query, np.float32), number, less)]
+            return [position for _, position in _best_of_few(snapshot, chosen, query, number, less)]
         with self._mutex:
             self._take_in(store, snapshot, less)
             coarse, exact = self._coarse, list(self._exact)
@@ -79,56 +75,41 @@ class Candidates:
         if len(chosen) < total:
             permitted = np.zeros(total, bool)
             permitted[chosen] = True
-        start = coarse.ntotal if coarse is not None else 0
-        found = []
+        start, found = len(coarse or ()), []
+        wide = vector if less is None else np.pad(vector, [(0, 0), (0, MORE)], constant_values=1)
         if coarse is not None and len(chosen) <= BLOCK:
-            found.append(_best(snapshot, chosen[chosen < start], vector[0], number, less))
+            found.append(_best(snapshot, chosen[chosen < start], wide, number, less))
         elif coarse is not None:
-            asked = min(start, int(max(RESCORED, RESCORED_SHARE * total, number) * total / len(chosen)))
-            named = coarse.search(vector, asked)[1][0]
-            named = named[(named >= 0) & (named < total)]
-            named = named if permitted is None else named[permitted[named]]
-            found.append(_best(snapshot, named, vector[0], number, less))
+            named = coarse.name(vector[0], number, total, permitted, len(chosen) / total)
+            found.append(_best(snapshot, named, wide, number, less))
         if exact:
-            if less is not None:
-                vector = np.pad(vector, [(0, 0), (0, MORE)], constant_values=1)
-            found.append(_scan(exact, start, vector, number, permitted))
+            found.append(_scan(exact, start, wide, number, permitted))
         scored = [pair for part in found for pair in part]
         return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
 
     def _take_in(self, store: Any, snapshot: Vectors, less: np.ndarray | None) -> None:
-        import faiss
-
         width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
         if self._table is not snapshot.table:
             self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
-                self._coarse = _quantised(snapshot)
+                self._coarse = Codes.of(snapshot.folded)
             self._exact, self._table = [], snapshot.table
-        start = self._coarse.ntotal if self._coarse is not None else 0
-        i = start + sum(shard.ntotal for shard in self._exact)
+        i = len(self._coarse or ()) + sum(shard.ntotal for shard in self._exact)
         while i < len(snapshot.folded):
             if not self._exact or self._exact[-1].ntotal == SHARD:
-                kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-                self._exact.append(faiss.IndexScalarQuantizer(width, kind, metric))
-            end = i + SHARD - self._exact[-1].ntotal
-            codes = np.ascontiguousarray(snapshot.folded[i:end])
-            if less is not None:
-                codes = np.pad(codes, [(0, 0), (0, MORE)])
-                codes[:, -1] = -less[i:end]
-            self._exact[-1].add_sa_codes(codes.view(np.uint8))
-            i += len(codes)
+                self._exact.append(_half(width))
+            end = min(len(snapshot.folded), i + SHARD - self._exact[-1].ntotal)
+            self._exact[-1].add_sa_codes(_rows(snapshot, np.arange(i, end), less).view(np.uint8))
+            i = end
 
 
 def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first") -> None:
     """Make the cache of many vectors (the store's clips, if not others are given) where there is none that holds most
     of them; the store is being written."""
-    import faiss
-
     snapshot = store.snapshot if vectors is None else vectors
     if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot, name) is not None:
         return
-    content = faiss.serialize_index(_quantised(snapshot)).tobytes()
+    content = Codes.of(snapshot.folded).to_bytes()
     file_name = f"{name}-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
     old = list(store.folder.glob(f"{name.rstrip('0123456789')}*.faiss"))
     replace(store.folder / file_name, content)
@@ -136,10 +117,8 @@ def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first"
         file.unlink(missing_ok=True)
 
 
-def _cached(store: Any, snapshot: Vectors, name: str) -> Any:
-    """The quantiser on disk, if it is whole and holds most of the clips."""
-    import faiss
-
+def _cached(store: Any, snapshot: Vectors, name: str) -> Codes | None:
+    """The codes on disk, if they are whole and of most of the clips."""
     if not isinstance(store, Store):
         return None
     for file in store.folder.glob(f"{name}-{store.generation}-*.faiss"):
@@ -148,46 +127,49 @@ def _cached(store: Any, snapshot: Vectors, name: str) -> Any:
             with contextlib.suppress(OSError):
                 content = Path(file).read_bytes()
                 if hashlib.sha256(content).hexdigest()[:32] == digest:
-                    return faiss.deserialize_index(np.frombuffer(content, np.uint8))
+                    with contextlib.suppress(ValueError):  # of another version
+                        return Codes.from_bytes(content)
     return None
 
 
-def _quantised(snapshot: Vectors) -> Any:
-    """A binary quantiser over all vectors of a snapshot, of the directions in which they differ: the halves of a folded
-    vector nearly repeat each other, so half as many as it has dimensions are enough."""
-    import faiss
+def _half(width: int) -> Any:
+    """An empty faiss index of float16 vectors, compared by inner product."""
+    faiss: Any = __import__("faiss")
+    return faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
-    count, width = snapshot.folded.shape
-    sample = np.ascontiguousarray(snapshot.folded[:: max(1, count // TRAINING)][:TRAINING], np.float32)
-    variances, directions = np.linalg.eigh(np.cov(sample.T))  # ascending
-    missing = np.cumsum(variances) / max(variances.sum(), 1e-12)
-    number = min(width, -(-int((missing > UNKEPT).sum()) // 32) * 32)
-    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(number, number)))[0]  # all bits to say as much
-    turn = faiss.LinearTransform(width, number, False)
-    faiss.copy_array_to_vector((rotation @ directions[:, -number:].T).astype(np.float32).ravel(), turn.A)
-    turn.is_trained = True
-    bits = faiss.index_factory(number, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
-    coarse = faiss.IndexPreTransform(turn, bits)
-    coarse.train(sample)
-    for i in range(0, count, BLOCK):
-        coarse.add(np.ascontiguousarray(snapshot.folded[i : i + BLOCK], np.float32))
-    return coarse
+
+def _rows(snapshot: Vectors, positions: np.ndarray, less: np.ndarray | None) -> np.ndarray:
+    """The vectors at these positions, ascending, (n, 2D) float16, with what they are lessened by, if given, behind."""
+    rows = np.take(snapshot.folded, positions, axis=0)
+    if less is not None:
+        rows = np.pad(rows, [(0, 0), (0, MORE)])
+        rows[:, -1] = -less[positions]
+    return rows
 
 
 def _best(
     snapshot: Vectors, positions: np.ndarray, query: np.ndarray, number: int, less: np.ndarray | None
 ) -> list[tuple[float, int]]:
-    """The best of these positions by the exact inner product, lessened by `less`."""
-    positions = np.sort(positions)
+    """The best of these positions by the exact inner product with a query (1, 2D); lessened by `less`, if given, for
+    which the query has MORE dimensions of 1."""
+    positions, some = np.sort(positions), _half(query.shape[1])
+    for i in range(0, len(positions), SHARD):
+        some.add_sa_codes(_rows(snapshot, positions[i : i + SHARD], less).view(np.uint8))
     if not len(positions):
         return []
-    vector = torch.from_numpy(query)
-    blocks = [positions[i : i + 512] for i in range(0, len(positions), 512)]  # small ones stay in the processor's cache
-    scores = torch.cat([torch.from_numpy(snapshot.folded[block]).float() @ vector for block in blocks]).numpy()
-    if less is not None:
-        scores = scores - less[positions]
-    best = np.argsort(-scores)[:number]
-    return list(zip(scores[best].tolist(), positions[best].tolist(), strict=True))
+    scores, found = some.search(query, min(number, len(positions)))
+    return list(zip(scores[0].tolist(), positions[found[0]].tolist(), strict=True))
+
+
+def _best_of_few(
+    snapshot: Vectors, positions: np.ndarray, query: np.ndarray, number: int, less: np.ndarray | None
+) -> list[tuple[float, int]]:
+    """The same for a query (2D,), without faiss."""
+    blocks = (positions[i : i + 512] for i in range(0, len(positions), 512))
+    scores = [np.take(snapshot.folded, block, axis=0).astype(np.float32) @ query for block in blocks]
+    values = np.concatenate([*scores, np.zeros(0, np.float32)]) - (0 if less is None else less[positions])
+    best = np.argsort(-values, kind="stable")[:number]
+    return list(zip(values[best].tolist(), positions[best].tolist(), strict=True))
 
 
 def _scan(

@@ -13,7 +13,7 @@ LEVELS = {  # a file imports only files of lower levels
     "suma.packets": -1,
     "suma.video": 0, "suma.pixels": 0, "suma.concepts": 0, "suma.similarity": 0, "suma.text": 0, "suma.cpu": 0,
     "suma.disk": 0, "suma.rows": 0, "suma.text_tower": 0, "suma.backbone": 0, "suma.saved": 0, "suma.temporal": 0,
-    "suma.clusters": 0, "suma.snapshot": 1, "suma.files": 1, "suma.decoder": 1, "suma.model": 1, "suma.store": 2,
+    "suma.clusters": 0, "suma.codes": 0, "suma.snapshot": 1, "suma.files": 1, "suma.decoder": 1, "suma.model": 1, "suma.store": 2,
     "suma.candidates": 3, "suma.hubness": 3, "suma.steer": 3, "suma.stores": 3,
     "suma.build": 4, "suma.query": 4, "suma.caption_list": 4, "suma.milvus_client": 4,
     "suma.search": 5, "suma.milvus_state": 5, "suma.milvus": 6, "suma.index": 7, "suma.explain": 8,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_store import Row
 
-from suma import candidates
+from suma import candidates, codes
 from suma.candidates import Candidates, keep_cache
+from suma.codes import Codes
 from suma.store import NewClip, Store
 
 WIDTH = 64
@@ -39,8 +40,8 @@ def best(store: Store, query: np.ndarray, number: int, allowed: np.ndarray | Non
 @pytest.fixture(params=["exact", "quantised"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(candidates, "EXACT_LIMIT", 100_000 if request.param == "exact" else 1000)
-    monkeypatch.setattr(candidates, "RESCORED", 2000)
     monkeypatch.setattr(candidates, "BLOCK", 500)
+    monkeypatch.setattr(codes, "BLOCK", 500)
     return made(tmp_path / "index", 3000)
 
 
@@ -116,8 +117,8 @@ def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monk
     keep_cache(store)
     (cache,) = store.folder.glob("first-*.faiss")
     made_anew: list[int] = []
-    quantised = candidates._quantised
-    monkeypatch.setattr(candidates, "_quantised", lambda s: made_anew.append(len(s.folded)) or quantised(s))
+    real = Codes.of
+    monkeypatch.setattr(Codes, "of", lambda vectors: made_anew.append(len(vectors)) or real(vectors))
 
     def answers() -> float:
         made_anew.clear()
@@ -135,3 +136,42 @@ def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monk
     keep_cache(store)
     assert [file.name.split("-")[2] for file in store.folder.glob("first-*.faiss")] == ["3000"]
     assert answers() >= 0.99 and made_anew == []
+
+
+def test_the_codes_name_what_is_near_without_the_vectors(monkeypatch: pytest.MonkeyPatch):
+    vectors = (np.random.default_rng(0).normal(size=(5000, WIDTH)) * SPECTRUM).astype(np.float16)
+    monkeypatch.setattr(codes, "FIRST", 600)
+    made = Codes.from_bytes(Codes.of(vectors).to_bytes())
+    directions = 8 * made._first.code_size  # a bit for each
+    assert len(made) == 5000 and made.bytes_each == directions / 8 + directions / 2 <= 0.75 * WIDTH
+    hits, allowed = [], np.arange(5000) % 3 > 0
+    for query in queries():
+        scores = vectors.astype(np.float32) @ query
+        for permitted, share in ((None, 1.0), (allowed, 2 / 3)):
+            chosen = np.flatnonzero(allowed) if permitted is not None else np.arange(5000)
+            named = made.name(query, 20, 5000, permitted, share)
+            assert len(named) == len(set(named)) == 300 / share and set(named) <= set(chosen)
+            hits.append(len(set(named) & set(chosen[np.argsort(-scores[chosen])[:10]])) / 10)
+    assert np.mean(hits) >= 0.99
+    assert set(made.name(queries()[0], 20, 900)) <= set(range(900))
+    assert len(made.name(queries()[0], 5000, 5000)) == 5000
+
+
+def test_codes_of_another_version_are_no_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import faiss
+
+    vectors = np.random.default_rng(0).normal(size=(700, WIDTH)).astype(np.float32)
+    for kind in ("RR32,RaBitQfs", "Flat"):
+        other = faiss.index_factory(WIDTH, kind, faiss.METRIC_INNER_PRODUCT)
+        other.train(vectors)
+        other.add(vectors)
+        with pytest.raises(ValueError, match="other codes"):
+            Codes.from_bytes(faiss.serialize_index(other).tobytes())
+    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    store = made(tmp_path / "index", 2000)
+    content = faiss.serialize_index(other).tobytes()
+    name = f"first-{store.generation}-2000-{candidates.hashlib.sha256(content).hexdigest()[:32]}.faiss"
+    (store.folder / name).write_bytes(content)
+    assert overlap(store, Candidates()) >= 0.99
+    keep_cache(store)
+    assert not (store.folder / name).exists() and len(list(store.folder.glob("first-*.faiss"))) == 1

@@ -11,6 +11,7 @@ from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex, candidates, caption_list
 from suma.caption_list import CaptionList
+from suma.codes import Codes
 
 MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor"
 WORDS = [
@@ -183,12 +184,11 @@ def test_another_process_replaces_the_list_of_an_opened_index(index: VideoIndex,
 
 def test_long_lists_go_through_the_quantiser_whose_cache_is_kept(index: VideoIndex, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
-    monkeypatch.setattr(candidates, "RESCORED", 2000)
     path = index.rows[0].path
     index.set_captions(lines(3000))
     index.save(tmp_path / "index")
     (cache,) = tmp_path.glob("index/lines*.faiss")
-    monkeypatch.setattr(candidates, "_quantised", None)  # not made again
+    monkeypatch.setattr(Codes, "of", None)  # not made again
     again = VideoIndex.load(tmp_path / "index", index.model)
     found, wanted = again.captions(path, 10), naive(again, path, 10)
     assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=2e-4)

@@ -126,9 +126,7 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
     opening = time.perf_counter() - began
     snapshot, store = index.store.snapshot, index.store
     disk = sum(file.stat().st_size for file in folder.iterdir())
-    hot = (
-        snapshot.folded.nbytes if first._coarse is None else faiss.downcast_index(first._coarse.index).code_size * count
-    )
+    hot = snapshot.folded.nbytes if first._coarse is None else first._coarse.bytes_each * count
     print(f"\n{count:,} videos x {frames} frames: opened and searched once in {opening:.2f} s;", end=" ")
     print(f"hot {hot / count:.0f} B per video, on disk {disk / count:.0f} B; four-way {4 * 13 * (DIM + CONCEPTS)} B")
 
