@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from suma.candidates import keep_cache
-from suma.cpu import half_image_tower
+from suma.cpu import half_image_tower, has_bf16
 from suma.decoder import Decoder, refuse_sparse
 from suma.disk import digest_of
 from suma.files import find_videos
@@ -81,6 +82,11 @@ class Builder:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
         self.bf16, self.report = bf16, Report()
+        if bf16 and model.device.type == "cpu" and not has_bf16():
+            warnings.warn(
+                "this processor has no bfloat16: frames are encoded in float32, which is faster", stacklevel=3
+            )
+            self.bf16 = False
         self._claimed: set[str] = set()  # contents on their way
         self._unreadable: set[str] = set()  # contents that turned out to be
         self._later: list[Row] = []  # files whose content comes in by another path

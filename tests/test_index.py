@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex
+from suma import SUMA, VideoIndex, build
 from suma.decoder import Decoder
 from suma.video import read_frames
 
@@ -51,6 +52,24 @@ def test_unreadable_files_are_kept_with_reasons_and_never_found(tiny_model: SUMA
     assert all(reason for reason in report.failed.values())
     assert {Path(row.path).name for row in index.failed} == {"liar.mp4", "empty.mp4"}
     assert len(index.search("a dog", top_k=50)) == 6
+
+
+def test_bfloat16_is_taken_only_where_the_processor_has_it(
+    tiny_model: SUMA, folder: Path, index: VideoIndex, monkeypatch
+):
+    def encoded(there: bool) -> torch.Tensor:
+        monkeypatch.setattr(build, "has_bf16", lambda: there)
+        half = VideoIndex(tiny_model)
+        half.add(folder / "clip 0.mp4", bf16=True)
+        return half.videos([0]).frames
+
+    exact = index.videos([index.row_of(folder / "clip 0.mp4")]).frames
+    with pytest.warns(UserWarning, match="no bfloat16"):
+        assert torch.allclose(encoded(False), exact, atol=1e-3)  # float16 of other batches
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        near = encoded(True)
+    assert not torch.allclose(near, exact, atol=1e-3) and float((near * exact).sum(-1).min()) > 0.999
 
 
 @pytest.mark.parametrize("query", QUERIES)

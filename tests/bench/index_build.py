@@ -28,7 +28,7 @@ from cloudy import make_clip
 from PIL import Image
 
 from suma import SUMA, VideoIndex, build
-from suma.cpu import use_fast_matmul
+from suma.cpu import has_bf16, use_fast_matmul
 from suma.decoder import Decoder
 from suma.store import NewClip
 from suma.video import read_frames
@@ -150,13 +150,9 @@ def against_plain(model: SUMA, paths: list[Path], folder: Path, hd_seconds: floa
     ratio, same = decoding(hd, 3)
     print(f"decode, {hd_seconds:.0f} s 1080p: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
     plain(model, transform, paths[:2], FRAMES), ours(model, paths[:2], False)  # everything loaded once
-    loops = {
-        "plain, frame by frame": 0.0,
-        "plain, video by video": 0.0,
-        "ours, float32": 0.0,
-        "ours, bfloat16": 0.0,
-    }
-    errors = dict.fromkeys(list(loops)[2:], 0.0)
+    kinds = {"ours, float32": False} | ({"ours, bfloat16": True} if has_bf16() else {})
+    loops = dict.fromkeys(["plain, frame by frame", "plain, video by video", *kinds], 0.0)
+    errors = dict.fromkeys(kinds, 0.0)
     per_round = max(1, len(paths) // 4)
     for i in range(0, len(paths), per_round):
         block = paths[i : i + per_round]
@@ -168,7 +164,7 @@ def against_plain(model: SUMA, paths: list[Path], folder: Path, hd_seconds: floa
         theirs = plain(model, transform, block, FRAMES)
         loops["plain, video by video"] += cpu() - began
         use_fast_matmul()
-        for name, bf16 in (("ours, float32", False), ("ours, bfloat16", True)):
+        for name, bf16 in kinds.items():
             began = cpu()
             index = ours(model, block, bf16)
             loops[name] += cpu() - began
