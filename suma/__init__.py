@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from suma.config import SUMAConfig
     from suma.index import VideoIndex
-    from suma.model import SUMA, SUMAConfig
+    from suma.model import SUMA
     from suma.query import Filter
     from suma.search import Match
     from suma.video import read_frames
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["SUMA", "Filter", "Match", "SUMAConfig", "VideoIndex", "__version__", "read_frames"]
 _HOMES = {
-    "SUMA": "suma.model", "SUMAConfig": "suma.model", "Match": "suma.search", "VideoIndex": "suma.index",
+    "SUMA": "suma.model", "SUMAConfig": "suma.config", "Match": "suma.search", "VideoIndex": "suma.index",
     "read_frames": "suma.video", "Filter": "suma.query",
 }  # fmt: skip
 

@@ -11,17 +11,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from suma.build import Report
-from suma.cpu import use_fast_matmul
 from suma.files import find_videos
 from suma.index import VideoIndex
 from suma.milvus import is_server
-from suma.model import SUMA
 from suma.query import Filter
+from suma.reader import load_reader
 from suma.search import Match
 from suma.video import SEGMENT
+
+if TYPE_CHECKING:
+    from suma.build import Report
 
 EXIT_CODES = (
     "exit codes: 0 found (or done), 1 nothing found, 2 bad input, a damaged index, or something that is not there"
@@ -74,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help=f"seconds of the parts into which longer videos are cut, 0: none (default: {SEGMENT:g}, or the index's)",
     )
-    index.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster where the processor has it")
+    index.add_argument(
+        "--bf16", action="store_true", help="encode in bfloat16, where the processor has it: twice as fast"
+    )
     index.add_argument("--hubness", action="store_true", help="keep what `search --hubness` needs, from now on")
     merge = command("merge", "bring indexes made on several machines into one")
     merge.add_argument("indexes", nargs="+", help="their folders")
@@ -144,57 +147,9 @@ def _page(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
-    use_fast_matmul()
-    model = SUMA.from_pretrained(args.model, text_only=args.command == "search" and not args.within)
-    if args.command == "merge":
-        from suma.merge import merge_folders
-
-        report, count = merge_folders(model, args.indexes, args.output)
-        done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
-        print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
-        return 0
-    if args.command == "index":
-        from suma import shards
-
-        place = shards.place(os.environ)
-        in_folder = not is_server(args.output)
-        if place[1] > 1 and not in_folder:
-            raise ValueError(f"several processes can fill an index in a folder only, not {args.output}")
-        shared = in_folder and (place[1] > 1 or shards.folder_of(args.output).is_dir())  # left by ranks that died
-
-        def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> Report:
-            prune, retry = args.prune and whole, args.retry and not (shared and whole)
-            return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16)
-
-        find_videos(args.videos)  # nothing to add is an error before anything is written
-        model.to(shards.device(os.environ))
-        if shared:
-            shards.fill(model, args.output, args.videos, place, add, args.retry, args.segment)
-            if place[0]:
-                return 0
-        length = SEGMENT if args.segment is None else args.segment
-        try:
-            index = VideoIndex.load(args.output, model, args.segment)
-        except FileNotFoundError:
-            index = VideoIndex(model, length)
-        if args.captions:
-            index.set_captions(_read_captions(args.captions))
-        index.save(args.output)
-        report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
-        if args.hubness:
-            index.keep_hubness()
-        if args.json:
-            print(json.dumps(asdict(report), ensure_ascii=False))
-        else:
-            done = f"{len(report.added)} added, {len(report.skipped)} unchanged, {len(report.failed)} failed"
-            for name in ("moved", "duplicates", "missing", "pruned"):
-                count = len(getattr(report, name))
-                done += f", {count} {name}" * bool(count)
-            print(f"{done}; {index.num_videos} videos in {args.output}")
-            for path, reason in report.failed.items():
-                print(f"failed: {path}: {reason}", file=sys.stderr)
-        return 0 if len(index) else 1
-    index = VideoIndex.load(args.index, model)
+    if args.command in ("index", "merge"):
+        return fill(args)
+    index = VideoIndex.load(args.index, load_reader(args.model))
     if args.command == "check":
         index.store.verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
@@ -214,6 +169,62 @@ def run(args: argparse.Namespace) -> int:
         }  # fmt: skip
         print(json.dumps(values, ensure_ascii=False, indent=None if args.json else 2))
     return 0
+
+
+def fill(args: argparse.Namespace) -> int:
+    """`index` and `merge`, which write, with the whole model; the exit code."""
+    from suma.cpu import use_fast_matmul
+    from suma.model import SUMA
+
+    use_fast_matmul()
+    model = SUMA.from_pretrained(args.model)
+    if args.command == "merge":
+        from suma.merge import merge_folders
+
+        report, count = merge_folders(model, args.indexes, args.output)
+        done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
+        print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
+        return 0
+    from suma import shards
+
+    place = shards.place(os.environ)
+    in_folder = not is_server(args.output)
+    if place[1] > 1 and not in_folder:
+        raise ValueError(f"several processes can fill an index in a folder only, not {args.output}")
+    shared = in_folder and (place[1] > 1 or shards.folder_of(args.output).is_dir())  # left by ranks that died
+
+    def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> "Report":
+        prune, retry = args.prune and whole, args.retry and not (shared and whole)
+        return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16)
+
+    find_videos(args.videos)  # nothing to add is an error before anything is written
+    model.to(shards.device(os.environ))
+    if shared:
+        shards.fill(model, args.output, args.videos, place, add, args.retry, args.segment)
+        if place[0]:
+            return 0
+    length = SEGMENT if args.segment is None else args.segment
+    try:
+        index = VideoIndex.load(args.output, model, args.segment)
+    except FileNotFoundError:
+        index = VideoIndex(model, length)
+    if args.captions:
+        index.set_captions(_read_captions(args.captions))
+    index.save(args.output)
+    report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
+    if args.hubness:
+        index.keep_hubness()
+    if args.json:
+        print(json.dumps(asdict(report), ensure_ascii=False))
+    else:
+        done = f"{len(report.added)} added, {len(report.skipped)} unchanged, {len(report.failed)} failed"
+        for name in ("moved", "duplicates", "missing", "pruned"):
+            count = len(getattr(report, name))
+            done += f", {count} {name}" * bool(count)
+        print(f"{done}; {index.num_videos} videos in {args.output}")
+        for path, reason in report.failed.items():
+            print(f"failed: {path}: {reason}", file=sys.stderr)
+    return 0 if len(index) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,12 +6,10 @@ Shapes: N lines, V parts of a video, F frames, D joint width.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from tqdm import tqdm
 
+from suma.arrays import library, no_grad, to_numpy, unit
 from suma.candidates import Candidates, keep_cache
-from suma.model import SUMA
+from suma.reader import AnyModel
 from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_videos, score_by_scale
 from suma.store import Store
 from suma.stores import AnyStore
@@ -38,7 +36,7 @@ class CaptionList:
         first, lines = store.captions()
         return cls(lines, store.caption_vectors(first, len(lines)), first)
 
-    def save(self, store: AnyStore, model: SUMA) -> "CaptionList":
+    def save(self, store: AnyStore, model: AnyModel) -> "CaptionList":
         """Keep the list in an index's folder, encoding the lines that the one before has not; the list as it is kept.
         Raises OSError as the store does, with the one before intact."""
         if (before := CaptionList.load(store)).lines == self.lines:
@@ -51,25 +49,25 @@ class CaptionList:
                 keep_cache(store, kept, kept.name)
         return kept
 
-    @torch.no_grad()
-    def search(self, model: SUMA, store: AnyStore, videos: Videos, top_k: int) -> list[tuple[str, float]]:
+    @no_grad
+    def search(self, model: AnyModel, store: AnyStore, videos: Videos, top_k: int) -> list[tuple[str, float]]:
         """The lines that describe a video best, with their scores, best first; of several parts (V) the best counts."""
         if self._folded is None:
             self._folded = np.concatenate(list(self._blocks(model)))
         concepts, c = model.space.concepts(), model.config
         number = max(CANDIDATES, 2 * top_k)
         found: dict[int, None] = {}
-        for query in fold_videos(videos.features, videos.frames, videos.mask, concepts, c.scoring).cpu().numpy():
+        for query in to_numpy(fold_videos(videos.features, videos.frames, videos.mask, concepts, c.scoring)):
             found.update(dict.fromkeys(self._candidates.search(store, self, query, number)))
-        rows = torch.cat([videos.features[:, None], videos.frames], dim=1)  # (V, 1 + F, D)
-        features, named = torch.from_numpy(self.folded[list(found)]).float().to(rows.device).split(model.dim, dim=1)
-        texts = Texts(F.normalize(features, dim=-1), named)  # of the anchors, the concepts' sum is all that counts
-        scores = score_by_scale(texts, named, rows, concept_scale(rows, concepts)[..., 0], videos.mask, c.scoring).amax(
-            1
-        )
-        best = scores.topk(min(top_k, len(scores)))
-        lines = [self.lines[list(found)[i]] for i in best.indices.tolist()]
-        return list(zip(lines, [round(score, 4) for score in best.values.tolist()], strict=True))
+        rows = library(videos.frames).concatenate([videos.features[:, None], videos.frames], 1)  # (V, 1 + F, D)
+        positions = list(found)
+        folded = model.array(self.folded[positions].astype(np.float32))
+        features, named = folded[:, : model.dim], folded[:, model.dim :]
+        texts = Texts(unit(features), named)  # of the anchors, the concepts' sum is all that counts
+        scales = concept_scale(rows, concepts)[..., 0]
+        scores = to_numpy(score_by_scale(texts, named, rows, scales, videos.mask, c.scoring)).max(1)  # (lines,)
+        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        return [(self.lines[positions[i]], round(float(scores[i]), 4)) for i in best]
 
     @property
     def table(self) -> "CaptionList":
@@ -82,9 +80,11 @@ class CaptionList:
         assert self._folded is not None
         return self._folded
 
-    @torch.no_grad()
-    def _blocks(self, model: SUMA, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
+    @no_grad
+    def _blocks(self, model: AnyModel, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
         """The lines' vectors, in blocks (n, 2D); those of the list before are taken from there."""
+        from tqdm import tqdm
+
         kept = before is not None and before._folded is not None
         known = {line: i for i, line in enumerate(before.lines)} if before is not None and kept else {}
         concepts = model.space.concepts()
@@ -99,6 +99,6 @@ class CaptionList:
                 new = sorted((n for n, line in enumerate(lines) if line not in known), key=lambda n: len(lines[n]))
                 for at in (new[k : k + BATCH] for k in range(0, len(new), BATCH)):  # of like length: less padding
                     texts = model.texts([lines[n] for n in at])
-                    block[at] = fold_texts(texts.features, texts.anchors, concepts).half().cpu().numpy()
+                    block[at] = to_numpy(fold_texts(texts.features, texts.anchors, concepts))
                 bar.update(len(lines))
                 yield block

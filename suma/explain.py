@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from suma.arrays import Array, no_grad, to_numpy
 from suma.query import parse
 from suma.search import nearest
 from suma.similarity import Texts, Videos, concept_parts, frame_scores, score_parts
@@ -51,7 +50,7 @@ class Explanation:
     end: float = 0.0
 
 
-@torch.no_grad()
+@no_grad
 def explain(
     index: "VideoIndex",
     path: str | Path,
@@ -83,20 +82,20 @@ def explain(
     row, video = rows[n], Videos(*(x[n : n + 1] for x in videos))
     count = len(row.times)
     activations = model.space.activations(video.frames[0, :count])  # (F, K)
-    whole = model.space.activations(video.features[0])  # (K,)
+    heat, whole = to_numpy(activations), to_numpy(model.space.activations(video.features[0]))  # (F, K), (K,)
     if texts is not None:
         c = model.config
-        part_of, parts = score_parts(texts, video, c.scoring), concept_parts(texts, video, c.scoring)
+        part_of, parts = score_parts(texts, video, c.scoring), to_numpy(concept_parts(texts, video, c.scoring))
         per_frame = frame_scores(texts, video, c.concept_share)[0, :count].tolist()
-        anchor = texts.anchors[0]
+        anchor = to_numpy(texts.anchors[0])
     else:
-        parts, anchor, part_of = torch.zeros(model.space.num_concepts), torch.zeros(model.space.num_concepts), {}
+        parts, anchor, part_of = np.zeros(model.space.num_concepts), np.zeros(model.space.num_concepts), {}
         per_frame = []
     if by == "query" and texts is not None:
-        named = (anchor != 0).nonzero().flatten()
-        order = named[parts[named].argsort(descending=True)][:top_k]
+        named = np.flatnonzero(anchor)
+        order = named[np.argsort(-parts[named], kind="stable")][:top_k]
     else:
-        order = standout(index, activations).amax(0).topk(min(top_k, model.space.num_concepts)).indices
+        order = np.argsort(-to_numpy(standout(index, activations)).max(0), kind="stable")[:top_k]
     concepts = [
         Concept(
             k,
@@ -105,7 +104,7 @@ def explain(
             float(anchor[k]),
             float(whole[k]),
             float(parts[k]),
-            activations[:, k].tolist(),
+            heat[:, k].tolist(),
         )
         for k in order.tolist()
     ]
@@ -114,7 +113,7 @@ def explain(
     return Explanation(str(path), text, score, part_of, row.times, per_frame, concepts, length, row.start, row.end)
 
 
-def standout(index: "VideoIndex", activations: Tensor) -> Tensor:
+def standout(index: "VideoIndex", activations: Array) -> Array:
     """Activations (F, K) in standard deviations above each concept's mean over the gallery's frames."""
     mean, deviation = index.concept_statistics()
     return (activations - mean) / deviation

@@ -17,14 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from suma.arrays import Array, library, to_numpy
 from suma.disk import replace
 from suma.store import Store
 
 if TYPE_CHECKING:
-    from suma.model import SUMA
+    from suma.reader import AnyModel
 
 INVERSE_TEMPERATURE = 10.0  # chosen on training clips of Scenes
 BUNDLE = 4  # words of a text where there are no captions; likewise
@@ -32,23 +31,24 @@ BANK = 1000  # texts of the bank at most
 BLOCK = 20_000  # videos compared with the bank at once
 
 
-def popularity(scores: Tensor, inverse_temperature: float = INVERSE_TEMPERATURE) -> Tensor:
+def popularity(scores: Array, inverse_temperature: float = INVERSE_TEMPERATURE) -> Array:
     """How near each item is to texts at large, (N,): (1/b) log of the mean of exp(b * score) over scores (B, N).
 
     b, the inverse temperature, says how much the nearest texts count: the mean score at 0, the largest at infinity.
 
-    >>> popularity(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), 100.0).round(decimals=2)
-    tensor([0.0000, 0.9900])
+    >>> popularity(np.array([[0.0, 1.0], [0.0, 0.0]]), 100.0).round(2)
+    array([0.  , 0.99])
     """
-    b = inverse_temperature
-    return (torch.logsumexp(b * scores, 0) - math.log(len(scores))) / b
+    b, xp = inverse_temperature, library(scores)
+    highest = xp.amax(scores, 0)
+    return highest + (xp.log(xp.exp(b * (scores - highest)).sum(0)) - math.log(len(scores))) / b
 
 
-def inverted_softmax(scores: Tensor, bank: Tensor) -> Tensor:
+def inverted_softmax(scores: Array, bank: Array) -> Array:
     """Scores (Q, N) less each item's `popularity` (N,) with a bank of texts that are not the queries (Smith et al.,
     2017, arXiv 1702.03859; QB-Norm, arXiv 2112.12777). Inductive: a query is ranked without knowing of the others.
     """
-    return scores - bank.to(scores.device)
+    return scores - bank
 
 
 def evenly(texts: Sequence[str], number: int = BANK) -> list[str]:
@@ -56,7 +56,7 @@ def evenly(texts: Sequence[str], number: int = BANK) -> list[str]:
     return [texts[i * len(texts) // number] for i in range(number)] if len(texts) > number else list(texts)
 
 
-def word_bundles(model: "SUMA") -> list[str]:
+def word_bundles(model: "AnyModel") -> list[str]:
     """BANK texts of BUNDLE words of a model's concept space each, by a fixed seed: a bank without captions."""
     words, random = model.config.words, np.random.default_rng(0)
     chosen = [random.choice(len(words), min(BUNDLE, len(words)), replace=False) for _ in range(BANK)]
@@ -78,11 +78,11 @@ class Vectors(Protocol):
 class Popularity:
     """The popularity of every clip of a store, which takes in what is added."""
 
-    def __init__(self, texts: Sequence[str], fold: Callable[[Sequence[str]], Tensor]):
+    def __init__(self, texts: Sequence[str], fold: Callable[[Sequence[str]], Array]):
         self.texts = list(texts)
         self.name = "hubness-" + hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]  # of its file
         self._fold = fold  # texts -> folded vectors (B, 2D)
-        self._bank: Tensor | None = None
+        self._bank: np.ndarray | None = None
         self._table: Any = None  # of the generation that is held
         self._values = np.zeros(0, np.float32)
         self._mutex = threading.Lock()
@@ -95,9 +95,8 @@ class Popularity:
             parts = [self._values]
             for i in range(len(self._values), len(snapshot.folded), BLOCK):
                 if self._bank is None:
-                    self._bank = self._fold(self.texts).float().cpu()
-                vectors = torch.from_numpy(snapshot.folded[i : i + BLOCK].astype(np.float32))
-                parts.append(popularity(self._bank @ vectors.T).numpy())
+                    self._bank = to_numpy(self._fold(self.texts))
+                parts.append(popularity(self._bank @ snapshot.folded[i : i + BLOCK].astype(np.float32).T))
             if len(parts) > 1:
                 self._values = np.concatenate(parts)
             return self._values[: len(snapshot.folded)]

@@ -8,28 +8,27 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from suma.build import Builder, Report
+from suma.arrays import Array, library, no_grad, to_numpy, unit
 from suma.caption_list import CaptionList
 from suma.decoder import TIME_LIMIT, Decoder
 from suma.disk import digest_of
 from suma.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.milvus import MilvusStore, is_server
-from suma.model import SUMA
-from suma.pixels import resize_frames
 from suma.query import ALL, Filter, Query, parse
+from suma.reader import AnyModel
 from suma.rows import Row, describe, key
 from suma.search import Match, Page, Searcher, nearest
 from suma.similarity import Texts, Videos, fold_texts
 from suma.store import MANIFEST, Store
 from suma.stores import AnyStore, State
 from suma.video import SEGMENT
+
+if TYPE_CHECKING:
+    from suma.build import Report
 
 STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
 
@@ -66,7 +65,7 @@ class VideoIndex:
     inner product (the folded score, exact for `mean` aggregation), then scores the best with all their frames.
     """
 
-    def __init__(self, model: SUMA, segment: float = SEGMENT):
+    def __init__(self, model: AnyModel, segment: float = SEGMENT):
         if model.config.activation != "cosine":
             raise ValueError(f'searches need concepts by plain cosines, this model has "{model.config.activation}"')
         if not segment >= 0:
@@ -76,7 +75,7 @@ class VideoIndex:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._store: AnyStore | None = None  # made when it is needed
         self._searcher = Searcher(self.model)
-        self._statistics: tuple[State, Tensor, Tensor] | None = None  # of the concepts, over all frames
+        self._statistics: tuple[State, Array, Array] | None = None  # of the concepts, over all frames
         self._recent: dict[str, tuple[list[Row], Videos]] = {}  # files that are not in the index
         self._captions: CaptionList | None = None  # None: as the store has them
         self._popular: Popularity | None = None  # the clips', with texts at large
@@ -120,7 +119,7 @@ class VideoIndex:
         retry: bool = False,
         time_limit: float = TIME_LIMIT,
         bf16: bool = False,
-    ) -> Report:
+    ) -> "Report":
         """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
         file keeps its features, copies of a file share them.
 
@@ -131,14 +130,16 @@ class VideoIndex:
             workers: processes that decode ahead.
             prune: also remove what is no longer there from the folders that are given.
             time_limit: seconds without a decoded part after which a video counts as unreadable.
-            bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast on a processor that has
-                it, and many times slower on others.
+            bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast. A processor without it
+                would take many times as long: there it warns, and float32 is taken.
 
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
         """
+        from suma.build import Builder  # with torch
+
         kept = is_kept(self.store)
-        report = Builder(self.model, self.store, workers, time_limit, bf16).run(paths, prune, retry)
+        report = Builder(self.model.whole(), self.store, workers, time_limit, bf16).run(paths, prune, retry)
         if kept:
             self.keep_hubness()
         return report
@@ -160,7 +161,7 @@ class VideoIndex:
         snapshot = self.store.snapshot
         return self._searcher.videos(snapshot, [int(snapshot.live[i]) for i in rows])
 
-    @torch.no_grad()
+    @no_grad
     def search(
         self,
         query: str | Query | Texts,
@@ -214,11 +215,12 @@ class VideoIndex:
             self._popular = Popularity(texts, self._fold)
         return self._popular
 
-    @torch.no_grad()
-    def _fold(self, texts: Sequence[str]) -> Tensor:
+    @no_grad
+    def _fold(self, texts: Sequence[str]) -> Array:
         """Folded vectors (n, 2D) of texts."""
         parts, concepts = [texts[i : i + 256] for i in range(0, len(texts), 256)], self.model.space.concepts()
-        return torch.cat([fold_texts(*self.model.texts(part), concepts) for part in parts])
+        folded = [fold_texts(*self.model.texts(part), concepts) for part in parts]
+        return library(folded[0]).concatenate(folded)
 
     def keep_hubness(self) -> None:
         """Keep what a search with `hubness` needs beside the index; from then on `add` and `save` bring it up to
@@ -226,7 +228,7 @@ class VideoIndex:
         with self.store.writing():
             self._popularity().keep(self.folder_store)
 
-    @torch.no_grad()
+    @no_grad
     def similar(
         self,
         path: str | Path,
@@ -274,24 +276,23 @@ class VideoIndex:
             raise KeyError(f"{path} is not in the index")
         return int(np.searchsorted(snapshot.live, positions[0]))
 
-    @torch.no_grad()
-    def concept_statistics(self) -> tuple[Tensor, Tensor]:
+    @no_grad
+    def concept_statistics(self) -> tuple[Array, Array]:
         """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in a large
         one, of evenly spaced videos)."""
         snapshot = self.store.snapshot
         if self._statistics is None or self._statistics[0] is not snapshot:
-            dim, device = self.model.dim, self.model.device
-            total, squares, count = torch.zeros(dim), torch.zeros(dim, dim), 0
+            dim, count = self.model.dim, 0
+            total, squares = np.zeros(dim, np.float32), np.zeros((dim, dim), np.float32)
             chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))].tolist()
             for i in range(0, len(chosen), 512):
                 features, _, valid = snapshot.gather(chosen[i : i + 512])
-                x = F.normalize(torch.from_numpy(features[:, 1:][valid[:, 1:]]).float(), dim=-1)
+                x = unit(features[:, 1:][valid[:, 1:]].astype(np.float32))
                 total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
-            concepts = self.model.space.concepts().cpu()
-            mean = total / max(1, count)
+            concepts, mean = to_numpy(self.model.space.concepts()), total / max(1, count)
             covariance = squares / max(1, count) - mean[:, None] * mean
-            deviation = ((concepts @ covariance) * concepts).sum(1).clamp_min(1e-6).sqrt()
-            self._statistics = (snapshot, (concepts @ mean).to(device), deviation.to(device))
+            deviation = np.sqrt(np.maximum(((concepts @ covariance) * concepts).sum(1), 1e-6))
+            self._statistics = (snapshot, self.model.array(concepts @ mean), self.model.array(deviation))
         return self._statistics[1:]
 
     def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Videos]:
@@ -301,7 +302,7 @@ class VideoIndex:
         n = nearest(rows, at)
         return rows[n], Videos(*(x[n : n + 1] for x in videos))
 
-    @torch.no_grad()
+    @no_grad
     def parts(self, path: str | Path) -> tuple[list[Row], Videos]:
         """All parts (V) of a video, or the image, with their features: out of the index, or read and encoded now (the
         last few are kept). Raises FileNotFoundError or ValueError where it cannot be read."""
@@ -322,24 +323,29 @@ class VideoIndex:
 
     def _decode(self, row: Row) -> tuple[list[Row], Videos]:
         """The parts of a file, decoded in a process of its own."""
-        image, decoder = self.model.config.image, Decoder()
+        import torch
+
+        from suma.pixels import resize_frames
+
+        model, image, decoder = self.model.whole(), self.model.config.image, Decoder()
         size = (image["size"], image["resize_mode"], image["interpolation"])
         rows, features, frames = [], [], []
         try:
             for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
                 pixels = torch.cat([resize_frames(frame, *size) for frame in part.frames])
-                one, pictures = self.model.encode_video(pixels[None].to(self.model.device))
-                features.append(one[0])
-                frames.append(pictures[0])
+                one, pictures = model.encode_video(pixels[None].to(model.device))
+                features.append(to_numpy(one[0]))
+                frames.append(to_numpy(pictures[0]))
                 rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))
         finally:
             decoder.close()
         if not rows:
             raise ValueError(f"{row.path} has no frames")
-        padded = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
-        lengths = torch.tensor([len(f) for f in frames], device=padded.device)
-        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
-        return rows, self.model.videos(torch.stack(features), padded, mask)
+        mask = np.arange(max(map(len, frames))) < np.array([len(f) for f in frames])[:, None]
+        padded = np.zeros((*mask.shape, model.dim), np.float32)
+        padded[mask] = np.concatenate(frames)
+        found: list[Array] = [self.model.array(x) for x in (np.stack(features), padded, mask)]
+        return rows, self.model.videos(*found)
 
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
@@ -381,7 +387,7 @@ class VideoIndex:
             self._temporary = None
 
     @classmethod
-    def load(cls, folder: str | Path, model: SUMA, segment: float | None = None) -> "VideoIndex":
+    def load(cls, folder: str | Path, model: AnyModel, segment: float | None = None) -> "VideoIndex":
         """Open a saved index, also one in Milvus (suma/milvus.py). Raises FileNotFoundError where there is none, and
         ValueError for a damaged or foreign one, or one made with another model, or with parts of another length than
         `segment`, if given (naming both)."""

@@ -3,11 +3,9 @@
 Shapes: T texts, V videos, F frames, L tokens, W words, K concepts, D joint width.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,66 +18,14 @@ from torch import Tensor, nn
 from suma import text
 from suma.backbone import build_clip, load_backbone, patch_width
 from suma.clusters import STARTS, cluster
-from suma.concepts import ACTIVATIONS, ANCHORS, ConceptSpace, common_words, count_words
+from suma.concepts import ConceptSpace
+from suma.config import SUMAConfig, fingerprint
 from suma.pixels import normalize
-from suma.saved import CONFIG, TOKENIZER, TOKENIZER_FILES, WEIGHTS, check_config, download, saved_tokenizer
-from suma.similarity import AGGREGATIONS, Scoring, Texts, Videos, score
+from suma.saved import TOKENIZER, WEIGHTS, find, saved_tokenizer
+from suma.similarity import Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
-from suma.text_tower import TextTower, fits
-
-FORMAT_VERSION = 1
-LATER = ("frame_grid", "coarse_share", "activation", "temporal_frames")  # at their defaults they change no name
-
-
-@dataclass
-class SUMAConfig:
-    """Everything that builds a SUMA but its weights; travels with them as config.json."""
-
-    clip: dict[str, Any]  # an open_clip model config: embed_dim, vision_cfg, text_cfg, ...
-    image: dict[str, Any]  # preprocessing: size, mean, std, interpolation, resize_mode
-    tokenizer: str = ""  # the open_clip model whose tokenizer is used; "": CLIP's, cut to text_cfg's vocab_size
-    words: list[str] = field(default_factory=list)  # the training captions' words, best names of a concept first
-    word_counts: list[int] = field(default_factory=list)  # captions that hold each word
-    num_captions: int = 0  # training captions
-    num_concepts: int = 1024  # K; default our reading
-    anchor: str = "idf"  # binary, count or idf: weights of the concepts that a sentence names; our reading. self: none
-    activation: str = "cosine"  # of concepts: cosine (searches need it), mlp, relu, top or sparsemax
-    frame_grid: int = 0  # G: frame features also read G x G regions of the picture, so that they know where things are
-    temporal_layers: int = 4  # 0: the video is the mean of its frames
-    temporal_frames: bool = False  # frames as the temporal encoder leaves them, or as it finds them (our reading)
-    temporal_positions: int = 16  # learned positions along the video, interpolated for any frame count
-    aggregation: str = "softmax"  # over frames: softmax, mean or max; our reading
-    aggregation_temperature: float = 0.05
-    concept_share: float = 0.25  # the aligned space's share of the score
-    coarse_share: float = 0.5  # the whole video's share in each space, the rest is its frames'; our reading
-    num_frames: int = 12  # frames per video in evaluation and search
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
-            raise ValueError(f"config format_version {self.format_version} is not the {FORMAT_VERSION} this SUMA reads")
-        if self.aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
-        if self.anchor not in ANCHORS:
-            raise ValueError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-        for name in ("concept_share", "coarse_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        if not self.aggregation_temperature > 0:
-            raise ValueError(f"aggregation_temperature must be above 0, got {self.aggregation_temperature}")
-        if not 0 <= self.frame_grid <= 16:
-            raise ValueError(f"frame_grid must be 0 to 16, got {self.frame_grid}")
-        if not 1 <= self.num_frames <= 64:
-            raise ValueError(f"num_frames must be 1 to 64, got {self.num_frames}")
-        if len(self.words) < self.num_concepts:
-            raise ValueError(f"{len(self.words)} words cannot fill num_concepts={self.num_concepts} concepts")
-
-    @property
-    def scoring(self) -> Scoring:
-        """What the score depends on."""
-        return Scoring(self.concept_share, self.aggregation, self.aggregation_temperature, self.coarse_share)
+from suma.tokens import load_tokenizer
+from suma.words import common_words, count_words
 
 
 class SUMA(
@@ -95,13 +41,13 @@ class SUMA(
     The constructor builds random weights; `from_clip` starts a training, `from_pretrained` loads a trained model.
     """
 
-    def __init__(self, config: SUMAConfig, tokenizer_folder: str | Path | None = None, text_only: bool = False):
+    def __init__(self, config: SUMAConfig, tokenizer_folder: str | Path | None = None):
         super().__init__()
         self.config = config
         cfg = {name: value for name, value in config.clip.items() if name != "init_logit_bias"}  # no use here
-        self.clip: Any = TextTower(cfg) if text_only else build_clip(cfg)
+        self.clip: Any = build_clip(cfg)
         dim, width = int(cfg["embed_dim"]), text.token_table(self.clip).embedding_dim
-        layers, grid = (0, 0) if text_only else (config.temporal_layers, config.frame_grid)
+        layers, grid = config.temporal_layers, config.frame_grid
         self.temporal = TemporalEncoder(dim, layers, config.temporal_positions) if layers else None
         self.grid = FrameGrid(grid, patch_width(self.clip), dim) if grid else None
         self.space = ConceptSpace(
@@ -109,7 +55,7 @@ class SUMA(
             config.activation,
         )  # fmt: skip
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.tokenizer = text.load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
+        self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
         self.shorten = text.can_shorten(self.clip)
         self._fingerprint = ""
 
@@ -177,7 +123,7 @@ class SUMA(
             raise ValueError("`captions` hold no words to make concepts of: leave them out to start from common words")
         if concept_start not in STARTS:
             raise ValueError(f"concept_start {concept_start!r}: choose one of {', '.join(STARTS)}")
-        words, tokenizer = list(counts), text.load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
+        words, tokenizer = list(counts), load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
         embeddings, sentences = text.word_embeddings(clip, tokenizer, words).cpu().numpy(), None
         if concept_start == "sentences":
             sentences = text.word_sentences(clip, tokenizer, words, cfg["text_cfg"])
@@ -206,56 +152,29 @@ class SUMA(
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
         """A trained model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed.
 
-        Options for the Hub: revision, token, cache_dir, force_download, local_files_only. With `text_only=True` the
-        image tower and the temporal encoder are left out where they can be (suma/text_tower.py): such a model searches
-        by text, starts in a fraction of the time, and has the whole model's fingerprint.
+        Options for the Hub: revision, token, cache_dir, force_download, local_files_only.
         Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
-        ValueError, a path that does not exist FileNotFoundError (so does a model that is not cached while the Hub does
-        not answer; what the Hub refuses raises huggingface_hub's errors). Only safetensors are read.
+        ValueError, a path that does not exist FileNotFoundError; see also `suma.saved.find`. Only safetensors are read.
         """
-        path = Path(str(pretrained_model_name_or_path))
-        if path.is_dir():
-            for needed in (CONFIG, WEIGHTS):
-                if not (path / needed).is_file():
-                    raise FileNotFoundError(f"{path} is not a SUMA model: it has no {needed}")
-            check_config(path / CONFIG)
-        elif path.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
-            raise FileNotFoundError(f"no model folder {path} (a Hub id has the form owner/name)")
-        else:
-            options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
-            config = download(str(path), CONFIG, **{k: kwargs[k] for k in options if k in kwargs})
-            check_config(config)
-            kwargs["revision"] = config.parent.name  # the commit: the weights must be of the same one
+        options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
+        folder = find(pretrained_model_name_or_path, **{k: kwargs.pop(k) for k in options if k in kwargs})
         kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(folder, **kwargs)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":
         """Load weights (the mixin has read the config): safetensors or an error, never a pickle."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
-        options = {k: kwargs.pop(k, None) for k in ("revision", "cache_dir", "token")}
-        options |= {k: bool(kwargs.pop(k, False)) for k in ("force_download", "local_files_only")}
-        folder = Path(model_id)
-        if folder.is_dir():
-            file, tokenizer = folder / WEIGHTS, saved_tokenizer(folder)
-        else:
-            file, tokenizer = download(model_id, WEIGHTS, **options), None
-            if kwargs["config"].clip["text_cfg"].get("hf_tokenizer_name"):
-                for name in TOKENIZER_FILES:
-                    tokenizer = download(model_id, f"{TOKENIZER}/{name}", **options).parent
-        text_only = kwargs.pop("text_only", False) and fits(kwargs["config"].clip)
-        model = cls(**{**kwargs, "tokenizer_folder": tokenizer, "text_only": text_only})
-        needed = None if not text_only else set(model.state_dict())
+        file = Path(model_id, WEIGHTS)
         try:
-            with safe_open(file, framework="pt", device=map_location) as weights:
-                names = sorted(weights.keys())
-                state = {name: weights.get_tensor(name) for name in names if needed is None or name in needed}
-                if text_only:  # of the whole file, one tensor at a time
-                    rest = ((n, state[n] if n in state else weights.get_tensor(n)) for n in names)
-                    model._fingerprint = _fingerprint(model.config, rest)
+            state = load_file(file, device=map_location)
         except SafetensorError as error:
             raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
+        for option in ("revision", "cache_dir", "token", "force_download", "local_files_only"):
+            kwargs.pop(option, None)  # the mixin's, for the Hub
+        model = cls(**{**kwargs, "tokenizer_folder": saved_tokenizer(Path(model_id))})
         if map_location != "cpu":
             model.to(map_location)
         model.load_state_dict(state, strict=True)
@@ -270,7 +189,10 @@ class SUMA(
     def fingerprint(self) -> str:
         """16 hex digits that name this model: config and weights as they are at the first call."""
         if not self._fingerprint:
-            self._fingerprint = _fingerprint(self.config, sorted(self.state_dict().items()))
+            weights = sorted(self.state_dict().items())
+            self._fingerprint = fingerprint(
+                self.config, ((n, x.float() if x.is_floating_point() else x) for n, x in weights)
+            )
         return self._fingerprint
 
     # ---- encoders --------------------------------------------------------------------------------------------------
@@ -284,6 +206,14 @@ class SUMA(
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.concept_logit_scale.device
+
+    def whole(self) -> "SUMA":
+        """Itself: a `suma.reader.Reader` gives one."""
+        return self
+
+    def array(self, values: np.ndarray) -> Tensor:
+        """An array as the model takes it: a tensor where the weights are."""
+        return torch.from_numpy(values).to(self.device)
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Sentences -> token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
@@ -303,8 +233,6 @@ class SUMA(
     def encode_images(self, pixels: Tensor) -> Tensor:
         """What the image tower gives of pixels (N, 3, H, W): its feature, and with a frame grid the picture's regions
         behind it (N, D + G * G * C). uint8 is normalised here, floats are taken as they are."""
-        if isinstance(self.clip, TextTower):
-            raise RuntimeError("this model was loaded with text_only=True: load it whole to encode frames")
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
@@ -395,14 +323,3 @@ class SUMA(
         """Keep both scales at most 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
         for scale in (self.clip.logit_scale, self.concept_logit_scale):
             scale.clamp_(max=math.log(100))
-
-
-def _fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Of a config and weights in the order of their names; floats as they are once loaded, in float32."""
-    told = {n: x for n, x in asdict(config).items() if n not in LATER or x != getattr(SUMAConfig, n)}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    for name, tensor in weights:
-        loaded = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-        digest.update(name.encode())
-        digest.update(loaded.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -25,16 +25,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from suma.arrays import Array, no_grad
 from suma.rows import RowTable
 from suma.similarity import Texts
 from suma.steer import parse as parse_steering
 from suma.steer import steer
 
 if TYPE_CHECKING:
-    from suma.model import SUMA
+    from suma.reader import AnyModel
 
 MAX_TERMS, MAX_WEIGHT = 32, 10.0
 CANCELLED = 1e-3  # length below which what is left of a sum is noise
@@ -119,8 +117,8 @@ class Query:
     filter: Filter = ALL
     min_score: float = -math.inf
 
-    @torch.no_grad()
-    def texts(self, model: "SUMA") -> Texts:
+    @no_grad
+    def texts(self, model: "AnyModel") -> Texts:
         """The query as the model reads it (T = 1). Raises ValueError where it is empty, or its terms cancel out."""
         mixed = self.mixed
         if not mixed and not self.weights:
@@ -134,8 +132,8 @@ class Query:
                 raise ValueError("the terms of the query cancel each other out: nothing is left to search for")
         return steer(model, found, dict(self.weights)) if self.weights else found
 
-    @torch.no_grad()
-    def anchor(self, model: "SUMA") -> Tensor | None:
+    @no_grad
+    def anchor(self, model: "AnyModel") -> Array | None:
         """Its anchor (K,) as `texts` has it before concepts are steered; None without sentence and terms."""
         return self._mix(model.anchors([text for text, _ in self.mixed]))[0] if self.mixed else None
 
@@ -144,11 +142,11 @@ class Query:
         """All texts with their weights, the sentence first."""
         return [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
 
-    def _mix(self, rows: Tensor) -> Tensor:
+    def _mix(self, rows: Array) -> Array:
         """The weighted sum (1, n) of the texts' rows (T, n), brought to length 1; zeros where only noise is left."""
-        total = torch.tensor([[weight for _, weight in self.mixed]], device=rows.device) @ rows
-        length = float(total.norm())
-        return total / length if length >= CANCELLED else torch.zeros_like(total)
+        total = sum((weight * row for (_, weight), row in zip(self.mixed, rows, strict=True)), 0 * rows[0])[None]
+        length = float((total**2).sum()) ** 0.5
+        return total / length if length >= CANCELLED else 0 * total
 
 
 def parse(text: str) -> Query:

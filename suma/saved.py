@@ -8,7 +8,33 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
 
-def download(model_id: str, name: str, **options: Any) -> Path:
+def find(model: str | Path, **options: Any) -> Path:
+    """The folder that holds a saved model: itself, or where the Hub's client keeps one of the Hub, all of one commit.
+
+    Options: those of `huggingface_hub.hf_hub_download`. Raises FileNotFoundError for what is neither, a folder without
+    a model's files, and a model that is not cached while the Hub does not answer; ValueError for a config that is
+    damaged or another kind of model's. What the Hub refuses raises huggingface_hub's errors.
+    """
+    folder = Path(str(model))
+    if folder.is_dir():
+        for needed in (CONFIG, WEIGHTS):
+            if not (folder / needed).is_file():
+                raise FileNotFoundError(f"{folder} is not a SUMA model: it has no {needed}")
+        read_config(folder)
+        return folder
+    if folder.exists() or str(folder).startswith((".", "/", "~")) or str(folder).count("/") != 1:
+        raise FileNotFoundError(f"no model folder {folder} (a Hub id has the form owner/name)")
+    name, folder = str(folder), _download(str(folder), CONFIG, **options).parent
+    options["revision"] = folder.name  # the commit: the weights must be of the same one
+    config = read_config(folder)
+    _download(name, WEIGHTS, **options)
+    if config["clip"]["text_cfg"].get("hf_tokenizer_name"):
+        for file in TOKENIZER_FILES:
+            _download(name, f"{TOKENIZER}/{file}", **options)
+    return folder
+
+
+def _download(model_id: str, name: str, **options: Any) -> Path:
     """A file of a model on the Hub, from the cache where that is enough; the Hub's errors name the model or its URL."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -26,8 +52,10 @@ def saved_tokenizer(folder: Path) -> Path | None:
     return folder / TOKENIZER if (folder / TOKENIZER).is_dir() else None
 
 
-def check_config(file: Path) -> None:
-    """Raises ValueError naming a config that is damaged or another kind of model's (the mixin's own errors do not)."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's config. Raises ValueError naming one that is damaged or another kind of model's (the mixin's own errors
+    do not)."""
+    file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -36,3 +64,4 @@ def check_config(file: Path) -> None:
         raise ValueError(f"{file} is not the config of a SUMA: it has no clip, image and format_version")
     if not isinstance(config["clip"], dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["clip"]):
         raise ValueError(f"{file} is damaged: its clip has no embed_dim, vision_cfg and text_cfg")
+    return config

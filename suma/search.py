@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from suma.arrays import Array, library, no_grad, to_numpy, unit
 from suma.candidates import Candidates
 from suma.hubness import Popularity
-from suma.model import SUMA
 from suma.query import ALL, Filter
+from suma.reader import AnyModel
 from suma.rows import Row
 from suma.similarity import Texts, Videos, concept_parts, concept_scale, fold_texts, frame_scores, score_by_scale
 from suma.stores import AnyStore, FirstStage, State
@@ -64,7 +62,7 @@ class Page:
 class Searcher:
     """Searches the clips of a store for one model."""
 
-    def __init__(self, model: SUMA):
+    def __init__(self, model: AnyModel):
         self.model = model
         self.candidates: FirstStage = Candidates()
         self._corrected = Candidates()  # of hubness
@@ -72,29 +70,32 @@ class Searcher:
 
     # ---- features --------------------------------------------------------------------------------------------------
 
-    def _gather(self, snapshot: State, positions: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, snapshot: State, positions: Sequence[int]) -> tuple[Array, Array, Array]:
         """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
         features, scales, valid = snapshot.gather(positions)
-        device, mask = self.model.device, torch.from_numpy(valid)
-        rows = torch.from_numpy(features).float()
-        if not valid.all():
-            rows.masked_fill_(~mask[..., None], 0)
-        return F.normalize(rows.to(device), dim=-1), torch.from_numpy(scales).to(device), mask[:, 1:].to(device)
+        features[~valid] = 0
+        rows = self._wide(features)
+        return unit(rows), self.model.array(scales), self.model.array(valid[:, 1:])
 
-    @torch.no_grad()
+    def _wide(self, features: np.ndarray) -> Array:
+        """float16 -> float32, as the model takes them."""
+        x = self.model.array(features)
+        return library(x).asarray(x, dtype=library(x).float32)
+
+    @no_grad
     def videos(self, snapshot: State, positions: Sequence[int]) -> Videos:
         """Features of these clips (n, D), frames (n, F, D) padded with zeros, mask, and places in the concept space."""
         unit, _, mask = self._gather(snapshot, positions)
         return self.model.videos(unit[:, 0], unit[:, 1:], mask)
 
-    def score(self, texts: Texts, named: Tensor, snapshot: State, positions: Sequence[int]) -> Tensor:
+    def score(self, texts: Texts, named: Array, snapshot: State, positions: Sequence[int]) -> Array:
         """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
         unit, scales, mask = self._gather(snapshot, positions)
         return score_by_scale(texts, named, unit, scales, mask, self.model.config.scoring)
 
-    def vectors(self, snapshot: State, positions: Sequence[int]) -> Tensor:
+    def vectors(self, snapshot: State, positions: Sequence[int]) -> Array:
         """Unit video features (n, D) of these positions, without their frames."""
-        return F.normalize(torch.from_numpy(snapshot.vectors(positions)).to(self.model.device).float(), dim=-1)
+        return unit(self._wide(snapshot.vectors(positions)))
 
     def _allowed(self, snapshot: State, chosen: Filter) -> Any:
         """Which clips a filter lets through, as the first stage takes it; None: all."""
@@ -106,7 +107,7 @@ class Searcher:
 
     # ---- answers ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @no_grad
     def by_text(self, store: AnyStore, texts: Texts, page: Page, popularity: Popularity | None = None) -> list[Match]:
         """The videos that a text (T = 1) describes best; less their popularity, if it is given."""
         snapshot = store.snapshot
@@ -114,9 +115,9 @@ class Searcher:
         folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
         named = folded[:, self.model.dim :]
 
-        def score(found: list[int]) -> Tensor:
+        def score(found: list[int]) -> Array:
             scores = self.score(texts, named, snapshot, found)[0]
-            return scores if less is None else scores - torch.from_numpy(less[found]).to(scores.device)
+            return scores if less is None else scores - self.model.array(less[found])
 
         best = self._ranked(store, snapshot, folded, score, page, CANDIDATES, less=less)
         positions = [position for _, position in best]
@@ -126,7 +127,7 @@ class Searcher:
             for i, (row, (score, _)) in enumerate(zip(rows, best, strict=True))
         ]
 
-    @torch.no_grad()
+    @no_grad
     def moments(self, rows: Sequence[Row], videos: Videos, texts: Texts, page: Page) -> list[Match]:
         """The moments of one video, given by its parts, that a text (T = 1) describes best: its frames, each once, with
         their own scores (suma.similarity.frame_scores)."""
@@ -143,7 +144,7 @@ class Searcher:
             matches.append(_as_match(rows[v], score, rows[v].times[f], self._named(parts)))
         return matches
 
-    @torch.no_grad()
+    @no_grad
     def by_video(self, store: AnyStore, videos: Videos, itself: Sequence[int], page: Page) -> list[Match]:
         """The videos most like one, given by its parts (V), leaving out its own clips; of long ones, on either side,
         the parts that are most alike count.
@@ -154,22 +155,23 @@ class Searcher:
         query, concepts = videos.features, self.model.space.concepts()
         scaled = query * concept_scale(query, concepts) @ (concepts.T @ concepts)
 
-        def score(found: list[int]) -> Tensor:
+        def score(found: list[int]) -> Array:
             features = self.vectors(snapshot, found)
             aligned = scaled @ (features * concept_scale(features, concepts)).T
-            return ((1 - share) * (query @ features.T) + share * aligned).amax(0)
+            return library(query).amax((1 - share) * (query @ features.T) + share * aligned, 0)
 
         number = max(CANDIDATES, SIMILAR_CANDIDATES // len(query))
-        best = self._ranked(store, snapshot, torch.cat([query, scaled], dim=-1), score, page, number, itself)
+        folded = library(query).concatenate([query, scaled], -1)
+        best = self._ranked(store, snapshot, folded, score, page, number, itself)
         matches = []
         for (value, position), row in zip(best, snapshot.rows([p for _, p in best]), strict=True):
             frames = self.videos(snapshot, [position]).frames[0]
-            moment = row.times[int((query @ frames.T).amax(0).argmax())]
+            moment = row.times[int(to_numpy(query @ frames.T).max(0).argmax())]
             matches.append(_as_match(row, value, moment))
         return matches
 
     def _ranked(
-        self, store: AnyStore, snapshot: State, folded: Tensor, score: Callable[[list[int]], Tensor], page: Page,
+        self, store: AnyStore, snapshot: State, folded: Array, score: Callable[[list[int]], Array], page: Page,
         candidates: int, left_out: Sequence[int] = (), less: np.ndarray | None = None,
     ) -> list[tuple[float, int]]:  # fmt: skip
         """The page's clips (score, position): the first stage's candidates for folded queries (Q, 2D), scored exactly.
@@ -179,7 +181,7 @@ class Searcher:
         while True:
             named: dict[int, None] = {}
             all_there = True  # that may answer
-            for query in folded.cpu().numpy():
+            for query in to_numpy(folded):
                 if less is None:
                     best_ones = self.candidates.search(store, snapshot, query, number, allowed)
                 else:
@@ -189,8 +191,8 @@ class Searcher:
             found = [position for position in named if position not in without]
             if not found:
                 return []
-            values = score(found)
-            ranked = [(float(values[i]), found[i]) for i in values.argsort(descending=True).tolist()]
+            values = to_numpy(score(found))
+            ranked = [(float(values[i]), found[i]) for i in np.argsort(-values, kind="stable").tolist()]
             if page.group and snapshot.cut:
                 best: dict[str, tuple[float, int]] = {}
                 for pair, digest in zip(ranked, snapshot.digests([p for _, p in ranked]), strict=True):
@@ -206,10 +208,10 @@ class Searcher:
         parts = concept_parts(texts, video, c.scoring)
         return _as_match(row, score, row.times[int(heat.argmax())], self._named(parts))
 
-    def _named(self, parts: Tensor) -> tuple[tuple[str, float], ...]:
+    def _named(self, parts: Array) -> tuple[tuple[str, float], ...]:
         """The strongest concepts, by name, with what each adds to the score."""
-        strongest = parts.topk(min(NAMED, len(parts)))
-        named = zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
+        values = to_numpy(parts)
+        named = [(k, float(values[k])) for k in np.argsort(-values, kind="stable")[:NAMED].tolist()]
         return tuple((self.model.space.name(k), round(value, 4)) for k, value in named if value > 0)
 
 

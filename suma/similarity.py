@@ -1,14 +1,14 @@
 """The four similarities and their sum: the one score of training, evaluation and search (section 3 of the paper).
 
-Shapes: T texts, V videos, F frames, D joint width, K concepts.
+Written once for torch and numpy (suma/arrays.py). Shapes: T texts, V videos, F frames, D joint width, K concepts.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+
+from suma.arrays import Array, constant, library, unit
 
 AGGREGATIONS = ("softmax", "mean", "max")
 
@@ -16,18 +16,18 @@ AGGREGATIONS = ("softmax", "mean", "max")
 class Texts(NamedTuple):
     """Sentences, each row of length 1 (an anchor without words is a row of zeros)."""
 
-    features: Tensor  # (T, D)
-    anchors: Tensor  # (T, K)
+    features: Array  # (T, D)
+    anchors: Array  # (T, K)
 
 
 class Videos(NamedTuple):
     """Videos, each row of length 1; `mask` is True where a frame is real."""
 
-    features: Tensor  # (V, D)
-    frames: Tensor  # (V, F, D)
-    mask: Tensor  # (V, F) bool
-    concepts: Tensor  # (V, K)
-    frame_concepts: Tensor  # (V, F, K)
+    features: Array  # (V, D)
+    frames: Array  # (V, F, D)
+    mask: Array  # (V, F) bool
+    concepts: Array  # (V, K)
+    frame_concepts: Array  # (V, F, K)
 
 
 class Scoring(NamedTuple):
@@ -50,72 +50,80 @@ class Scoring(NamedTuple):
 class Similarities(NamedTuple):
     """Cosines in [-1, 1], each (T, V)."""
 
-    coarse: Tensor
-    fine: Tensor
-    concept_coarse: Tensor
-    concept_fine: Tensor
+    coarse: Array
+    fine: Array
+    concept_coarse: Array
+    concept_fine: Array
 
-    def original(self, coarse_share: float = 0.5) -> Tensor:
+    def original(self, coarse_share: float = 0.5) -> Array:
         """The original space's score (T, V)."""
         return coarse_share * self.coarse + (1 - coarse_share) * self.fine
 
-    def aligned(self, coarse_share: float = 0.5) -> Tensor:
+    def aligned(self, coarse_share: float = 0.5) -> Array:
         """The aligned space's score (T, V)."""
         return coarse_share * self.concept_coarse + (1 - coarse_share) * self.concept_fine
 
 
-def frame_weights(frame_scores: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
+def frame_weights(frame_scores: Array, mask: Array, how: str = "softmax", temperature: float = 0.05) -> Array:
     """How much each frame counts: (T, V, F) >= 0, summing to 1 over the valid frames of mask (V, F), 0 on the others.
 
-    `softmax` weighs each frame by softmax(score / temperature), `mean` equally, `max` takes the best (all our reading).
-    Raises ValueError for another name.
+    `softmax` weighs each frame by softmax(score / temperature), `mean` equally, `max` takes the best (equal ones in
+    equal parts; all our reading). Raises ValueError for another name.
     """
+    xp = library(frame_scores)
     if how == "mean":
-        return (mask / mask.sum(-1, keepdim=True)).to(frame_scores.dtype).expand_as(frame_scores)
-    masked = frame_scores.masked_fill(~mask, float("-inf"))
-    if how == "softmax":
-        return torch.softmax(masked / temperature, dim=-1)
-    if how == "max":
-        return F.one_hot(masked.argmax(-1), masked.shape[-1]).to(frame_scores.dtype)
-    raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
+        return xp.broadcast_to(_equal_shares(mask, frame_scores), frame_scores.shape)
+    if how not in AGGREGATIONS:
+        raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
+    masked = xp.where(mask, frame_scores, -np.inf)
+    below = masked - xp.amax(masked, -1, keepdims=True)  # 0 at the best
+    weights = xp.exp(below / temperature) if how == "softmax" else xp.asarray(below == 0, dtype=below.dtype)
+    return weights / weights.sum(-1, keepdims=True)
 
 
-def aggregate(queries: Tensor, frames: Tensor, mask: Tensor, how: str = "softmax", temperature: float = 0.05) -> Tensor:
+def _equal_shares(mask: Array, like: Array) -> Array:
+    """1 / the number of valid frames on these, 0 on the others, of a mask (..., F), in the type of `like`."""
+    valid = library(mask).asarray(mask, dtype=like.dtype)
+    return valid / valid.sum(-1, keepdims=True)
+
+
+def aggregate(queries: Array, frames: Array, mask: Array, how: str = "softmax", temperature: float = 0.05) -> Array:
     """Queries (T, D) against frames (V, F, D) of mask (V, F) -> (T, V): the frames' inner products, by `frame_weights`.
 
     Frame by frame: nothing of size T x V x F is made. `mean` folds the frames first, `max` keeps a running maximum,
     `softmax` running sums, scaled by the largest score so far.
     Raises ValueError for an unknown aggregation.
 
-    >>> queries, mask = torch.ones(1, 1), torch.tensor([[True, True, False]])
-    >>> frames = torch.tensor([[[0.0], [1.0], [9.0]]])
+    >>> queries, mask = np.ones((1, 1)), np.array([[True, True, False]])
+    >>> frames = np.array([[[0.0], [1.0], [9.0]]])
     >>> aggregate(queries, frames, mask, "mean").item(), aggregate(queries, frames, mask, "max").item()
     (0.5, 1.0)
     """
     if how not in AGGREGATIONS:
         raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
     if how == "mean":
-        weights = (mask / mask.sum(-1, keepdim=True)).to(frames.dtype)
-        return queries @ torch.einsum("vf,vfd->vd", weights, frames).T
+        return queries @ library(frames).einsum("vf,vfd->vd", _equal_shares(mask, frames), frames).T
     return _over_frames((queries @ frames[:, f].T for f in range(frames.shape[1])), mask, how, temperature)
 
 
-def _over_frames(scores: Iterable[Tensor], mask: Tensor, how: str, temperature: float) -> Tensor:
+def _over_frames(scores: Iterable[Array], mask: Array, how: str, temperature: float) -> Array:
     """Scores (T, V) of one frame after the other -> (T, V), by `frame_weights`."""
-    top = total = weighted = torch.zeros(())
-    for f, score in enumerate(scores):
-        lowest = torch.finfo(score.dtype).min
-        masked = score.masked_fill(~mask[:, f], lowest)
-        if how == "mean":
-            weighted = weighted + score * (mask[:, f] / mask.sum(-1)).to(score.dtype)
-            continue
-        before = top if f else torch.full_like(score, lowest)
-        top = torch.maximum(before, masked if how == "max" else masked.detach())  # softmax: a constant, no gradient
-        if how == "softmax":
-            shrink = ((before - top) / temperature).exp()
-            weight = ((masked - top) / temperature).exp()
-            total = total * shrink + weight
-            weighted = weighted * shrink + weight * score
+    top = total = weighted = 0.0  # type: Array
+    with np.errstate(over="ignore"):  # what is far below the top counts nothing
+        for f, score in enumerate(scores):
+            xp = library(score)
+            lowest = float(xp.finfo(score.dtype).min)
+            masked = xp.where(mask[:, f], score, lowest)
+            if how == "mean":
+                weighted = weighted + score * xp.asarray(mask[:, f] / mask.sum(-1), dtype=score.dtype)
+                continue
+            before = top if f else xp.full_like(score, lowest)
+            top = xp.maximum(before, masked if how == "max" else constant(masked))
+            if how == "softmax":
+                shrink = xp.exp((before - top) / temperature)
+                weight = xp.exp((masked - top) / temperature)
+                total = total * shrink + weight
+                weighted = weighted * shrink + weight * score
     return top if how == "max" else weighted if how == "mean" else weighted / total
 
 
@@ -129,13 +137,13 @@ def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temper
     )
 
 
-def combine(similarities: Similarities, how: Scoring) -> Tensor:
+def combine(similarities: Similarities, how: Scoring) -> Array:
     """The score (T, V) of each pair: (1 - share) * original + share * aligned."""
     original, aligned = similarities.original(how.coarse_share), similarities.aligned(how.coarse_share)
     return (1 - how.concept_share) * original + how.concept_share * aligned
 
 
-def score(texts: Texts, videos: Videos, how: Scoring, chunk: int = 256) -> Tensor:
+def score(texts: Texts, videos: Videos, how: Scoring, chunk: int = 256) -> Array:
     """The score (T, V), `chunk` videos at a time, so that what is made on the way fits into caches."""
     parts = [
         combine(
@@ -143,7 +151,7 @@ def score(texts: Texts, videos: Videos, how: Scoring, chunk: int = 256) -> Tenso
         )
         for i in range(0, len(videos.features), chunk)
     ]
-    return torch.cat(parts, dim=1) if parts else texts.features.new_zeros(len(texts.features), 0)
+    return library(texts.features).concatenate(parts, 1) if parts else texts.features[:, :0]
 
 
 # ---- the parts of one score ----------------------------------------------------------------------------------------
@@ -155,68 +163,69 @@ def score_parts(texts: Texts, video: Videos, how: Scoring) -> dict[str, float]:
     return {name: share * float(getattr(sims, name)[0, 0]) for name, share in how.shares.items()}
 
 
-def concept_parts(texts: Texts, video: Videos, how: Scoring) -> Tensor:
+def concept_parts(texts: Texts, video: Videos, how: Scoring) -> Array:
     """What each concept adds to the score of one text and one video, (K,); they sum up to the aligned space's part.
 
     A cosine is a sum over concepts, and the frames' cosines are summed with the weights of the aggregation.
     """
-    heat = torch.einsum("tk,vfk->tvf", texts.anchors, video.frame_concepts)
+    heat = library(texts.anchors).einsum("tk,vfk->tvf", texts.anchors, video.frame_concepts)
     weights = frame_weights(heat, video.mask, how.aggregation, how.temperature)[0, 0]  # (F,)
     coarse, fine = how.shares["concept_coarse"], how.shares["concept_fine"]
     return texts.anchors[0] * (coarse * video.concepts[0] + fine * (weights @ video.frame_concepts[0]))
 
 
-def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Tensor:
+def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Array:
     """Each frame's own score for one text, (V, F), -inf where padded: the fine similarities of both spaces."""
-    fine = torch.einsum("d,vfd->vf", texts.features[0], videos.frames)
-    aligned = torch.einsum("k,vfk->vf", texts.anchors[0], videos.frame_concepts)
-    return ((1 - concept_share) * fine + concept_share * aligned).masked_fill(~videos.mask, float("-inf"))
+    fine = videos.frames @ texts.features[0]
+    aligned = videos.frame_concepts @ texts.anchors[0]
+    return library(fine).where(videos.mask, (1 - concept_share) * fine + concept_share * aligned, -np.inf)
 
 
 # ---- the folded form: with plain cosines the aligned space needs no K-wide vector at search time -------------------
 
 
-def fold_texts(features: Tensor, anchors: Tensor, concepts: Tensor) -> Tensor:
+def fold_texts(features: Array, anchors: Array, concepts: Array) -> Array:
     """Sentences (T, D) with anchors (T, K) -> (T, 2D): [s ; C^T a], s and a of length 1, C the unit concepts."""
-    return torch.cat([features, anchors @ F.normalize(concepts, dim=-1)], dim=-1)
+    return library(features).concatenate([features, anchors @ unit(concepts)], -1)
 
 
-def concept_scale(features: Tensor, concepts: Tensor) -> Tensor:
+def concept_scale(features: Array, concepts: Array) -> Array:
     """1 / |C f| of features (..., D) -> (..., 1): what turns `f . (C^T a)` into the aligned space's cosine."""
-    unit = F.normalize(concepts, dim=-1)
-    gram = unit.T @ unit  # (D, D), so no K-wide activation is ever made
-    squared = ((features @ gram) * features).sum(-1, keepdim=True)
-    return squared.clamp_min(1e-12).rsqrt()
+    directions = unit(concepts)
+    gram = directions.T @ directions  # (D, D), so no K-wide activation is ever made
+    squared = ((features @ gram) * features).sum(-1, keepdims=True)
+    return library(squared).clip(squared, 1e-12, None) ** -0.5
 
 
-def score_by_scale(texts: Texts, named: Tensor, rows: Tensor, scales: Tensor, mask: Tensor, how: Scoring) -> Tensor:
+def score_by_scale(texts: Texts, named: Array, rows: Array, scales: Array, mask: Array, how: Scoring) -> Array:
     """`score` (T, V) without K-wide activations, exact: the cosine of C f and an anchor a is f . (C^T a) / |C f|.
 
     named (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its frames';
     scales (V, 1 + F): their `concept_scale`; mask (V, F).
     """
-    original, aligned = (
-        (queries @ rows.flatten(0, 1).T).unflatten(1, rows.shape[:2]) for queries in (texts.features, named)
-    )  # (T, V, 1 + F)
-    aligned = aligned * scales
+    flat, shape = rows.reshape(-1, rows.shape[-1]), (len(named), *rows.shape[:2])
+    original = (texts.features @ flat.T).reshape(shape)  # (T, V, 1 + F)
+    aligned = (named @ flat.T).reshape(shape) * scales
+    original_frames, aligned_frames = (library(x).moveaxis(x[..., 1:], -1, 0) for x in (original, aligned))
     similarities = Similarities(
         coarse=original[..., 0],
-        fine=_over_frames(original[..., 1:].unbind(-1), mask, how.aggregation, how.temperature),
+        fine=_over_frames(original_frames, mask, how.aggregation, how.temperature),
         concept_coarse=aligned[..., 0],
-        concept_fine=_over_frames(aligned[..., 1:].unbind(-1), mask, how.aggregation, how.temperature),
+        concept_fine=_over_frames(aligned_frames, mask, how.aggregation, how.temperature),
     )
     return combine(similarities, how)
 
 
-def fold_videos(features: Tensor, frames: Tensor, mask: Tensor, concepts: Tensor, how: Scoring) -> Tensor:
+def fold_videos(features: Array, frames: Array, mask: Array, concepts: Array, how: Scoring) -> Array:
     """Videos (V, D) with frames (V, F, D) -> (V, 2D), whose inner product with `fold_texts` is exactly `combine` of the
     four similarities under `mean` aggregation, whatever K is. The second half carries the aligned space, so scaling the
     query's halves changes the balance of the spaces at query time.
     """
-    weights = (mask / mask.sum(-1, keepdim=True)).unsqueeze(-1).to(frames.dtype)  # (V, F, 1)
+    weights = _equal_shares(mask, frames)[..., None]  # (V, F, 1)
     mean_frame = (frames * weights).sum(1)
     mean_scaled = (frames * concept_scale(frames, concepts) * weights).sum(1)
     share = how.shares
     original = share["coarse"] * features + share["fine"] * mean_frame
     scaled = features * concept_scale(features, concepts)
-    return torch.cat([original, share["concept_coarse"] * scaled + share["concept_fine"] * mean_scaled], dim=-1)
+    aligned = share["concept_coarse"] * scaled + share["concept_fine"] * mean_scaled
+    return library(original).concatenate([original, aligned], -1)

@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
-from suma.concepts import split_words
+from suma.arrays import no_grad, unit
 from suma.similarity import Texts
+from suma.words import split_words
 
 if TYPE_CHECKING:
-    from suma.model import SUMA
+    from suma.reader import AnyModel
 
 MAX_STEERED = 32  # concepts of one query
 _BRACKET = re.compile(r"\[\s*([^\[\]\s]+)\s+([-+]?\d*\.?\d+)\s*\]")
@@ -44,7 +44,7 @@ def unparse(sentence: str, weights: Mapping[str, float]) -> str:
     return " ".join([sentence, *(f"[{word} {round(value, 2):g}]" for word, value in weights.items())]).strip()
 
 
-def concepts_of(model: "SUMA", weights: Mapping[str, float]) -> dict[int, float]:
+def concepts_of(model: "AnyModel", weights: Mapping[str, float]) -> dict[int, float]:
     """word -> weight into concept -> weight; of two words of one concept the later counts.
 
     Raises ValueError for what is no single word, a weight outside [-1, 1], or more than MAX_STEERED words.
@@ -60,20 +60,20 @@ def concepts_of(model: "SUMA", weights: Mapping[str, float]) -> dict[int, float]
     return dict(zip(found, (float(value) for value in weights.values()), strict=True))
 
 
-@torch.no_grad()
-def steer(model: "SUMA", texts: Texts | None, weights: Mapping[str, float]) -> Texts:
+@no_grad
+def steer(model: "AnyModel", texts: Texts | None, weights: Mapping[str, float]) -> Texts:
     """One text (T = 1; None: no sentence) with some of its anchor's weights set."""
     if texts is None:
-        nothing = torch.zeros(1, model.dim, device=model.device)
-        texts = Texts(nothing, torch.zeros(1, model.space.num_concepts, device=model.device))
-    anchors = texts.anchors.clone()
+        features, anchors = (np.zeros((1, n), np.float32) for n in (model.dim, model.space.num_concepts))
+        texts = Texts(model.array(features), model.array(anchors))
+    anchors = texts.anchors + 0  # a copy
     for concept, value in concepts_of(model, weights).items():
         anchors[0, concept] = value
-    return Texts(texts.features, F.normalize(anchors, dim=-1))
+    return Texts(texts.features, unit(anchors))
 
 
-@torch.no_grad()
-def steered(model: "SUMA", sentence: str, weights: Mapping[str, float]) -> Texts:
+@no_grad
+def steered(model: "AnyModel", sentence: str, weights: Mapping[str, float]) -> Texts:
     """One sentence (may be empty where there are weights), steered: Texts of T = 1 for `model.score`.
 
     Raises ValueError where both are empty, and as `concepts_of` does.

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from suma import SUMA, SUMAConfig, VideoIndex
 from suma.backbone import load_backbone
-from suma.concepts import ANCHORS, common_words, split_words
+from suma.config import ANCHORS
 from suma.pixels import resize_frames
-from suma.text import can_shorten, load_tokenizer, token_table
+from suma.text import can_shorten, token_table
+from suma.tokens import load_tokenizer
 from suma.video import read_frames
+from suma.words import common_words, split_words
 
 CLIP = (list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD), "bicubic", "shortest")
 SIGLIP = ([0.5] * 3, [0.5] * 3, "bicubic", "squash")

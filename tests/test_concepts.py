@@ -12,7 +12,8 @@ import torch
 
 from suma import SUMA, concepts
 from suma.clusters import cluster_words, naming_order
-from suma.concepts import ConceptSpace, count_words, split_words
+from suma.concepts import ConceptSpace
+from suma.words import count_words, split_words
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from suma import SUMA, SUMAConfig, VideoIndex
-from suma.concepts import ACTIVATIONS
+from suma.config import ACTIVATIONS
 from suma.temporal import TemporalEncoder
 
 
@@ -399,9 +399,9 @@ def test_words_in_too_few_captions_make_no_cluster_and_go_to_the_nearest(tower):
 
 def test_every_field_of_the_config_is_read():
     import suma
-    from suma import concepts, model
+    from suma import concepts, config, model
 
-    sources = "".join(inspect.getsource(module) for module in (model, concepts))
+    sources = "".join(inspect.getsource(module) for module in (model, concepts, config))
     index = Path(suma.__file__).with_name("index.py").read_text()
     for name in SUMAConfig.__dataclass_fields__:
         assert f".{name}" in sources or f".{name}" in index, name

@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks import Clip
 from scenes_captions import ACTORS, MOTIONS, SETTINGS
 
-from suma.concepts import split_words
 from suma.model import SUMA
 from suma.similarity import Videos
+from suma.words import split_words
 
 STRONGEST = 5  # concepts of a frame that are looked at
 COMMON = 0.5  # a concept true of more frames than this says nothing

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from suma import Match, VideoIndex
-from suma.concepts import split_words
 from suma.rows import Row
+from suma.words import split_words
 from ui.media import captions_beside, examples_beside, name_for, poster, thumbnails
 from ui.tiles import Tile
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from suma.concepts import split_words
 from suma.query import parse as parse_query
 from suma.steer import MAX_STEERED, concepts_of, parse, unparse
+from suma.words import split_words
 from ui.tiles import esc
 
 SHOWN = 6  # concepts of the sentence, strongest first; those that were set always show

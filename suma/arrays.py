@@ -1,0 +1,54 @@
+"""One text for two libraries: torch, in which a model is trained and the app answers, and numpy, in which a search from
+the command line does, because importing torch would take longer than the search.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Array = Any  # a torch tensor or a numpy array; what a function returns is of the library of what it was given
+
+
+def library(x: Array) -> Any:
+    """numpy or torch, whichever x is an array of. They share the names of what is used here."""
+    return np if isinstance(x, np.ndarray) else sys.modules["torch"]
+
+
+def unit(x: Array) -> Array:
+    """Rows (..., n) brought to length 1; a row of zeros stays.
+
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    if not isinstance(x, np.ndarray):
+        return library(x).nn.functional.normalize(x, dim=-1)
+    return x / np.maximum(np.sqrt(np.square(x).sum(-1, keepdims=True)), 1e-12)
+
+
+def constant(x: Array) -> Array:
+    """x, through which no gradient goes."""
+    return x if isinstance(x, np.ndarray) else x.detach()
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """x in numpy, wherever it was."""
+    return x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
+
+
+def no_grad(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorator: torch, where it is in use, keeps nothing for gradients meanwhile."""
+
+    @functools.wraps(function)
+    def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
+        if "torch" not in sys.modules:
+            return function(*args, **kwargs)
+        with sys.modules["torch"].no_grad():
+            return function(*args, **kwargs)
+
+    return quiet

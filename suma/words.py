@@ -1,0 +1,119 @@
+"""The words of sentences, and which concepts they name: what a concept space knows without a gradient.
+
+Shapes: W words, K concepts, E token-embedding width, T texts.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from suma.arrays import Array, to_numpy, unit
+
+_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)?")
+
+
+def split_words(text: str) -> list[str]:
+    """The lower-cased words of a text, in order: runs of letters and digits of any script, with an inner apostrophe.
+
+    >>> split_words("The dog's RED frisbee, 2 times -- caf\u00e9!")
+    ['the', "dog's", 'red', 'frisbee', '2', 'times', 'caf\u00e9']
+    """
+    return [word.replace("\u2019", "'") for word in _WORD.findall(text.lower())]
+
+
+def count_words(captions: Iterable[str]) -> dict[str, int]:
+    """word -> number of captions that hold it (its document frequency), most frequent first, ties by spelling."""
+    counts: Counter[str] = Counter()
+    for caption in captions:
+        counts.update(set(split_words(caption)))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def common_words() -> tuple[dict[str, int], int]:
+    """The bundled list of common caption words: word -> captions that hold it, most frequent first, and of how many.
+
+    The words were written for this project, by hand and topic by topic, and inflected by rule; their counts are
+    estimates, in steps, of how many of 10,000 captions would hold each. No data set was copied or counted.
+    """
+    counts: dict[str, int] = {}
+    for line in Path(__file__).with_name("caption_words.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            count, *words = line.split()
+            counts.update((word, max(int(count), counts.get(word, 0))) for word in words)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), 10_000
+
+
+class Vocabulary:
+    """Which concept each word names, and what it weighs in a sentence."""
+
+    word_to_concept: Array  # (W,) int64
+    initial_centres: Array  # (K, E): by which words never seen are told
+
+    def __init__(self, words: Sequence[str], counts: Sequence[int], num_captions: int, anchor: str):
+        """The words, best names of a concept first, and in how many of `num_captions` captions each is; `anchor`: see
+        `anchors`. Raises ValueError where their numbers differ."""
+        if len(words) != len(counts):
+            raise ValueError(f"{len(words)} words but {len(counts)} counts")
+        self.words, self.anchor = list(words), anchor
+        self._index = {word: i for i, word in enumerate(self.words)}
+        self._idf = [math.log((1 + num_captions) / (1 + min(n, num_captions))) for n in counts]
+
+    @property
+    def num_concepts(self) -> int:
+        """K."""
+        return len(self.initial_centres)
+
+    def concept_of(self, words: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> list[int]:
+        """Each word's concept; one never seen goes to the nearest initial centre of its embedding (our reading).
+
+        `embed` maps words to token embeddings (n, E) and is called once, for the unseen words only.
+        """
+        unseen = sorted({word for word in words if word not in self._index})
+        nearest: dict[str, int] = {}
+        if unseen:
+            similarity = unit(to_numpy(embed(unseen))) @ unit(to_numpy(self.initial_centres)).T
+            nearest = dict(zip(unseen, similarity.argmax(1).tolist(), strict=True))
+        known = self.word_to_concept.tolist()
+        return [nearest[word] if word in nearest else known[self._index[word]] for word in words]
+
+    def anchors(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> Array:
+        """Sentences -> unit anchors (T, K): the concepts that the words of each name (a row of zeros without words).
+
+        `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
+        words (a word never seen weighs as much as the average word of its concept). Rows of zeros under `self`.
+        """
+        out = np.zeros((len(sentences), self.num_concepts), np.float32)
+        if self.anchor == "self":
+            return out
+        texts = [Counter(split_words(sentence)) for sentence in sentences]
+        distinct = sorted(set().union(*texts)) if texts else []
+        concept = dict(zip(distinct, self.concept_of(distinct, embed), strict=True))
+        for row, text in zip(out, texts, strict=True):
+            for word, n in text.items():
+                if self.anchor == "binary":
+                    row[concept[word]] = 1
+                elif self.anchor == "count":
+                    row[concept[word]] += n
+                else:
+                    row[concept[word]] += self._weight(word, concept[word])
+        return unit(out)
+
+    def _weight(self, word: str, concept: int) -> float:
+        if word in self._index:
+            return self._idf[self._index[word]]
+        members = self.members(concept)
+        return sum(self._idf[self._index[m]] for m in members) / max(1, len(members))
+
+    def members(self, concept: int) -> list[str]:
+        """All words of a concept, best names first."""
+        if not 0 <= concept < self.num_concepts:
+            raise ValueError(f"concept {concept} is outside 0..{self.num_concepts - 1}")
+        return [word for word, at in zip(self.words, self.word_to_concept.tolist(), strict=True) if at == concept]
+
+    def name(self, concept: int, num_words: int = 3) -> str:
+        """A concept by its most central, frequent words."""
+        return ", ".join(self.members(concept)[:num_words])

@@ -1,0 +1,202 @@
+"""A Reader is the model for texts, without torch: the same features, anchors, scores and answers."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from clips import noise_picture, write_video
+from safetensors.torch import load_file, save_file
+
+from suma import SUMA, VideoIndex
+from suma.arrays import to_numpy
+from suma.backbone import build_clip
+from suma.explain import explain
+from suma.reader import Reader, _shapes, fits, load_reader
+from suma.saved import CONFIG, WEIGHTS
+from suma.tokens import load_tokenizer, token_ids
+
+ROOT = Path(__file__).parents[1]
+SENTENCES = [
+    "a dog runs",
+    "A  man's hat &amp; 2 cafés?!",
+    "",
+    "日本語 🐕 it's they'll",
+    "x" * 300,
+    "a b c d e f g h i j k",
+]
+
+
+def close(got: object, expected: object, atol: float = 1e-5) -> bool:
+    got, expected = to_numpy(got), to_numpy(expected)
+    return got.shape == expected.shape and got.dtype == expected.dtype and np.allclose(got, expected, atol=atol)
+
+
+@pytest.fixture
+def folder(tiny_model: SUMA, tmp_path: Path) -> Path:
+    tiny_model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize("embed_dim", [64, 48])
+def test_its_texts_are_the_models(tower: dict, captions, tmp_path: Path, quick: bool, embed_dim: int):
+    model = SUMA.from_clip({**tower, "quick_gelu": quick, "embed_dim": embed_dim}, captions, num_concepts=12)
+    model.save_pretrained(tmp_path)
+    reader = load_reader(tmp_path)
+    assert isinstance(reader, Reader)
+    assert (reader.fingerprint(), reader.dim) == (model.fingerprint(), embed_dim)
+    with torch.no_grad():
+        for got, expected in zip(reader.texts(SENTENCES), model.texts(SENTENCES), strict=True):
+            assert close(got, expected)
+        assert close(reader.embed_words(["frisbee", "日本"]), model.embed_words(["frisbee", "日本"]))
+        assert close(reader.space.concepts(), model.space.concepts())
+        frames = torch.nn.functional.normalize(torch.randn(3, 4, embed_dim), dim=-1)
+        mask = torch.tensor([[True] * 4, [True, False, False, False], [True, True, False, False]])
+        expected_videos = model.videos(frames[:, 0], frames, mask)
+        videos = reader.videos(*(x.numpy() for x in (frames[:, 0], frames, mask)))
+        for got, expected in zip(videos, expected_videos, strict=True):
+            assert close(got, expected)
+        for how in ("softmax", "mean", "max"):
+            model.config.aggregation = reader.config.aggregation = how
+            got = reader.score(reader.texts(SENTENCES), videos)
+            assert close(got, model.score(model.texts(SENTENCES), expected_videos))
+
+
+def test_a_space_without_supervision_too(tower: dict, captions, tmp_path: Path):
+    model = SUMA.from_clip(tower, captions, num_concepts=12, anchor="self")
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        for got, expected in zip(load_reader(tmp_path).texts(SENTENCES), model.texts(SENTENCES), strict=True):
+            assert close(got, expected)
+
+
+def test_its_answers_are_the_models(folder: Path, tmp_path: Path):
+    (tmp_path / "videos").mkdir()
+    for n in range(5):
+        write_video(
+            tmp_path / "videos" / f"{n}.mp4", 15 + n, picture=lambda i, w, h, n=n: noise_picture(n + i // 5, w, h)
+        )
+    whole = VideoIndex(SUMA.from_pretrained(folder), segment=0)
+    whole.add(tmp_path / "videos", workers=1)
+    whole.set_captions(["a dog runs", "two cats", "snow falls on a red ball"])
+    whole.save(tmp_path / "index")
+    alone = VideoIndex.load(tmp_path / "index", load_reader(folder))
+    inside, outside = tmp_path / "videos" / "2.mp4", write_video(tmp_path / "other.mp4", picture=noise_picture)
+
+    def same(got: list, expected: list) -> None:
+        assert len(got) == len(expected) > 0
+        for a, b in zip(got, expected, strict=True):
+            numbers = [(getattr(m, "score", None) or m[1]) if not isinstance(m, str) else 0 for m in (a, b)]
+            assert abs(numbers[0] - numbers[1]) <= 2e-4
+        if hasattr(got[0], "path"):
+            assert [(m.path, m.moment, m.concepts and m.concepts[0][0]) for m in got] == [
+                (m.path, m.moment, m.concepts and m.concepts[0][0]) for m in expected
+            ]
+        else:
+            assert [caption for caption, _ in got] == [caption for caption, _ in expected]
+
+    for query in ("a dog runs", 'a red ball +"two cats"^0.5 -snow', "[ball 0.8] [snow -1]", "a dog [cat 1] longer:0.1"):
+        same(alone.search(query), whole.search(query))
+        same(alone.search(query, hubness=True), whole.search(query, hubness=True))
+    same(alone.search("a dog", within=inside), whole.search("a dog", within=inside))
+    same(alone.similar(inside), whole.similar(inside))
+    same(alone.captions(inside), whole.captions(inside))
+    told, expected = explain(alone, inside, "a dog runs"), explain(whole, inside, "a dog runs")
+    assert told.score == pytest.approx(expected.score, abs=1e-5)
+    assert [c.id for c in told.concepts] == [c.id for c in expected.concepts]
+    assert [c.id for c in explain(alone, inside).concepts] == [c.id for c in explain(whole, inside).concepts]
+    same(alone.similar(outside), whole.similar(outside))  # read and encoded by the whole model
+    same(alone.search("a dog", within=outside), whole.search("a dog", within=outside))
+    assert alone.add(outside, workers=1).added == [str(outside)]
+    same(alone.search("a dog runs"), VideoIndex.load(tmp_path / "index", whole.model).search("a dog runs"))
+
+
+def test_the_whole_model_is_the_one_that_was_read(folder: Path):
+    reader = load_reader(folder)
+    assert isinstance(reader, Reader) and reader.whole() is reader.whole()
+    changed, weights = load_reader(folder), load_file(folder / WEIGHTS)
+    weights["space.centres"] += 1
+    save_file(weights, folder / WEIGHTS)
+    with pytest.raises(RuntimeError, match="has changed"):
+        changed.whole()
+
+
+def test_wrong_weights_are_never_read(folder: Path):
+    whole = load_file(folder / WEIGHTS)
+    for change in ("clip.ln_final.weight", "space.word_to_concept", "clip.transformer.resblocks.0.mlp.c_fc.weight"):
+        for weights in (
+            {name: x for name, x in whole.items() if name != change},
+            {**whole, change: whole[change][1:].clone()},
+        ):
+            save_file(weights, folder / WEIGHTS)
+            with pytest.raises(RuntimeError, match=change):
+                load_reader(folder)
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-10])
+    with pytest.raises(RuntimeError, match="not a whole safetensors file"):
+        load_reader(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "format_version": 2}))
+    with pytest.raises(ValueError, match="format_version 2"):
+        load_reader(folder)
+
+
+def test_what_numpy_cannot_read_is_read_by_torch(folder: Path, tiny_model: SUMA):
+    half = {n: x.bfloat16() if x.is_floating_point() else x for n, x in load_file(folder / WEIGHTS).items()}
+    save_file(half, folder / WEIGHTS)
+    model = load_reader(folder)
+    assert isinstance(model, SUMA) and model.fingerprint() != tiny_model.fingerprint()
+
+
+def test_float16_weights_are_the_float32_model_that_they_load_as(folder: Path):
+    half = {n: x.half() if x.is_floating_point() else x for n, x in load_file(folder / WEIGHTS).items()}
+    save_file(half, folder / WEIGHTS)
+    reader, model = load_reader(folder), SUMA.from_pretrained(folder)
+    assert isinstance(reader, Reader) and reader.fingerprint() == model.fingerprint()
+    with torch.no_grad():
+        assert close(reader.encode_text(SENTENCES), model.encode_text(SENTENCES))
+
+
+def test_towers_of_other_kinds_are_left_to_open_clip():
+    fitting = {name for name in open_clip.list_models() if fits(open_clip.get_model_config(name))}
+    assert {"ViT-B-32", "ViT-B-32-quickgelu", "ViT-L-14-336", "RN50"} <= fitting
+    assert not {"PE-Core-B-16", "ViT-B-16-SigLIP2", "MobileCLIP2-S0", "coca_ViT-B-32", "roberta-ViT-B-32"} & fitting
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "ViT-S-32-alt"])
+def test_the_weights_that_it_needs_have_open_clips_names_and_shapes(name: str, tiny_model: SUMA):
+    cfg = open_clip.get_model_config(name)
+    theirs = {f"clip.{n}": tuple(x.shape) for n, x in build_clip(cfg).state_dict().items()}
+    config = type(tiny_model.config)(cfg, {}, words=["a", "b"], word_counts=[1, 1], num_concepts=2)
+    needed = {n: shape for n, shape in _shapes(config).items() if n.startswith("clip.")}
+    assert needed.items() <= theirs.items()
+    assert {n for n in theirs if not n.startswith(("clip.visual", "clip.logit"))} == set(needed)
+
+
+def test_the_tokenizer_is_open_clips():
+    ours, theirs = load_tokenizer("ViT-B-32", {}), open_clip.get_tokenizer("ViT-B-32")
+    random.seed(0)
+    letters = "abc dé日🐕'!&;<>09\n\t"
+    sentences = SENTENCES + ["".join(random.choices(letters, k=30)) for _ in range(200)]
+    expected = theirs(sentences)
+    assert torch.equal(ours(sentences), expected)
+    ids = token_ids(ours, sentences, 77)
+    assert ids.shape[1] == 77 and np.array_equal(ids, expected.numpy())
+    assert token_ids(ours, sentences[:1], 77).shape == (1, 5)
+    with pytest.raises(ValueError, match="no open_clip model"):
+        load_tokenizer("ViT-B-33", {})
+
+
+def test_the_tokenizer_imports_torch_only_for_tensors():
+    program = (
+        "import sys; from suma.tokens import load_tokenizer; t = load_tokenizer('', {'vocab_size': 4096})\n"
+        "ids = t.encode('a dog runs'); before = 'torch' in sys.modules; x = t(['a dog runs'])\n"
+        "print(before, 'torch' in sys.modules, x[0, 1:1 + len(ids)].tolist() == ids, tuple(x.shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "False True True (1, 77)", done.stderr
