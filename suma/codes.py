@@ -1,35 +1,61 @@
 """Two codes of many vectors, by which those nearest to a query are named without reading the vectors.
 
-Vectors are turned to the directions in which most of them differ: of a folded vector fewer than half, because its
-halves nearly repeat each other. A product quantiser of one bit for each direction (faiss's fast scan) names a hundredth
-of all; a second code, of four bits for each, names of these a few more than are wanted.
+Vectors are turned to the directions in which they differ most: fewer than half of a folded vector's say nearly all,
+because its halves nearly repeat each other. A product quantiser (faiss's fast scan) of SUBSPACES half bytes names fewer
+than a hundredth of all; a second code, a half byte for each direction, names of these some more than are wanted.
 
-Shapes: N vectors of width W, n directions.
+Chosen on a million synthetic videos (tests/bench/search.py) and 212,243 real captions of MSR-VTT and MSVD: one bit for
+each direction by its sign (RaBitQ), at the same number of names, found a third of the ten best there, and this all.
+
+Shapes: N vectors of width W.
 """
 
 from typing import Any
 
 import numpy as np
 
-FIRST, FIRST_SHARE = 2000, 0.01  # vectors that the first code names: at least so many, and this share of all
-SECOND, SECOND_TIMES = 300, 3  # that the second one names: at least so many, and as often as many as are wanted
+FIRST, FIRST_SHARE = 2000, 0.0075  # vectors that the first code names: at least so many, and this share of all
+SECOND, SECOND_TIMES = 400, 4  # that the second one names: at least so many, and as often as many as are wanted
+SUBSPACES = 80  # of the first code
+UNKEPT = 0.05, 0.02  # share of the vectors' variance that the directions of either code may leave out
 TRAINING = 30_000  # vectors, evenly spaced, from which both learn
-UNKEPT = 0.1  # share of the vectors' variance that the directions may leave out
 BLOCK = 50_000  # vectors read at once
+
+
+def _in_balance(variances: np.ndarray, each: int, subspaces: int) -> np.ndarray:
+    """The first each * subspaces of the directions, of descending variance, so ordered that all subspaces, `each` in a
+    row, have like products of variances, and none wastes its bits (Ge et al., 2013, Optimized Product Quantization)."""
+    logs, members = np.zeros(subspaces), np.zeros((subspaces, 0), np.int64)
+    for n in range(each):
+        least_first = np.argsort(logs, kind="stable")
+        new = np.empty(subspaces, np.int64)
+        new[least_first] = np.arange(n * subspaces, (n + 1) * subspaces)
+        members, logs = np.column_stack([members, new]), logs + np.log(np.maximum(variances[new], 1e-12))
+    return members.ravel()
+
+
+def _turned(directions: np.ndarray, kind: str) -> Any:
+    """An empty faiss index of this kind, of vectors (W,) along directions (n, W)."""
+    faiss: Any = __import__("faiss")
+    turn = faiss.LinearTransform(directions.shape[1], len(directions), False)
+    faiss.copy_array_to_vector(np.ascontiguousarray(directions, np.float32).ravel(), turn.A)
+    turn.is_trained = True
+    return faiss.IndexPreTransform(turn, faiss.index_factory(len(directions), kind, faiss.METRIC_INNER_PRODUCT))
 
 
 class Codes:
     """The codes of N vectors."""
 
     def __init__(self, index: Any):
-        """Of a faiss index: a turn to n directions, and what is turned in a first code, refined by a second."""
+        """Of a faiss index that is refined by another, each of turned vectors."""
         faiss: Any = __import__("faiss")
         self._index = index  # it owns what follows
-        turn, refined = faiss.downcast_VectorTransform(index.chain.at(0)), faiss.downcast_index(index.index)
-        self._turn = faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in)
-        self._first, self._second = (faiss.downcast_index(x) for x in (refined.base_index, refined.refine_index))
+        parts = [faiss.downcast_index(part) for part in (index.base_index, index.refine_index)]
+        turns = [faiss.downcast_VectorTransform(part.chain.at(0)) for part in parts]
+        self._turns = [faiss.vector_to_array(turn.A).reshape(turn.d_out, turn.d_in) for turn in turns]
+        self._first, self._second = (faiss.downcast_index(part.index) for part in parts)
         codes = self._second.codes
-        self._codes = faiss.rev_swig_ptr(codes.data(), codes.size()).reshape(len(self), -1)  # (N, n / 2) bytes
+        self._codes = faiss.rev_swig_ptr(codes.data(), codes.size()).reshape(len(self), -1)  # (N, bytes)
 
     @classmethod
     def of(cls, vectors: np.ndarray) -> "Codes":
@@ -39,14 +65,15 @@ class Codes:
         sample = np.ascontiguousarray(vectors[:: max(1, count // TRAINING)][:TRAINING], np.float32)
         variances, directions = np.linalg.eigh(np.cov(sample.T))  # ascending
         missing = np.cumsum(variances) / max(variances.sum(), 1e-12)
-        number = min(width // 8 * 8, -(-int((missing > UNKEPT).sum()) // 32) * 32)
-        rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(number, number)))[0]  # all bits to say as much
-        turn = faiss.LinearTransform(width, number, False)
-        faiss.copy_array_to_vector((rotation @ directions[:, -number:].T).astype(np.float32).ravel(), turn.A)
-        turn.is_trained = True
-        kinds = (f"PQ{number // 4}x4fs", "SQ4")
-        first, second = (faiss.index_factory(number, kind, faiss.METRIC_INNER_PRODUCT) for kind in kinds)
-        index = faiss.IndexPreTransform(turn, faiss.IndexRefine(first, second))
+        some, more = (max(1, int((missing > share).sum())) for share in UNKEPT)
+        best, subspaces = np.arange(width)[::-1], min(SUBSPACES, width // 2 * 2)
+        each = min(-(-some // subspaces), width // subspaces)  # directions of a subspace
+        spread = best[_in_balance(variances[best], each, subspaces)]
+        first = _turned(directions.T[spread], f"PQ{subspaces}x4fs")
+        number = min(-(-more // 16) * 16, width // 2 * 2)
+        mixed = np.linalg.qr(np.random.default_rng(0).normal(size=(number, number)))[0]  # all to say as much
+        second = _turned(mixed @ directions.T[best[:number]], "SQ4")
+        index = faiss.IndexRefine(first, second)
         index.train(sample)
         for i in range(0, count, BLOCK):
             index.add(np.ascontiguousarray(vectors[i : i + BLOCK], np.float32))
@@ -57,8 +84,7 @@ class Codes:
         """Those that `to_bytes` wrote. Raises ValueError for those of another version."""
         faiss: Any = __import__("faiss")
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
-        inner = faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else None
-        if not isinstance(inner, faiss.IndexRefine):
+        if not isinstance(index, faiss.IndexRefine):
             raise ValueError("these are other codes")
         return cls(index)
 
@@ -82,7 +108,7 @@ class Codes:
         inner products with a query (W,): of the permitted ones (at least `below`,) bool, if given, which are a `share`
         of all."""
         faiss: Any = __import__("faiss")
-        turned = np.ascontiguousarray(self._turn @ query, np.float32)[None]
+        turned, finer = (np.ascontiguousarray(turn @ query, np.float32)[None] for turn in self._turns)
         first = min(len(self), int(max(FIRST, FIRST_SHARE * len(self), number) / share))
         found = np.sort(self._first.search(turned, first)[1][0])  # sorted, they are read faster
         found = found[(found >= 0) & (found < below)]
@@ -90,8 +116,8 @@ class Codes:
         wanted = int(max(SECOND, SECOND_TIMES * number) / share)
         if len(found) <= wanted:
             return found
-        some = faiss.IndexScalarQuantizer(turned.shape[1], self._second.sq.qtype, faiss.METRIC_INNER_PRODUCT)
+        some = faiss.IndexScalarQuantizer(finer.shape[1], self._second.sq.qtype, faiss.METRIC_INNER_PRODUCT)
         faiss.copy_array_to_vector(faiss.vector_to_array(self._second.sq.trained), some.sq.trained)
         some.is_trained = True
         some.add_sa_codes(np.take(self._codes, found, axis=0))
-        return found[some.search(turned, wanted)[1][0]]
+        return found[some.search(finer, wanted)[1][0]]

@@ -140,17 +140,16 @@ def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monk
 
 def test_the_codes_name_what_is_near_without_the_vectors(monkeypatch: pytest.MonkeyPatch):
     vectors = (np.random.default_rng(0).normal(size=(5000, WIDTH)) * SPECTRUM).astype(np.float16)
-    monkeypatch.setattr(codes, "FIRST", 600)
+    monkeypatch.setattr(codes, "FIRST", 1000)
     made = Codes.from_bytes(Codes.of(vectors).to_bytes())
-    directions = 8 * made._first.code_size  # a bit for each
-    assert len(made) == 5000 and made.bytes_each == directions / 8 + directions / 2 <= 0.75 * WIDTH
+    assert len(made) == 5000 and made.bytes_each <= WIDTH  # half a byte for each direction, twice
     hits, allowed = [], np.arange(5000) % 3 > 0
     for query in queries():
         scores = vectors.astype(np.float32) @ query
         for permitted, share in ((None, 1.0), (allowed, 2 / 3)):
             chosen = np.flatnonzero(allowed) if permitted is not None else np.arange(5000)
             named = made.name(query, 20, 5000, permitted, share)
-            assert len(named) == len(set(named)) == 300 / share and set(named) <= set(chosen)
+            assert len(named) == len(set(named)) == 400 / share and set(named) <= set(chosen)
             hits.append(len(set(named) & set(chosen[np.argsort(-scores[chosen])[:10]])) / 10)
     assert np.mean(hits) >= 0.99
     assert set(made.name(queries()[0], 20, 900)) <= set(range(900))
@@ -175,3 +174,13 @@ def test_codes_of_another_version_are_no_codes(tmp_path: Path, monkeypatch: pyte
     assert overlap(store, Candidates()) >= 0.99
     keep_cache(store)
     assert not (store.folder / name).exists() and len(list(store.folder.glob("first-*.faiss"))) == 1
+
+
+def test_every_subspace_of_the_first_code_has_its_share_of_the_variance():
+    variances = np.arange(1, 65) ** -1.5
+    order = codes._in_balance(variances, 4, 16)
+    assert sorted(order) == list(range(64))
+    products = np.log(variances[order]).reshape(16, 4).sum(1)
+    in_a_row = np.log(variances).reshape(16, 4).sum(1)
+    assert products.std() < 0.2 * in_a_row.std()
+    assert sorted(codes._in_balance(variances, 1, 16)) == list(range(16))  # the first ones where not all are taken
