@@ -103,8 +103,8 @@ def rerank(
             popularity(model.score(Texts(*(x[i : i + chunk] for x in texts)), bank[1]).T, b)
             for i in range(0, scores.shape[0], chunk)
         ]
-        t2v = inverted_softmax(scores, torch.cat(by_captions))
-        v2t = inverted_softmax(scores.T, torch.cat(by_videos))
+        t2v = inverted_softmax(scores, torch.cat(by_captions).to(scores.device))
+        v2t = inverted_softmax(scores.T, torch.cat(by_videos).to(scores.device))
         sizes = {"bank_captions": len(bank[0].features), "bank_videos": len(bank[1].features)}
         done = {**asdict(how), "transductive": False, **sizes}
     return {**done, "retrieval": {"t2v": asdict(retrieval(t2v, correct)), "v2t": asdict(retrieval(v2t, correct.T))}}
@@ -120,7 +120,7 @@ def by_search(
     found = {}
     for name, texts in banks.items():
         popular = popularity(fold_texts(*texts, concepts) @ folded.T, how.inverse_temperature)
-        found[name] = asdict(retrieval(inverted_softmax(scores, popular), correct))
+        found[name] = asdict(retrieval(inverted_softmax(scores, popular.to(scores.device)), correct))
     sizes = {f"bank_{name}": len(texts.features) for name, texts in banks.items()}
     return {**asdict(how), "transductive": False, **sizes, "retrieval": found}
 
