@@ -3,7 +3,6 @@
 Written once for torch and numpy (suma/arrays.py). Shapes: T texts, V videos, F frames, D joint width, K concepts.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -103,20 +102,12 @@ def aggregate(queries: Array, frames: Array, mask: Array, how: str = "softmax", 
         raise ValueError(f"aggregation {how!r} is unknown: choose one of {', '.join(AGGREGATIONS)}")
     if how == "mean":
         return queries @ library(frames).einsum("vf,vfd->vd", _equal_shares(mask, frames), frames).T
-    return _over_frames((queries @ frames[:, f].T for f in range(frames.shape[1])), mask, how, temperature)
-
-
-def _over_frames(scores: Iterable[Array], mask: Array, how: str, temperature: float) -> Array:
-    """Scores (T, V) of one frame after the other -> (T, V), by `frame_weights`."""
     top = total = weighted = 0.0  # type: Array
     with np.errstate(over="ignore"):  # what is far below the top counts nothing
-        for f, score in enumerate(scores):
-            xp = library(score)
-            lowest = float(xp.finfo(score.dtype).min)
+        for f in range(frames.shape[1]):
+            score = queries @ frames[:, f].T
+            xp, lowest = library(score), float(library(score).finfo(score.dtype).min)
             masked = xp.where(mask[:, f], score, lowest)
-            if how == "mean":
-                weighted = weighted + score * xp.asarray(mask[:, f] / mask.sum(-1), dtype=score.dtype)
-                continue
             before = top if f else xp.full_like(score, lowest)
             top = xp.maximum(before, masked if how == "max" else constant(masked))
             if how == "softmax":
@@ -124,7 +115,7 @@ def _over_frames(scores: Iterable[Array], mask: Array, how: str, temperature: fl
                 weight = xp.exp((masked - top) / temperature)
                 total = total * shrink + weight
                 weighted = weighted * shrink + weight * score
-    return top if how == "max" else weighted if how == "mean" else weighted / total
+    return top if how == "max" else weighted / total
 
 
 def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temperature: float = 0.05) -> Similarities:
@@ -203,16 +194,16 @@ def score_by_scale(texts: Texts, named: Array, rows: Array, scales: Array, mask:
     named (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its frames';
     scales (V, 1 + F): their `concept_scale`; mask (V, F).
     """
-    flat, shape = rows.reshape(-1, rows.shape[-1]), (len(named), *rows.shape[:2])
-    original = (texts.features @ flat.T).reshape(shape)  # (T, V, 1 + F)
-    aligned = (named @ flat.T).reshape(shape) * scales
-    original_frames, aligned_frames = (library(x).moveaxis(x[..., 1:], -1, 0) for x in (original, aligned))
+    xp, flat, count = library(rows), rows.reshape(-1, rows.shape[-1]), len(named)
+    both = (xp.concatenate([texts.features, named]) @ flat.T).reshape(2 * count, *rows.shape[:2])  # rows are read once
+    original, aligned = both[:count], both[count:] * scales  # (T, V, 1 + F)
+
+    def fine(scores: Array) -> Array:
+        return (frame_weights(scores, mask, how.aggregation, how.temperature) * scores).sum(-1)
+
     similarities = Similarities(
-        coarse=original[..., 0],
-        fine=_over_frames(original_frames, mask, how.aggregation, how.temperature),
-        concept_coarse=aligned[..., 0],
-        concept_fine=_over_frames(aligned_frames, mask, how.aggregation, how.temperature),
-    )
+        original[..., 0], fine(original[..., 1:]), aligned[..., 0], fine(aligned[..., 1:])
+    )  # fmt: skip
     return combine(similarities, how)
 
 

@@ -59,7 +59,8 @@ class Snapshot(NamedTuple):
         order = np.arange(1 + spans[:, 1].max(initial=0))
         valid = order <= spans[:, 1:]
         at = np.where(valid, spans[:, :1] + order, 0)
-        return self.features[at.ravel()].reshape(*at.shape, self.features.shape[1]), self.scales[at], valid
+        features = np.take(self.features, at.ravel(), axis=0).reshape(*at.shape, self.features.shape[1])
+        return features, np.take(self.scales, at), valid
 
     def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """The videos' features (n, D) float16, without their frames."""
