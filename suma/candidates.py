@@ -80,7 +80,7 @@ class Candidates:
         if coarse is not None and len(chosen) <= BLOCK:
             found.append(_best(snapshot, chosen[chosen < start], wide, number, less))
         elif coarse is not None:
-            named = coarse.name(vector[0], number, total, permitted, len(chosen) / total)
+            named = coarse.name(vector[0], number, total, permitted, len(chosen) / total, less)
             found.append(_best(snapshot, named, wide, number, less))
         if exact:
             found.append(_scan(exact, start, wide, number, permitted))

@@ -16,6 +16,7 @@ import numpy as np
 
 FIRST, FIRST_SHARE = 2000, 0.0075  # vectors that the first code names: at least so many, and this share of all
 SECOND, SECOND_TIMES = 400, 4  # that the second one names: at least so many, and as often as many as are wanted
+LESSENED = 4  # times as many that the first code names where it does not know what scores are lessened by
 SUBSPACES = 80  # of the first code
 UNKEPT = 0.05, 0.02  # share of the vectors' variance that the directions of either code may leave out
 TRAINING = 30_000  # vectors, evenly spaced, from which both learn
@@ -102,14 +103,16 @@ class Codes:
         return self._first.code_size + self._codes.shape[1]
 
     def name(
-        self, query: np.ndarray, number: int, below: int, permitted: np.ndarray | None = None, share: float = 1.0
-    ) -> np.ndarray:
+        self, query: np.ndarray, number: int, below: int, permitted: np.ndarray | None = None, share: float = 1.0,
+        less: np.ndarray | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """Positions less than `below`, in no order, of more than `number` vectors that are likely to have the largest
         inner products with a query (W,): of the permitted ones (at least `below`,) bool, if given, which are a `share`
-        of all."""
+        of all; each lessened by `less` (at least `below`,), if given, which the first code knows nothing of."""
         faiss: Any = __import__("faiss")
         turned, finer = (np.ascontiguousarray(turn @ query, np.float32)[None] for turn in self._turns)
-        first = min(len(self), int(max(FIRST, FIRST_SHARE * len(self), number) / share))
+        times = 1 if less is None else LESSENED
+        first = min(len(self), int(times * max(FIRST, FIRST_SHARE * len(self), number) / share))
         found = np.sort(self._first.search(turned, first)[1][0])  # sorted, they are read faster
         found = found[(found >= 0) & (found < below)]
         found = found if permitted is None else found[permitted[found]]
@@ -120,4 +123,7 @@ class Codes:
         faiss.copy_array_to_vector(faiss.vector_to_array(self._second.sq.trained), some.sq.trained)
         some.is_trained = True
         some.add_sa_codes(np.take(self._codes, found, axis=0))
-        return found[some.search(finer, wanted)[1][0]]
+        if less is None:
+            return found[some.search(finer, wanted)[1][0]]
+        scores, order = (x[0] for x in some.search(finer, len(found)))
+        return found[order[np.argsort(less[found[order]] - scores)[:wanted]]]

@@ -184,3 +184,18 @@ def test_every_subspace_of_the_first_code_has_its_share_of_the_variance():
     in_a_row = np.log(variances).reshape(16, 4).sum(1)
     assert products.std() < 0.2 * in_a_row.std()
     assert sorted(codes._in_balance(variances, 1, 16)) == list(range(16))  # the first ones where not all are taken
+
+
+def test_the_codes_know_what_scores_are_lessened_by(monkeypatch: pytest.MonkeyPatch):
+    random = np.random.default_rng(0)
+    vectors = (random.normal(size=(20_000, WIDTH)) * SPECTRUM).astype(np.float16)
+    monkeypatch.setattr(codes, "FIRST", 1000)
+    made, hits = Codes.of(vectors), {True: [], False: []}
+    for query in queries():
+        scores = vectors.astype(np.float32) @ query
+        less = (scores.std() * random.normal(size=20_000)).astype(np.float32)
+        best = set(np.argsort(less - scores)[:50])
+        for known, found in hits.items():
+            named = made.name(query, 50, 20_000, None, 1.0, less if known else None)
+            found.append(len(best & set(named)) / 50)
+    assert np.mean(hits[False]) < 0.6 and np.mean(hits[True]) > 0.9

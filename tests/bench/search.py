@@ -258,7 +258,7 @@ def main() -> None:
     model = SUMA.from_clip(TOWER, words, num_concepts=CONCEPTS)
     block = torch.zeros(64 << 20)
     spent = min(_seconds(lambda: block.sum()) for _ in range(5))
-    print(f"one core reads {block.nbytes / spent / 1e9:.1f} GB/s; quantised beyond {candidates.EXACT_LIMIT:,} videos")
+    print(f"one core reads {block.nbytes / spent / 1e9:.1f} GB/s; in codes beyond {candidates.EXACT_LIMIT:,} videos")
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         for count in args.sizes:
             measure(model, count, args.threads, Path(place))
