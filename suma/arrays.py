@@ -42,13 +42,11 @@ def to_numpy(x: Array) -> np.ndarray:
 
 
 def no_grad(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator: torch, where it is in use, keeps nothing for gradients meanwhile."""
+    """Decorator, also of generators: torch, where it is in use, keeps nothing for gradients meanwhile."""
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> T:
-        if "torch" not in sys.modules:
-            return function(*args, **kwargs)
-        with sys.modules["torch"].no_grad():
-            return function(*args, **kwargs)
+        torch = sys.modules.get("torch")
+        return function(*args, **kwargs) if torch is None else torch.no_grad()(function)(*args, **kwargs)
 
     return quiet
