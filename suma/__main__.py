@@ -17,7 +17,7 @@ from suma.files import find_videos
 from suma.index import VideoIndex
 from suma.milvus import is_server
 from suma.query import Filter
-from suma.reader import load_reader
+from suma.reader import Reader, load_reader
 from suma.search import Match
 from suma.video import SEGMENT
 
@@ -149,7 +149,12 @@ def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
     if args.command in ("index", "merge"):
         return fill(args)
-    index = VideoIndex.load(args.index, load_reader(args.model))
+    model = load_reader(args.model)
+    if not isinstance(model, Reader):
+        from suma.cpu import use_fast_matmul
+
+        use_fast_matmul()
+    index = VideoIndex.load(args.index, model)
     if args.command == "check":
         index.store.verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")

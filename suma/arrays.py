@@ -37,8 +37,11 @@ def constant(x: Array) -> Array:
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """x in numpy, wherever it was."""
-    return x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
+    """x in numpy, wherever it was; bfloat16, which numpy has not, in float32."""
+    if isinstance(x, np.ndarray):
+        return x
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == library(x).bfloat16 else x).numpy()
 
 
 def no_grad(function: Callable[P, T]) -> Callable[P, T]:

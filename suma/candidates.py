@@ -24,6 +24,7 @@ EXACT_LIMIT = 200_000  # clips
 CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
 MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
 SHARD = 16_384  # vectors that one thread compares
+AT_ONCE = 2048  # vectors that are copied and compared, so that they stay in the processor's cache
 SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
@@ -71,11 +72,13 @@ class Candidates:
         if not len(chosen):
             return []
         vector, total = np.ascontiguousarray(query[None], np.float32), len(snapshot.folded)
-        permitted = None
-        if len(chosen) < total:
-            permitted = np.zeros(total, bool)
+        start, permitted, found = len(coarse or ()), None, []
+        held = start + sum(
+            shard.ntotal for shard in exact
+        )  # a later snapshot's too, where another thread asked with it
+        if len(chosen) < max(total, held):
+            permitted = np.zeros(max(total, held), bool)
             permitted[chosen] = True
-        start, found = len(coarse or ()), []
         wide = vector if less is None else np.pad(vector, [(0, 0), (0, MORE)], constant_values=1)
         if coarse is not None and len(chosen) <= BLOCK:
             found.append(_best(snapshot, chosen[chosen < start], wide, number, less))
@@ -94,13 +97,16 @@ class Candidates:
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
                 self._coarse = Codes.of(snapshot.folded)
             self._exact, self._table = [], snapshot.table
-        i = len(self._coarse or ()) + sum(shard.ntotal for shard in self._exact)
-        while i < len(snapshot.folded):
-            if not self._exact or self._exact[-1].ntotal == SHARD:
-                self._exact.append(_half(width))
-            end = min(len(snapshot.folded), i + SHARD - self._exact[-1].ntotal)
-            self._exact[-1].add_sa_codes(_rows(snapshot, np.arange(i, end), less).view(np.uint8))
-            i = end
+        start, held = len(self._coarse or ()), sum(shard.ntotal for shard in self._exact)
+        if start + held >= len(snapshot.folded):
+            return
+        full = held // SHARD  # the others are made anew, not added to: another thread may be reading them
+        shards = self._exact[:full]
+        for i in range(start + full * SHARD, len(snapshot.folded), SHARD):
+            positions = np.arange(i, min(i + SHARD, len(snapshot.folded)))
+            shards.append(_half(width))
+            shards[-1].add_sa_codes(_rows(snapshot, positions, less).view(np.uint8))
+        self._exact = shards
 
 
 def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first") -> None:
@@ -152,13 +158,14 @@ def _best(
 ) -> list[tuple[float, int]]:
     """The best of these positions by the exact inner product with a query (1, 2D); lessened by `less`, if given, for
     which the query has MORE dimensions of 1."""
-    positions, some = np.sort(positions), _half(query.shape[1])
-    for i in range(0, len(positions), SHARD):
-        some.add_sa_codes(_rows(snapshot, positions[i : i + SHARD], less).view(np.uint8))
-    if not len(positions):
-        return []
-    scores, found = some.search(query, min(number, len(positions)))
-    return list(zip(scores[0].tolist(), positions[found[0]].tolist(), strict=True))
+    positions = np.sort(positions)
+    found: list[tuple[float, int]] = []
+    for i in range(0, len(positions), AT_ONCE):
+        block, some = positions[i : i + AT_ONCE], _half(query.shape[1])
+        some.add_sa_codes(_rows(snapshot, block, less).view(np.uint8))
+        scores, order = some.search(query, min(number, len(block)))
+        found += zip(scores[0].tolist(), block[order[0]].tolist(), strict=True)
+    return sorted(found, key=lambda pair: -pair[0])[:number]
 
 
 def _best_of_few(

@@ -14,8 +14,8 @@ from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_video
 from suma.store import Store
 from suma.stores import AnyStore
 
-CANDIDATES = 100  # lines of the folded first stage that are scored exactly
-BATCH, BLOCK = 256, 4096  # lines encoded at once, and written at once
+CANDIDATES = 400  # lines of the folded first stage that are scored exactly: few, and much alike
+BATCH, BLOCK = 256, 4096  # lines encoded or scored at once, and written at once
 SHOWN = 2000  # lines from which on a bar shows how far their encoding is
 
 
@@ -61,11 +61,13 @@ class CaptionList:
             found.update(dict.fromkeys(self._candidates.search(store, self, query, number)))
         rows = library(videos.frames).concatenate([videos.features[:, None], videos.frames], 1)  # (V, 1 + F, D)
         positions = list(found)
-        folded = model.array(self.folded[positions].astype(np.float32))
-        features, named = folded[:, : model.dim], folded[:, model.dim :]
-        texts = Texts(unit(features), named)  # of the anchors, the concepts' sum is all that counts
-        scales = concept_scale(rows, concepts)[..., 0]
-        scores = to_numpy(score_by_scale(texts, named, rows, scales, videos.mask, c.scoring)).max(1)  # (lines,)
+        scales, parts = concept_scale(rows, concepts)[..., 0], []
+        for i in range(0, len(positions), BATCH):
+            folded = model.array(self.folded[positions[i : i + BATCH]].astype(np.float32))
+            features, named = folded[:, : model.dim], folded[:, model.dim :]
+            texts = Texts(unit(features), named)  # of the anchors, the concepts' sum is all that counts
+            parts.append(to_numpy(score_by_scale(texts, named, rows, scales, videos.mask, c.scoring)).max(1))
+        scores = np.concatenate(parts)  # (lines,)
         best = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [(self.lines[positions[i]], round(float(scores[i]), 4)) for i in best]
 

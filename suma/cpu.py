@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,5 +50,8 @@ def half_image_tower(clip: Any) -> Iterator[None]:
 
 def has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware (elsewhere bf16 autocast is slower than float32)."""
-    told: Any = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 does not tell
-    return any(bool(value) for name, value in told.items() if name.endswith("bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        told: Any = torch.cpu.get_capabilities()
+        return any(bool(value) for name, value in told.items() if name.endswith("bf16"))
+    cpuinfo = Path("/proc/cpuinfo")  # torch before 2.10 does not tell
+    return cpuinfo.is_file() and any(word.endswith("bf16") for word in cpuinfo.read_text().split())

@@ -333,7 +333,8 @@ class VideoIndex:
         try:
             for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
                 pixels = torch.cat([resize_frames(frame, *size) for frame in part.frames])
-                one, pictures = model.encode_video(pixels[None].to(model.device))
+                with torch.no_grad():
+                    one, pictures = model.encode_video(pixels[None].to(model.device))
                 features.append(to_numpy(one[0]))
                 frames.append(to_numpy(pictures[0]))
                 rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))

@@ -1,8 +1,11 @@
 """The files of a saved model, in a folder or at the Hub."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+from suma.config import SUMAConfig
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
@@ -28,7 +31,7 @@ def find(model: str | Path, **options: Any) -> Path:
     options["revision"] = folder.name  # the commit: the weights must be of the same one
     config = read_config(folder)
     _download(name, WEIGHTS, **options)
-    if config["clip"]["text_cfg"].get("hf_tokenizer_name"):
+    if config.clip["text_cfg"].get("hf_tokenizer_name"):
         for file in TOKENIZER_FILES:
             _download(name, f"{TOKENIZER}/{file}", **options)
     return folder
@@ -52,9 +55,9 @@ def saved_tokenizer(folder: Path) -> Path | None:
     return folder / TOKENIZER if (folder / TOKENIZER).is_dir() else None
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> SUMAConfig:
     """A model's config. Raises ValueError naming one that is damaged or another kind of model's (the mixin's own errors
-    do not)."""
+    do not), and as SUMAConfig does."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -64,4 +67,5 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is not the config of a SUMA: it has no clip, image and format_version")
     if not isinstance(config["clip"], dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["clip"]):
         raise ValueError(f"{file} is damaged: its clip has no embed_dim, vision_cfg and text_cfg")
-    return config
+    known = {field.name for field in fields(SUMAConfig)}
+    return SUMAConfig(**{name: value for name, value in config.items() if name in known})

@@ -75,7 +75,8 @@ class Vocabulary:
         unseen = sorted({word for word in words if word not in self._index})
         nearest: dict[str, int] = {}
         if unseen:
-            similarity = unit(to_numpy(embed(unseen))) @ unit(to_numpy(self.initial_centres)).T
+            new, known_ones = (to_numpy(x).astype(np.float32) for x in (embed(unseen), self.initial_centres))
+            similarity = unit(new) @ unit(known_ones).T
             nearest = dict(zip(unseen, similarity.argmax(1).tolist(), strict=True))
         known = self.word_to_concept.tolist()
         return [nearest[word] if word in nearest else known[self._index[word]] for word in words]
@@ -112,7 +113,7 @@ class Vocabulary:
         """All words of a concept, best names first."""
         if not 0 <= concept < self.num_concepts:
             raise ValueError(f"concept {concept} is outside 0..{self.num_concepts - 1}")
-        return [word for word, at in zip(self.words, self.word_to_concept.tolist(), strict=True) if at == concept]
+        return [self.words[i] for i in np.flatnonzero(to_numpy(self.word_to_concept) == concept).tolist()]
 
     def name(self, concept: int, num_words: int = 3) -> str:
         """A concept by its most central, frequent words."""

@@ -111,6 +111,20 @@ def test_several_threads_find_what_one_does(store: Store, monkeypatch: pytest.Mo
         faiss.omp_set_num_threads(threads)
 
 
+def test_who_asks_with_an_older_state_is_answered_from_it(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(candidates, "SMALL", 0)
+    first, before = Candidates(), store.snapshot
+    first.search(store, before, queries()[0], 10)
+    shards = list(first._exact)
+    add(store, 3000, 900)
+    for query in queries():
+        first.search(store, store.snapshot, query, 10)
+        got = first.search(store, before, query, 3000)
+        assert max(got) < 3000 and (first._coarse is not None or len(got) == 3000)
+        assert got[:1] == [int(np.argmax(before.folded.astype(np.float32) @ query))]
+    assert [shard.ntotal for shard in shards] == ([] if first._coarse else [3000])  # not changed under who reads it
+
+
 def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
     store = made(tmp_path / "index", 2000)

@@ -1,9 +1,12 @@
 """The CPU switches never cost exactness."""
 
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 
-from suma.cpu import half_image_tower, use_fast_attention_backward, use_fast_matmul
+from suma.cpu import half_image_tower, has_bf16, use_fast_attention_backward, use_fast_matmul
 
 
 def test_fast_products_stay_float32():
@@ -52,3 +55,16 @@ def test_the_half_image_tower_is_near_and_leaves_no_trace(tiny_model):
     assert half.dtype == torch.bfloat16 and torch.equal(exact, again)
     assert float(torch.cosine_similarity(exact, half.float()).min()) > 0.999
     assert all(torch.equal(weight, before[name]) for name, weight in tiny_model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("flags", "there"), [("fpu avx512_bf16 vnni", True), ("fpu amx_bf16", True), ("fpu avx2", False)]
+)
+def test_bfloat16_is_known_where_torch_does_not_tell(monkeypatch: pytest.MonkeyPatch, flags: str, there: bool):
+    if hasattr(torch.cpu, "get_capabilities"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": there, "avx2": True})
+        assert has_bf16() is there
+        monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(Path, "is_file", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags : {flags}\n")
+    assert has_bf16() is there

@@ -220,6 +220,14 @@ def test_a_repository_that_is_no_whole_model_is_refused(hub, client, options, fi
     assert kind.endswith(error) and told in text, (kind, text)
 
 
+def test_the_weights_of_a_config_that_cannot_be_read_are_not_fetched(hub, client, options, files):
+    later = json.dumps({**json.loads(files["config.json"]), "format_version": 2}).encode()
+    hub.commit(REPO, {**files, "config.json": later})
+    kind, text = client(refused, "me/suma", **options)
+    assert kind == "ValueError" and "format_version 2" in text
+    assert not [call for call in hub.calls if "model.safetensors" in call]
+
+
 @pytest.mark.parametrize(
     ("method", "fault", "told"),
     [

@@ -1,6 +1,7 @@
 """A Reader is the model for texts, without torch: the same features, anchors, scores and answers."""
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from suma import SUMA, VideoIndex
 from suma.arrays import to_numpy
 from suma.backbone import build_clip
 from suma.explain import explain
-from suma.reader import Reader, _shapes, fits, load_reader
+from suma.reader import Reader, _shapes, erf, fits, load_reader
 from suma.saved import CONFIG, WEIGHTS
 from suma.tokens import load_tokenizer, token_ids
 
@@ -200,3 +201,45 @@ def test_the_tokenizer_imports_torch_only_for_tensors():
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "False True True (1, 77)", done.stderr
+
+
+def test_no_sentence_has_no_feature_and_a_bare_one_is_an_error(folder: Path, tiny_model: SUMA):
+    reader = load_reader(folder)
+    assert isinstance(reader, Reader)
+    for got, expected in zip(reader.texts([]), tiny_model.texts([]), strict=True):
+        assert close(got, expected)
+    with pytest.raises(ValueError, match="list of sentences"):
+        reader.encode_text("a dog")
+
+
+def test_the_error_function_is_as_exact_as_float32():
+    x = np.linspace(-6, 6, 10_001)
+    assert np.abs(erf(x) - np.array([math.erf(v) for v in x])).max() < 2e-7
+    assert erf(np.float32([0, -1e9, 1e9])).tolist() == [0, -1, 1]
+
+
+def test_the_first_video_that_a_reader_has_encoded_leaves_no_gradients(folder: Path, tmp_path: Path):
+    write_video(tmp_path / "a.mp4", picture=noise_picture)
+    program = (
+        "import sys; from suma import VideoIndex; from suma.reader import load_reader\n"
+        f"index = VideoIndex(load_reader({str(folder)!r})); before = 'torch' in sys.modules\n"
+        "whole = index.model.whole\n"
+        "def watched():\n"
+        "    found = whole(); encode = found.encode_video\n"
+        "    def look(*args):\n"
+        "        out = encode(*args); print(before, out[0].requires_grad); return out\n"
+        "    found.encode_video = look; return found\n"
+        "index.model.whole = watched\n"
+        f"index.parts({str(tmp_path / 'a.mp4')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.split() == ["False", "False"], done.stderr
+
+
+@torch.no_grad()
+def test_a_model_in_bfloat16_reads_words_that_it_never_saw(tiny_model: SUMA, folder: Path):
+    model = SUMA.from_pretrained(folder).to(torch.bfloat16)
+    words = ["frisbee", "dog", "qwertyish", "zebra"]
+    assert model.space.concept_of(words, model.embed_words) == tiny_model.space.concept_of(
+        words, tiny_model.embed_words
+    )
