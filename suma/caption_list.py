@@ -14,7 +14,7 @@ from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_video
 from suma.store import Store
 from suma.stores import AnyStore
 
-CANDIDATES = 400  # lines of the folded first stage that are scored exactly: few, and much alike
+CANDIDATES = 700  # lines of the folded first stage that are scored exactly: few, and much alike
 BATCH, BLOCK = 256, 4096  # lines encoded or scored at once, and written at once
 SHOWN = 2000  # lines from which on a bar shows how far their encoding is
 
