@@ -23,7 +23,7 @@ from tqdm import tqdm
 from suma.candidates import keep_cache
 from suma.cpu import half_image_tower, has_bf16
 from suma.decoder import Decoder, refuse_sparse
-from suma.disk import digest_of
+from suma.disk import digest_of, interrupts_wait
 from suma.files import find_videos
 from suma.model import SUMA
 from suma.pixels import resize_frames
@@ -242,9 +242,10 @@ class Builder:
 
             def commit() -> None:
                 self._encode(batch)
-                self._commit(done)
+                with interrupts_wait():  # one that is cut short could not be told from one that is through
+                    self._commit(done)
+                    done.clear()
                 bar.set_postfix(failed=len(self.report.failed))
-                done.clear()
 
             jobs = self._jobs(rows)
             try:
@@ -283,17 +284,18 @@ class Builder:
     @torch.no_grad()
     def _encode(self, batch: list[_Part]) -> None:
         """Give the parts their features, all frames in one batch; empties the list."""
-        if not batch:
-            return
-        pixels = torch.cat([part.pixels for part in batch]).to(self.model.device)
-        features = self.model.encode_frames(pixels).float().split([len(part.pixels) for part in batch])
+        new = [part for part in batch if part.clip is None]  # others: of an encoding that was interrupted
+        if not new:
+            return batch.clear()
+        pixels = torch.cat([part.pixels for part in new]).to(self.model.device)
+        features = self.model.encode_frames(pixels).float().split([len(part.pixels) for part in new])
         frames = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True)  # (V, F, D)
         lengths = torch.tensor([len(f) for f in features], device=frames.device)
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
         video, frames = self.model.in_time(frames, mask)
         concepts = self.model.space.concepts()
         folded = fold_videos(video, frames, mask, concepts, self.model.config.scoring)
-        for part, v, f, m, z in zip(batch, video, frames, mask, folded, strict=True):
+        for part, v, f, m, z in zip(new, video, frames, mask, folded, strict=True):
             kept = torch.cat([v[None], f[m]]).half().cpu().numpy()
             # of the rows as they are kept, in float16
             scales = concept_scale(F.normalize(torch.from_numpy(kept).float(), dim=-1), concepts.cpu())[:, 0].numpy()

@@ -8,8 +8,10 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +122,21 @@ def _holder(folder: Path) -> str:
         return f"process {who['pid']} on {who['host']} (since {who['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C, or a SIGTERM that Python handles, is heard at the end of what is done meanwhile (in the main thread)."""
+    came: list[tuple[int, Any]] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(n))}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda *signal_and_frame: came.append(signal_and_frame))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in came:
+            handlers[number](number, frame)

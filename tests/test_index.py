@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,7 @@ from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex, build
 from suma.decoder import Decoder
+from suma.store import Store
 from suma.video import read_frames
 
 QUERIES = ["a dog runs", "a cat sits on the mat", "something never said before"]
@@ -373,3 +375,41 @@ def test_a_file_that_may_not_be_read_is_tried_again(tiny_model: SUMA, folder: Pa
     assert "Permission denied" in index.add(tmp_path).failed[str(tmp_path / "0.mp4")]
     monkeypatch.setattr(Decoder, "read", read)
     assert len(index.add(tmp_path).added) == 1 and index.failed == []
+
+
+@pytest.mark.parametrize("when", ["behind the commit's transaction", "between two parts of a batch"])
+def test_ctrl_c_at_a_bad_moment_costs_nothing(
+    tiny_model: SUMA, folder: Path, index: VideoIndex, monkeypatch, when: str
+):
+    cut, calls = VideoIndex(tiny_model), 0
+
+    def interrupting(real, at: int, kill: bool):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == at and not kill:
+                raise KeyboardInterrupt
+            done = real(*args, **kwargs)
+            if calls == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return done
+
+        return call
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with monkeypatch.context() as patch:
+        if when == "behind the commit's transaction":
+            patch.setattr(Store, "_append", interrupting(Store._append, 1, kill=True))
+        else:
+            patch.setattr(build, "NewClip", interrupting(build.NewClip, 3, kill=False))
+        with pytest.raises(KeyboardInterrupt):
+            cut.add(folder)
+    signal.signal(signal.SIGINT, before)
+    assert len(cut) > 0
+    cut.add(folder)
+    assert len(cut) == len(index) == 6
+    for path in sorted(folder.glob("clip*")):
+        kept, whole = cut.videos([cut.row_of(path)]), index.videos([index.row_of(path)])
+        assert torch.allclose(kept.frames, whole.frames, atol=1e-3) and torch.allclose(
+            kept.features, whole.features, atol=1e-3
+        )
