@@ -73,9 +73,7 @@ class Candidates:
             return []
         vector, total = np.ascontiguousarray(query[None], np.float32), len(snapshot.folded)
         start, permitted, found = len(coarse or ()), None, []
-        held = start + sum(
-            shard.ntotal for shard in exact
-        )  # a later snapshot's too, where another thread asked with it
+        held = start + sum(shard.ntotal for shard in exact)  # also of a later snapshot that another thread asked with
         if len(chosen) < max(total, held):
             permitted = np.zeros(max(total, held), bool)
             permitted[chosen] = True

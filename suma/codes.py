@@ -4,8 +4,8 @@ Vectors are turned to the directions in which they differ most: fewer than half 
 because its halves nearly repeat each other. A product quantiser (faiss's fast scan) of SUBSPACES half bytes names fewer
 than a hundredth of all; a second code, a half byte for each direction, names of these some more than are wanted.
 
-Chosen on a million synthetic videos (tests/bench/search.py) and 212,243 real captions of MSR-VTT and MSVD: one bit for
-each direction by its sign (RaBitQ), at the same number of names, found a third of the ten best there, and this all.
+Chosen on a million synthetic videos (tests/bench/search.py) and 212,243 real captions (tests/bench/captions.py): one
+bit for each direction by its sign (RaBitQ) was as good on the first, and found a fifth of the second's ten best.
 
 Shapes: N vectors of width W.
 """

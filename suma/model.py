@@ -21,7 +21,7 @@ from suma.clusters import STARTS, cluster
 from suma.concepts import ConceptSpace
 from suma.config import SUMAConfig, fingerprint
 from suma.pixels import normalize
-from suma.saved import TOKENIZER, WEIGHTS, find, saved_tokenizer
+from suma.saved import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer
 from suma.similarity import Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
 from suma.tokens import load_tokenizer
@@ -156,8 +156,7 @@ class SUMA(
         Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
         ValueError, a path that does not exist FileNotFoundError; see also `suma.saved.find`. Only safetensors are read.
         """
-        options = ("revision", "cache_dir", "token", "force_download", "local_files_only")
-        folder = find(pretrained_model_name_or_path, **{k: kwargs.pop(k) for k in options if k in kwargs})
+        folder = find(pretrained_model_name_or_path, **{k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs})
         kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
         return super().from_pretrained(folder, **kwargs)
 
@@ -172,8 +171,8 @@ class SUMA(
             state = load_file(file, device=map_location)
         except SafetensorError as error:
             raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
-        for option in ("revision", "cache_dir", "token", "force_download", "local_files_only"):
-            kwargs.pop(option, None)  # the mixin's, for the Hub
+        for option in HUB_OPTIONS:  # the mixin passes them on; all is here by now
+            kwargs.pop(option, None)
         model = cls(**{**kwargs, "tokenizer_folder": saved_tokenizer(Path(model_id))})
         if map_location != "cpu":
             model.to(map_location)
@@ -189,10 +188,7 @@ class SUMA(
     def fingerprint(self) -> str:
         """16 hex digits that name this model: config and weights as they are at the first call."""
         if not self._fingerprint:
-            weights = sorted(self.state_dict().items())
-            self._fingerprint = fingerprint(
-                self.config, ((n, x.float() if x.is_floating_point() else x) for n, x in weights)
-            )
+            self._fingerprint = fingerprint(self.config, sorted(self.state_dict().items()))
         return self._fingerprint
 
     # ---- encoders --------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Shapes: T texts, L tokens, E the text tower's width, D joint width, K concepts, 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -42,8 +42,15 @@ def load_reader(model: str | Path) -> AnyModel:
                     shapes = {name: tuple(content.get_slice(name).get_shape()) for name in names if name in needed}
                     if wrong := sorted(name for name in needed if shapes.get(name) != needed[name]):
                         raise RuntimeError(f"{file} is not of this config: {', '.join(wrong[:3])} missing or misshapen")
-                    name_of_all = fingerprint(config, ((name, content.get_tensor(name)) for name in names))
-                    weights = {name: content.get_tensor(name) for name in needed}
+
+                    def read() -> Iterator[tuple[str, np.ndarray]]:  # all, once, of which what is needed stays
+                        for name in names:
+                            tensor = content.get_tensor(name)
+                            if name in needed:
+                                weights[name] = tensor
+                            yield name, tensor
+
+                    name_of_all = fingerprint(config, read())
         except SafetensorError as error:
             raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
     if weights:

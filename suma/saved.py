@@ -7,6 +7,7 @@ from typing import Any
 
 from suma.config import SUMAConfig
 
+HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
@@ -14,9 +15,9 @@ TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.j
 def find(model: str | Path, **options: Any) -> Path:
     """The folder that holds a saved model: itself, or where the Hub's client keeps one of the Hub, all of one commit.
 
-    Options: those of `huggingface_hub.hf_hub_download`. Raises FileNotFoundError for what is neither, a folder without
-    a model's files, and a model that is not cached while the Hub does not answer; ValueError for a config that is
-    damaged or another kind of model's. What the Hub refuses raises huggingface_hub's errors.
+    Options: HUB_OPTIONS, as `huggingface_hub.hf_hub_download` has them. Raises FileNotFoundError for what is neither, a
+    folder without a model's files, and a model that is not cached while the Hub does not answer; ValueError for a
+    config that is damaged or another kind of model's. What the Hub refuses raises huggingface_hub's errors.
     """
     folder = Path(str(model))
     if folder.is_dir():

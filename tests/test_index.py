@@ -383,25 +383,29 @@ def test_ctrl_c_at_a_bad_moment_costs_nothing(
 ):
     cut, calls = VideoIndex(tiny_model), 0
 
-    def interrupting(real, at: int, kill: bool):
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == at and not kill:
-                raise KeyboardInterrupt
-            done = real(*args, **kwargs)
-            if calls == at:
-                os.kill(os.getpid(), signal.SIGINT)
-            return done
-
-        return call
+    def third_clip(*args: object, real=build.NewClip):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return real(*args)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         if when == "behind the commit's transaction":
-            patch.setattr(Store, "_append", interrupting(Store._append, 1, kill=True))
+            real, written = Store._take_snapshot, []
+
+            def behind(self: Store, *args: object) -> object:  # the first commit of clips is through, the state not yet
+                if not written and self.snapshot.table.all("SELECT 1 FROM clips"):
+                    written.append(os.kill(os.getpid(), signal.SIGINT))
+                return real(self, *args)
+
+            append = Store._append
+            patch.setattr(
+                Store, "_append", lambda *args: patch.setattr(Store, "_take_snapshot", behind) or append(*args)
+            )
         else:
-            patch.setattr(build, "NewClip", interrupting(build.NewClip, 3, kill=False))
+            patch.setattr(build, "NewClip", third_clip)
         with pytest.raises(KeyboardInterrupt):
             cut.add(folder)
     signal.signal(signal.SIGINT, before)
