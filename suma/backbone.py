@@ -6,7 +6,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 class Backbone(NamedTuple):
@@ -77,13 +78,45 @@ def build_clip(cfg: dict[str, Any]) -> Any:
     return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
 
 
-def patch_width(clip: Any) -> int:
-    """Channels of the image tower's patch features. Raises ValueError for a tower without patches (a ResNet)."""
-    width = getattr(getattr(clip.visual, "trunk", None), "num_features", None)  # timm's
-    width = width or getattr(getattr(clip.visual, "conv1", None), "out_channels", None)
-    if not width or not hasattr(clip.visual, "forward_intermediates"):
-        raise ValueError("frame_grid needs an image tower of patches (a ViT): leave it at 0")
+def is_convolutional(visual: Any) -> bool:
+    """Return True for a timm tower that ends in a feature map, which its head pools; a ViT's ends in tokens."""
+    return bool(getattr(getattr(visual, "trunk", None), "default_cfg", {}).get("pool_size"))
+
+
+def cell_width(clip: Any, dim: int) -> int:
+    """Return C, the channels of `encode_cells`; `dim` is D. Raise ValueError for a tower whose cells it cannot read."""
+    visual = clip.visual
+    if is_convolutional(visual):
+        return dim
+    if hasattr(visual, "layer4"):  # CLIP's own ResNets
+        return int(visual.layer4[-1].conv3.out_channels)
+    width = getattr(getattr(visual, "trunk", None), "num_features", None)  # timm's
+    width = width or getattr(getattr(visual, "conv1", None), "out_channels", None)
+    if not width or not hasattr(visual, "forward_intermediates"):
+        raise ValueError("frame_grid needs an image tower of patches or of a feature map: leave it at 0")
     return int(width)
+
+
+def encode_cells(visual: Any, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Encode pictures (N, 3, H, W) as wholes (N, D), and each of their grid x grid cells (N, G * G, C), row by row.
+
+    A cell is the mean of the patches in it. A convolutional tower of timm has no patches: its feature map is pooled to
+    the cells instead of to one, and each cell goes through the same head, so C is D.
+    """
+    if not is_convolutional(visual):
+        found = visual.forward_intermediates(pixels, indices=1)  # of the last block
+        return found["image_features"], _cells(found["image_intermediates"][0], grid)
+    trunk, last = visual.trunk, getattr(visual.trunk, "output_fmt", "NCHW") == "NHWC"  # Swin's channels come last
+    features = trunk.forward_features(pixels)
+    cells = _cells(features.permute(0, 3, 1, 2) if last else features, grid).flatten(0, 1)
+    cells = cells[:, None, None] if last else cells[:, :, None, None]
+    whole, each = (visual.head(trunk.forward_head(x)) for x in (features, cells))
+    return whole, each.unflatten(0, (len(pixels), grid**2))
+
+
+def _cells(features: Tensor, grid: int) -> Tensor:
+    """Return the means of a feature map (N, C, H, W) over its cells (N, G * G, C), row by row."""
+    return F.adaptive_avg_pool2d(features, grid).flatten(2).transpose(1, 2)
 
 
 def family_preprocessing(name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from suma import text
-from suma.backbone import build_clip, load_backbone, patch_width
+from suma.backbone import build_clip, cell_width, encode_cells, load_backbone
 from suma.clusters import STARTS, cluster
 from suma.concepts import ConceptSpace
 from suma.config import SUMAConfig, fingerprint
@@ -49,7 +49,7 @@ class SUMA(
         dim, width = int(cfg["embed_dim"]), text.token_table(self.clip).embedding_dim
         layers, grid = config.temporal_layers, config.frame_grid
         self.temporal = TemporalEncoder(dim, layers, config.temporal_positions) if layers else None
-        self.grid = FrameGrid(grid, patch_width(self.clip), dim) if grid else None
+        self.grid = FrameGrid(grid, cell_width(self.clip, dim), dim) if grid else None
         self.space = ConceptSpace(
             config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor,
             config.activation,
@@ -234,8 +234,8 @@ class SUMA(
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
         if self.grid is None:
             return self.clip.encode_image(pixels)
-        found = self.clip.visual.forward_intermediates(pixels, indices=1)  # of the last block
-        return torch.cat([found["image_features"], self.grid.regions(found["image_intermediates"][0])], dim=-1)
+        whole, cells = encode_cells(self.clip.visual, pixels, self.grid.grid)
+        return torch.cat([whole, cells.flatten(1)], dim=-1)
 
     def frame_features(self, images: Tensor) -> Tensor:
         """What `encode_images` gives (N, D + ...) -> frame features (N, D), not normalised."""

@@ -61,10 +61,6 @@ class FrameGrid(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def regions(self, patches: Tensor) -> Tensor:
-        """Patch features (N, C, H, W) of the image tower -> their means over the regions (N, G * G * C)."""
-        return F.adaptive_avg_pool2d(patches, self.grid).flatten(2).transpose(1, 2).flatten(1)
-
     def forward(self, regions: Tensor) -> Tensor:
         """Regions (N, G * G * C) -> what is added to the frame features (N, D)."""
         width = self.norm.normalized_shape[0]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suma import SUMA, SUMAConfig, VideoIndex
-from suma.backbone import load_backbone
+from suma.backbone import build_clip, cell_width, encode_cells, load_backbone
 from suma.config import ANCHORS
 from suma.pixels import resize_frames
 from suma.text import can_shorten, token_table
@@ -95,6 +95,57 @@ def test_every_backbone_of_open_clip_has_a_preprocessing_we_can_do():
         for tag in open_clip.list_pretrained_tags_by_model(name):
             cfg = open_clip.get_pretrained_cfg(name, tag)
             assert cfg["interpolation"] in ("bicubic", "bilinear") and cfg["resize_mode"] in ("shortest", "squash")
+
+
+# ---- the cells of a frame grid ---------------------------------------------------------------------------------------
+
+
+def timm_tower(tower: dict[str, Any], name: str, size: int = 160) -> dict[str, Any]:
+    """A CLIP of ours with an image tower of timm's, of random weights."""
+    vision = {"timm_model_name": name, "timm_proj": "linear", "timm_pool": "", "image_size": size}
+    return {**tower, "vision_cfg": vision}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_convnext", "efficientnet_lite0"])
+def test_the_cells_of_a_convolutional_tower_are_projected_as_the_whole_picture_is(tower, name: str):
+    clip = build_clip(timm_tower(tower, name)).eval()
+    pixels = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    whole, cells = encode_cells(clip.visual, pixels, 5)  # of a feature map of 5 x 5
+    assert cells.shape == (2, 25, cell_width(clip, 64)) and torch.allclose(whole, clip.encode_image(pixels), atol=1e-5)
+    features = clip.visual.trunk.forward_features(pixels)
+    assert features.shape[2:] == (5, 5)
+    for row, column in [(0, 0), (0, 4), (3, 1)]:
+        alone = clip.visual.head(clip.visual.trunk.forward_head(features[:, :, row : row + 1, column : column + 1]))
+        assert torch.allclose(cells[:, 5 * row + column], alone, atol=1e-5)
+    if "efficientnet" in name or "resnet" in name:  # a linear projection of a mean is the mean of the projections
+        assert torch.allclose(cells.mean(1), whole, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_frame_grid_on_a_convolutional_tower_is_trained_saved_and_loaded(tower, captions, tmp_path: Path):
+    cfg = timm_tower(tower, "test_efficientnet", 64)
+    model = SUMA.from_clip(cfg, captions, num_concepts=12, temporal_layers=1, frame_grid=3)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    plain = SUMA.from_clip(cfg, captions, num_concepts=12, temporal_layers=1)
+    assert model.encode_images(pixels).shape == (2, 64 + 9 * 64)
+    assert torch.allclose(model.encode_frames(pixels), plain.encode_frames(pixels), atol=1e-5)  # it starts at zero
+    with torch.enable_grad():
+        model.encode_frames(pixels).sum().backward()
+    assert model.grid.out.weight.grad.abs().sum() > 0
+    model.grid.out.weight.normal_()
+    model.save_pretrained(tmp_path)
+    assert torch.equal(SUMA.from_pretrained(tmp_path).encode_frames(pixels), model.encode_frames(pixels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", [{"timm_model_name": "test_vit", "timm_pool": "token"}, {"layers": [1, 1, 1, 1]}])
+def test_patches_and_the_maps_of_clips_own_resnets_have_cells_too(tower, vision: dict[str, Any]):
+    size = 160 if "timm_model_name" in vision else 64
+    clip = build_clip({**tower, "vision_cfg": {"width": 32, "image_size": size, **vision}}).eval()
+    pixels = torch.randn(2, 3, size, size)
+    whole, cells = encode_cells(clip.visual, pixels, 2)
+    assert cells.shape == (2, 4, cell_width(clip, 64)) and torch.allclose(whole, clip.encode_image(pixels), atol=1e-5)
 
 
 # ---- whole models ----------------------------------------------------------------------------------------------------
