@@ -1,6 +1,7 @@
 """The CLIP that a SUMA starts from: open_clip's towers, their config, preprocessing and tokenizer."""
 
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,7 +29,7 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     import open_clip
 
     if not isinstance(name, dict) and str(name).endswith(".json"):
-        name = json.loads(Path(name).read_text())
+        name = json.loads(Path(name).read_text(encoding="utf-8-sig"))
     if isinstance(name, dict):
         cfg = dict(name)
         preprocess, tokenizer = cfg.pop("preprocess_cfg", {}), ""
@@ -50,6 +51,7 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     elif Path(pretrained).is_file():
         clip = build_clip(cfg)
         load_weights(clip, Path(pretrained))
+        warn_of_guesses(preprocess, pretrained)
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(tokenizer)) if tokenizer else ""
         raise ValueError(
@@ -132,6 +134,16 @@ def family_preprocessing(name: str) -> dict[str, Any]:
         cfg = open_clip.get_pretrained_cfg(name, tag)
         found[json.dumps({key: cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")})] += 1
     return json.loads(found.most_common(1)[0][0]) if found else {}
+
+
+def warn_of_guesses(preprocess: dict[str, Any], file: str | Path) -> None:
+    """Warn where nothing says how a checkpoint file's pictures were normalised, so that OpenAI's way is taken."""
+    if missing := [name for name in ("mean", "std") if not preprocess.get(name)]:
+        warnings.warn(
+            f"nothing says the {' and '.join(missing)} of the pixels that {file} was trained on: OpenAI's are taken. "
+            'If they are others, give them in the config, "preprocess_cfg": {"mean": [...], "std": [...]}',
+            stacklevel=4,
+        )
 
 
 def load_weights(clip: nn.Module, file: Path) -> None:

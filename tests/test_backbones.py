@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,21 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tower, tmp_pa
     assert not witness.exists()
     torch.load(file.rename(tmp_path / "any.pt"), weights_only=False)  # it does what it is meant to
     assert witness.exists()
+
+
+@pytest.mark.parametrize("told", [{}, {"size": 32}, {"mean": [0.5] * 3}, {"mean": [0.5] * 3, "std": [0.5] * 3}])
+def test_a_checkpoint_file_without_a_mean_and_deviation_warns_that_openais_are_taken(tower, tmp_path: Path, told):
+    save_file(load_backbone(tower, None).clip.state_dict(), tmp_path / "clip.safetensors")
+    (tmp_path / "clip.json").write_text(json.dumps({**tower, "preprocess_cfg": told}), encoding="utf-8-sig")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        image = load_backbone(tmp_path / "clip.json", tmp_path / "clip.safetensors").image
+        load_backbone(tower, None)  # of random weights there is nothing to be told
+    missing = " and ".join(name for name in ("mean", "std") if name not in told)
+    assert [f"the {missing} of" in str(w.message) and "preprocess_cfg" in str(w.message) for w in caught] == [
+        True
+    ] * bool(missing)
+    assert image["std"] == told.get("std", CLIP[1])
 
 
 def test_files_that_are_no_checkpoint_are_named(tower, tmp_path: Path):
