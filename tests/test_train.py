@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,12 +20,14 @@ from clips import noise_picture, write_video
 from config import TrainConfig, parse
 from data import Batches, hold_out
 from frame_cache import FrameCache
+from metrics import Retrieval
 from safetensors.torch import load_file
 from test_data import row, write_layout
 
 import train
 from suma import SUMA
 
+ROOT = Path(__file__).parents[1]
 WORDS = ["dog", "cat", "bird", "horse", "man", "woman", "child", "car", "ball", "tree", "boat", "fish"]
 
 
@@ -83,6 +87,17 @@ def test_every_field_is_a_flag_with_the_fields_default():
             given = {int: "24", float: "0.5", str: "words"}[f.type]
             assert getattr(parse([flag, given]), f.name) == f.type(given)
         assert f.metadata["help"]
+
+
+def test_the_help_of_training_needs_nothing_of_scenes():
+    program = (
+        "import sys; sys.path[:0] = ['train', '.']\n"
+        "import train\n"
+        "try: train.main(['--help'])\n"
+        "except SystemExit as end: print(end.code, [m for m in sys.modules if m.startswith('scenes')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1:] == ["0 []"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -323,6 +338,42 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(run: Path, bench
     assert (run / "results.json").read_text() == (tmp_path / "killed" / "results.json").read_text()
     log = [json.loads(line) for line in (tmp_path / "killed" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log if "total" in line] == [1, 2, 3, 4]
+
+
+def test_the_model_that_is_kept_is_the_best_on_held_out_training_videos(benchmark, tower, tmp_path, monkeypatch):
+    """Of four evaluations the second is the best, and the run is killed after it."""
+    clips = load_clips(str(benchmark), "train_9k")
+    held = {clips[i].video_id for i in hold_out(clips, 3, 0)[1]}
+    measured, weights = iter([20.0, 60.0, 40.0, 60.0]), []
+    encode, save = train.encode_videos, train.save_checkpoint
+
+    def encode_and_note(model, chosen, *rest, **options):
+        assert {clip.video_id for clip in chosen} == held
+        weights.append(model.temporal.out.weight.detach().clone())
+        return encode(model, chosen, *rest, **options)
+
+    def judge(scores, correct):
+        assert torch.equal(correct, torch.eye(len(held), dtype=torch.bool)) and scores.shape == correct.shape
+        r1 = next(measured)
+        return {way: Retrieval(r1, r1, r1, 1.0, 1.0, r1, r1) for way in ("t2v", "v2t")}
+
+    def save_and_die(accelerator, output, step, best):
+        save(accelerator, output, step, best)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "encode_videos", encode_and_note)
+    monkeypatch.setattr(train, "both_ways", judge)
+    monkeypatch.setattr(train, "save_checkpoint", save_and_die)
+    arguments = flags(benchmark, tower, tmp_path / "judged", eval_every=1, save_every=1, test_config="")
+    with pytest.raises(KeyboardInterrupt):
+        train.main(arguments)
+    AcceleratorState._reset_state(True)
+    monkeypatch.setattr(train, "save_checkpoint", save)
+    train.main(arguments)
+    for folder in ("best", "model"):
+        kept = load_file(tmp_path / "judged" / folder / "model.safetensors")["temporal.out.weight"]
+        assert [torch.equal(kept, x) for x in weights] == [False, True, False, False]
 
 
 def test_a_finished_run_of_other_options_is_refused_also_without_its_checkpoints(run: Path, benchmark, tower):

@@ -30,9 +30,6 @@ from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from metrics import Retrieval, both_ways, owners, ranks, retrieval
 from rerank import RERANKS, Rerank, dual_softmax
-from scenes_errors import errors, one_act
-from scenes_probes import pointing, read_truth, time_probe, visitors
-from scenes_purity import purity
 from torch import Tensor
 
 from suma.cpu import use_fast_matmul
@@ -166,14 +163,25 @@ def evaluate(
     if how is not None:
         results["rerank"] = rerank(model, how, scores, correct, texts, videos, bank)
     if truth.exists():
-        scenes = read_truth(truth)
-        results["errors"] = errors(scores, clips, scenes)
-        results["one act"] = one_act(model, clips, videos, scenes)
-        results["pointing"] = pointing(model, clips, videos, scenes)
-        results["purity"] = purity(model, clips, videos, scenes)
-        results["visitors"] = visitors(model, clips, videos, scenes)
-        results["time"] = time_probe(model, probe, probe_videos)
+        results |= of_scenes(model, clips, videos, scores, truth, probe, probe_videos)
     return results
+
+
+def of_scenes(
+    model: SUMA, clips: Sequence[Clip], videos: Videos, scores: Tensor, truth: Path, probe: Sequence[Clip],
+    probe_videos: Videos,
+) -> dict[str, object]:  # fmt: skip
+    """Return what only Scenes can tell of a model. Its sprites are needed here alone, so it is imported here alone."""
+    from scenes_errors import errors, one_act
+    from scenes_probes import pointing, read_truth, time_probe, visitors
+    from scenes_purity import purity
+
+    scenes = read_truth(truth)
+    return {
+        "errors": errors(scores, clips, scenes), "one act": one_act(model, clips, videos, scenes),
+        "pointing": pointing(model, clips, videos, scenes), "purity": purity(model, clips, videos, scenes),
+        "visitors": visitors(model, clips, videos, scenes), "time": time_probe(model, probe, probe_videos),
+    }  # fmt: skip
 
 
 def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
