@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from suma.caption_files import read_captions
 from suma.files import find_videos
 from suma.index import VideoIndex
 from suma.milvus import is_server
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--captions",
         type=Path,
-        help="captions to search: a text file, one per line, or JSON {video: captions}",
+        help="captions to search: a text file, one per line, JSON {video: captions}, JSON lines, or CSV",
     )
     index.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
     index.add_argument("--time-limit", type=float, default=60.0, help="seconds after which a video is given up")
@@ -112,17 +113,6 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (info, check):
         sub.add_argument("index", help="the index's folder")
     return parser
-
-
-def _read_captions(file: Path) -> list[str]:
-    """Captions of a text file, one per line, or of a JSON object whose values are captions or lists of them."""
-    text = file.read_text(encoding="utf-8")
-    if file.suffix != ".json":
-        return text.splitlines()
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must be an object of captions by video")
-    return [str(caption) for value in values.values() for caption in (value if isinstance(value, list) else [value])]
 
 
 def _show(matches: Sequence[Match], as_json: bool) -> int:
@@ -214,7 +204,7 @@ def fill(args: argparse.Namespace) -> int:
     except FileNotFoundError:
         index = VideoIndex(model, length)
     if args.captions:
-        index.set_captions(_read_captions(args.captions))
+        index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
     index.save(args.output)
     report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
     if args.hubness:

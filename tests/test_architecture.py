@@ -14,7 +14,7 @@ LEVELS = {  # a file imports only files of lower levels
     "suma.saved": 3, "suma.temporal": 0, "suma.clusters": 0, "suma.pixels": 0, "suma.text": 0, "suma.cpu": 0,
     "suma.tokens": 0, "suma.video": 1, "suma.words": 1, "suma.similarity": 1, "suma.snapshot": 1, "suma.config": 2,
     "suma.files": 2, "suma.decoder": 2, "suma.store": 2, "suma.concepts": 3, "suma.candidates": 3, "suma.stores": 3,
-    "suma.milvus_client": 4, "suma.model": 4, "suma.build": 5, "suma.reader": 5,
+    "suma.caption_files": 0, "suma.milvus_client": 4, "suma.model": 4, "suma.build": 5, "suma.reader": 5,
     "suma.caption_list": 6, "suma.hubness": 6, "suma.steer": 6, "suma.query": 7, "suma.search": 8,
     "suma.milvus_state": 8, "suma.milvus": 9, "suma.index": 10, "suma.explain": 11, "suma.merge": 11,
     "suma.shards": 12, "suma": 12, "suma.__main__": 13,

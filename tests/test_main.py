@@ -75,7 +75,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(place: Path, capsys, ar
 
 
 def test_captions_may_be_json_by_video(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    (tmp_path / "captions.json").write_text(json.dumps({"0.mp4": "a dog", "1.mp4": ["a cat", "a bird"]}))
+    (tmp_path / "captions.json").write_text(json.dumps({"0.mp4": "a dog", "1.mp4": ["a cat", "a bird"]}), "utf-16")
     options = ("-o", str(tmp_path / "index"), "--captions", str(tmp_path / "captions.json"))
     assert suma(place, "index", str(place / "videos"), *options) == 0
     assert suma(place, "info", str(tmp_path / "index"), "--json") == 0

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import unicodedata
+import warnings
 from collections.abc import Container, Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from suma import read_frames
+from suma.caption_files import read_captions, read_text
 from suma.explain import Explanation
 from suma.rows import Row
 from ui.uploads import browser_plays, to_mp4
@@ -43,28 +46,31 @@ def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
     """path -> captions, out of a `captions.json` {file name: caption or captions} next to a folder of videos."""
     found: dict[str, list[str]] = {}
     for path in paths:
-        listed = _captions_of(Path(path).parent.parent / "captions.json").get(Path(path).name)
-        if listed:
-            found[path] = [listed] if isinstance(listed, str) else [str(caption) for caption in listed]
+        listed = _captions_of(Path(path).parent.parent / "captions.json")
+        if captions := listed.get(unicodedata.normalize("NFC", Path(path).name)):
+            found[path] = captions
     return found
 
 
 def examples_beside(path: str) -> list[str]:
     """The queries in an `examples.json` (a list of texts) next to a folder of videos."""
     try:
-        listed = json.loads((Path(path).parent.parent / "examples.json").read_text(encoding="utf-8"))
+        listed = json.loads(read_text(Path(path).parent.parent / "examples.json"))
     except (OSError, ValueError):
         return []
     return [text for text in listed if isinstance(text, str)] if isinstance(listed, list) else []
 
 
 @lru_cache(maxsize=64)
-def _captions_of(file: Path) -> dict[str, str | list[str]]:
+def _captions_of(file: Path) -> dict[str, list[str]]:
+    """Return a file's captions by the name of the video; none, with a warning, where it cannot be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return {unicodedata.normalize("NFC", name): captions for name, captions in read_captions(file).items()}
+    except FileNotFoundError:
         return {}
-    return {k: v for k, v in content.items() if isinstance(v, str | list)} if isinstance(content, dict) else {}
+    except (OSError, ValueError) as error:
+        warnings.warn(f"no captions are shown: {error}", stacklevel=2)
+        return {}
 
 
 @lru_cache(maxsize=4096)
