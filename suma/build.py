@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from suma.candidates import keep_cache
 from suma.cpu import half_image_tower, has_bf16
@@ -27,6 +26,7 @@ from suma.disk import digest_of, interrupts_wait
 from suma.files import find_videos
 from suma.model import SUMA
 from suma.pixels import resize_frames
+from suma.progress import Progress
 from suma.rows import Row, describe
 from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
@@ -238,7 +238,7 @@ class Builder:
         done: list[_Job] = []
         size = BATCH_FRAMES.get(self.model.device.type, BATCH_FRAMES["cpu"])
         committed, pause = time.monotonic(), COMMIT_SECONDS
-        with tqdm(total=len(rows), desc="index", unit="video", disable=None) as bar:
+        with Progress(total=len(rows), desc="index", unit="video") as bar:
 
             def commit() -> None:
                 self._encode(batch)

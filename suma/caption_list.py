@@ -85,13 +85,13 @@ class CaptionList:
     @no_grad
     def _blocks(self, model: AnyModel, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
         """The lines' vectors, in blocks (n, 2D); those of the list before are taken from there."""
-        from tqdm import tqdm
+        from suma.progress import Progress
 
         kept = before is not None and before._folded is not None
         known = {line: i for i, line in enumerate(before.lines)} if before is not None and kept else {}
         concepts = model.space.concepts()
-        hidden = len(self.lines) < SHOWN or None  # None: also where no one looks
-        with tqdm(total=len(self.lines), desc="captions", unit="line", disable=hidden) as bar:
+        few = len(self.lines) < SHOWN
+        with Progress(total=len(self.lines), desc="captions", unit="line", disable=few) as bar:
             for i in range(0, len(self.lines), BLOCK):
                 lines = self.lines[i : i + BLOCK]
                 block = np.empty((len(lines), 2 * model.dim), np.float16)

@@ -13,9 +13,9 @@ from benchmarks import Clip
 from data import pad_frames, pick_frames
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
-from tqdm import tqdm
 
 from suma.model import SUMA
+from suma.progress import Progress
 from suma.similarity import Similarities, Texts, Videos, four_similarities
 
 Features = TypeVar("Features", Texts, Videos)
@@ -36,8 +36,7 @@ def encode_all(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     shared = len(items) >= world > 1
     mine = items[rank::world] if shared else items
-    quiet = True if rank else None
-    steps = tqdm(range(0, len(mine), batch_size), desc=label, disable=quiet, leave=False)
+    steps = Progress(range(0, len(mine), batch_size), desc=label, unit="batch", disable=rank > 0, leave=False)
     parts = [encode(mine[i : i + batch_size]) for i in steps]
     features = type(parts[0])(*(torch.cat(x) for x in zip(*parts, strict=True)))
     if accelerator is None or not shared:

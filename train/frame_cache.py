@@ -19,10 +19,10 @@ import torch
 from benchmarks import Clip
 from filelock import FileLock
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
-from tqdm import tqdm
 from video_files import CACHE
 
 from suma.pixels import resize_frames
+from suma.progress import Progress
 from suma.video import read_frames
 
 FORMATS = ("raw", "jpeg")
@@ -150,7 +150,7 @@ class FrameCache:
             with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
                 steps = pool.map(attempt, todo.tolist())
                 try:
-                    for reason in tqdm(steps, total=len(todo), desc="decode frames", unit="video", disable=None):
+                    for reason in Progress(steps, total=len(todo), desc="decode frames", unit="video"):
                         failures += [reason] if reason else []
                 except BaseException:
                     pool.shutdown(cancel_futures=True)

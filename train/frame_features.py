@@ -8,9 +8,9 @@ import hashlib
 import numpy as np
 import torch
 from frame_cache import FrameCache
-from tqdm import tqdm
 
 from suma.model import SUMA
+from suma.progress import Progress
 
 BATCH = 64  # clips encoded at once
 
@@ -36,7 +36,7 @@ class FrameFeatures:
     def _encode(self, cache: FrameCache, model: SUMA) -> None:
         order = np.arange(self.num_frames)
         features = np.zeros(0)
-        for i in tqdm(range(0, len(self.clips), BATCH), desc="encode frames", unit="batch", disable=None):
+        for i in Progress(range(0, len(self.clips), BATCH), desc="encode frames", unit="batch"):
             rows = range(i, min(i + BATCH, len(self.clips)))
             pixels = [torch.from_numpy(cache.get(j, order[: self.counts[j]])) for j in rows]
             done = model.encode_images(torch.cat(pixels).to(model.device)).float().cpu().numpy()

