@@ -394,6 +394,40 @@ def test_a_name_with_folders_only_fits_a_path_that_ends_with_it():
         match(["a"], ["a.mp4", "a.mkv", "a.txt"])
 
 
+def test_names_are_matched_composed_and_suffixes_in_lower_case():
+    nfd = "cafe\u0301"
+    assert match(["caf\u00e9.mp4"], [f"{nfd}/{nfd}.MP4"]) == {"caf\u00e9.mp4": f"{nfd}/{nfd}.MP4"}
+    assert match(["caf\u00e9/x"], [f"in/{nfd}/x.Mkv"]) == {"caf\u00e9/x": f"in/{nfd}/x.Mkv"}
+    assert match(["a.mp4"], ["x/a.MP4", "x/a.mp4"]) == {"a.mp4": "x/a.mp4"}
+    assert match(["S01.E01", "a"], ["S01.E01.mp4", "S01.E02.mp4", "a", "a.mp4"]) == {"S01.E01": "S01.E01.mp4", "a": "a"}
+
+
+@pytest.mark.parametrize(
+    "names", [("AO8RW_0.0_6.9", "AO8RW_0.0_6.5"), ("S01.E01", "S01.E02"), ("v1.mp4.0", "v1.mp4.1")]
+)
+@pytest.mark.parametrize("suffix", ["", ".mp4"])
+def test_dots_in_a_videos_name_belong_to_it(tmp_path: Path, names: tuple[str, str], suffix: str):
+    rows = "".join(f"{name}{suffix},a man\n" for name in names)
+    made(tmp_path, {"train.csv": f"video,caption\n{rows}", **{f"video/{name}.mp4": b"" for name in names}})
+    clips = load_clips(str(tmp_path), "train")
+    assert [(c.video_id, c.path.name, c.source) for c in clips] == [(n, f"{n}.mp4", n) for n in names]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_annotations_may_begin_with_a_byte_order_mark(tmp_path: Path, kind: str, encoding: str):
+    text = metadata(kind).decode("utf-8-sig").encode(encoding)
+    made(tmp_path, {f"train.{kind}": text, "b.mp4": b"", "in/a.mp4": b""})
+    assert [c.video_id for c in load_clips(str(tmp_path), "train", "file", "text")] == ["b", "in/a"]
+
+
+def test_a_name_is_one_video_however_its_letters_are_composed(tmp_path: Path):
+    rows = "cafe\u0301.mp4,x\ncaf\u00e9.mp4,y\n"
+    made(tmp_path, {"train.csv": f"video,caption\n{rows}", "video/cafe\u0301.mp4": b""})
+    (clip,) = load_clips(str(tmp_path), "train")
+    assert (clip.video_id, clip.captions, clip.path.is_file()) == ("caf\u00e9", ("x", "y"), True)
+
+
 def opened(members: dict[str, bytes], names: Sequence[str], target: Path) -> dict[str, Path]:
     return unpack(io.BytesIO(zipped(members)), "v.zip", names, target)
 

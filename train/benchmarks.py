@@ -4,17 +4,21 @@ Where their videos are: video_files.py.
 """
 
 import csv
+import io
 import json
 import os
 import re
 import tempfile
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from video_files import fetch, hub_videos, local_videos, suffix
+from video_files import fetch, hub_videos, local_videos, suffix, without_suffix
+
+from suma.caption_files import read_text
 
 MSRVTT = "friedrichor/MSR-VTT"
 OPTIONS = ("video_column", "caption_column", "limit", "paragraph")  # of load_clips, on the command line
@@ -107,7 +111,7 @@ def clip4clip(root: Path, config: str) -> list[Clip]:
     listed = read_file(file)
     if not all("video_id" in row for row in listed):
         raise ValueError(f"{file} has no column video_id")
-    annotations = json.loads((root / "MSRVTT_data.json").read_text(encoding="utf-8"))
+    annotations = json.loads(read_text(root / "MSRVTT_data.json"))
     try:
         videos = {video["video_id"]: (video["category"], video["url"]) for video in annotations["videos"]}
         sentences: dict[str, list[str]] = {name: [] for name in videos}
@@ -131,8 +135,8 @@ def msvd(root: Path, config: str) -> list[Clip]:
     if not file.is_file():
         lists = ", ".join(sorted(path.name.removesuffix("_list.txt") for path in root.glob("*_list.txt"))) or "none"
         raise ValueError(f"{root} has no {file.name}; its splits: {lists}")
-    captions = json.loads((root / "captions_msvd.json").read_text(encoding="utf-8"))
-    names = file.read_text(encoding="utf-8").split()
+    captions = json.loads(read_text(root / "captions_msvd.json"))
+    names = read_text(file).split()
     unknown = [name for name in names if name not in captions]
     if unknown:
         raise ValueError(f"{file.name} lists {unknown[0]}, which has no captions in captions_msvd.json")
@@ -161,11 +165,12 @@ def clips_of_rows(rows: Iterable[Row], video_column: str, caption_column: str) -
         video, captions = row[video_column], row[caption_column]
         if not isinstance(video, str) or not video.strip():
             raise ValueError(f"row {number} has the {video_column} {video!r}: expected the name of a file")
+        video = unicodedata.normalize("NFC", video)
         captions = tuple(captions) if isinstance(captions, (list, tuple)) else (captions,)
         if video in clips:
             clips[video] = replace(clips[video], captions=clips[video].captions + captions)
             continue
-        name, label = str(row.get("video_id") or os.path.splitext(video)[0]), str(row.get("source") or "")
+        name, label = str(row.get("video_id") or without_suffix(video)), str(row.get("source") or "")
         source = row.get("url") or (msvd_source(name) if label == "MSVD" else name)
         category = row.get("category")
         category = category if isinstance(category, (int, str)) else 0
@@ -220,17 +225,15 @@ def described_configs(data: str, names: Sequence[str]) -> list[str]:
 
 
 def read_csv(file: Path) -> list[Row]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        return list(csv.DictReader(lines, strict=True))
+    return list(csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True))
 
 
 def read_json(file: Path) -> list[Row]:
-    return json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(read_text(file))
 
 
 def read_jsonl(file: Path) -> list[Row]:
-    with file.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+    return [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
 
 
 def read_parquet(file: Path) -> list[Row]:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -14,8 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from tqdm import tqdm
-
+from suma.progress import Progress
 from suma.video import VIDEO_EXTENSIONS
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma"))
@@ -23,6 +23,15 @@ CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma"))
 
 def suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
+
+
+def without_suffix(name: str) -> str:
+    """Return a video's name without the suffix of a video: other dots belong to the name.
+
+    >>> [without_suffix(name) for name in ("a.MP4", "x/clip_v1.0", "clip_v1.0.webm")]
+    ['a', 'x/clip_v1.0', 'clip_v1.0']
+    """
+    return os.path.splitext(name)[0] if suffix(name) in VIDEO_EXTENSIONS else name
 
 
 def fetch(data: str, name: str) -> Path:
@@ -34,26 +43,37 @@ def fetch(data: str, name: str) -> Path:
     return Path(hf_hub_download(data, name, repo_type="dataset"))
 
 
+def _key(name: str) -> str:
+    """Return how a file's name is compared."""
+    base = without_suffix(name)
+    return unicodedata.normalize("NFC", base) + name[len(base) :].lower()
+
+
 def match(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
     """Video name -> the file whose path ends with it, with any video suffix where the name has none.
 
     Names without a file are left out. Raises ValueError for a name that two files answer to, or that leaves the folder.
 
-    >>> match(["a.mp4", "b", "c"], ["x/a.mp4", "x/b.avi", "x/b.txt"])
-    {'a.mp4': 'x/a.mp4', 'b': 'x/b.avi'}
+    Letters are compared composed (NFC), and suffixes of videos in lower case; a file spelled as the name goes first.
+
+    >>> match(["a.mp4", "b", "c"], ["x/a.MP4", "x/b.avi", "x/b.txt"])
+    {'a.mp4': 'x/a.MP4', 'b': 'x/b.avi'}
     """
-    stems: dict[str, list[PurePosixPath]] = {}
-    for file in map(PurePosixPath, files):
-        stems.setdefault(file.stem, []).append(file)
+    named: dict[str, list[str]] = {}
+    for file in files:
+        key = _key(file)
+        for name in {PurePosixPath(key).name, PurePosixPath(without_suffix(key)).name}:
+            named.setdefault(name, []).append(file)
     found = {}
     for name in names:
-        wanted = PurePosixPath(name)
+        wanted = PurePosixPath(_key(name))
         if wanted.is_absolute() or ".." in wanted.parts or not wanted.name:
             raise ValueError(f"video {name!r} is not inside of the benchmark's folder")
-        exact = [file for file in stems.get(wanted.stem, []) if file.name == wanted.name]
-        named = exact or [file for file in stems.get(wanted.name, []) if file.suffix.lower() in VIDEO_EXTENSIONS]
         folder = wanted.parts[:-1]
-        fitting = [str(file) for file in named if file.parts[:-1][len(file.parts) - 1 - len(folder) :] == folder]
+        fitting = [
+            f for f in named.get(wanted.name, []) if PurePosixPath(_key(f)).parts[-1 - len(folder) : -1] == folder
+        ]
+        fitting = [file for file in fitting if file.endswith(name)] or fitting
         if len(fitting) > 1 and name not in fitting:
             raise ValueError(f"video {name} may be {' or '.join(sorted(fitting)[:2])}: names must be unique")
         if fitting:
@@ -98,7 +118,7 @@ def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
     matched = match(names, files)
     with ThreadPoolExecutor(8) as pool:
         steps = pool.map(lambda name: fetch(data, matched[name]), matched)
-        found = dict(zip(matched, tqdm(steps, total=len(matched), desc="download", disable=None), strict=True))
+        found = dict(zip(matched, Progress(steps, total=len(matched), desc="download", unit="video"), strict=True))
     rest = [name for name in names if name not in found]
     tars = [file for file in files if ".tar" in PurePosixPath(file).name]
     archives = [file for file in files if suffix(file) == ".zip"]
@@ -161,7 +181,7 @@ def unpack(file: BinaryIO, label: str, names: Sequence[str], target: Path) -> di
             chosen = match(names, members)
             if not chosen:
                 raise ValueError(f"{label} has none of the {len(names)} videos, such as {names[0]}")
-            for name, member in tqdm(chosen.items(), desc=f"unpack {label}", disable=None):
+            for name, member in Progress(chosen.items(), desc=f"unpack {label}", unit="video"):
                 path = target / "video" / PurePosixPath(name).with_name(PurePosixPath(member).name)
                 paths[name] = path
                 if path.exists() and path.stat().st_size == members[member].file_size:
