@@ -19,6 +19,7 @@ from suma.index import VideoIndex
 from suma.milvus import is_server
 from suma.query import Filter
 from suma.reader import Reader, load_reader
+from suma.saved import bundled_model
 from suma.search import Match
 from suma.video import SEGMENT
 
@@ -36,7 +37,6 @@ the query: a plain sentence means itself; besides there are
 a query that begins with - follows two of them: search INDEX -- "-night beach"
 
 """
-MODEL = str(Path(__file__).resolve().parents[1] / "assets" / "model")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=more + EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        sub.add_argument("--model", default=MODEL, help="a SUMA folder or Hub id (default: the bundled model)")
+        sub.add_argument(
+            "--model", default=bundled_model(), help="a SUMA folder or Hub id (default: the bundled model)"
+        )
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 

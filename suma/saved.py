@@ -12,6 +12,12 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
 
+def bundled_model() -> Path:
+    """Return the folder of the model that comes with SUMA: in the installed package, or among a clone's assets."""
+    inside = Path(__file__).with_name("bundled")  # pyproject.toml puts it there
+    return inside if inside.is_dir() else Path(__file__).resolve().parents[1] / "assets" / "model"
+
+
 def find(model: str | Path, **options: Any) -> Path:
     """The folder that holds a saved model: itself, or where the Hub's client keeps one of the Hub, all of one commit.
 
