@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suma.caption_files import read_captions
+from suma.decoder import TIME_LIMIT
 from suma.files import find_videos
 from suma.index import VideoIndex
 from suma.milvus import is_server
@@ -70,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         help="captions to search: a text file, one per line, JSON {video: captions}, JSON lines, or CSV",
     )
     index.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
-    index.add_argument("--time-limit", type=float, default=60.0, help="seconds after which a video is given up")
+    index.add_argument(
+        "--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS",
+        help="without progress (nothing read, nothing computed), after which a video is given up until the next run",
+    )  # fmt: skip
     index.add_argument("--prune", action="store_true", help="remove what is gone from the folders that are given")
     index.add_argument("--retry", action="store_true", help="read files again that could not be read")
     index.add_argument(

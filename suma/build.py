@@ -88,7 +88,7 @@ class Builder:
             )
             self.bf16 = False
         self._claimed: set[str] = set()  # contents on their way
-        self._unreadable: set[str] = set()  # contents that turned out to be
+        self._unreadable: dict[str, bool] = {}  # contents that turned out to be, and whether to try them again
         self._later: list[Row] = []  # files whose content comes in by another path
         self._claiming = threading.Lock()
         self._stopping = threading.Event()
@@ -210,10 +210,10 @@ class Builder:
                 self._put(job, _Part(part.start, part.end, part.times, torch.cat(pixels)))
             row.digest = decoder.digest
         except (ValueError, OSError) as error:
-            self._unreadable.add(row.digest)
+            self._unreadable[row.digest] = isinstance(error, OSError)
             row.reason, row.digest = str(error) or repr(error), ""
             if isinstance(error, OSError):
-                row.mtime = 0.0  # not the content's fault: it is tried again next time
+                row.mtime = 0.0  # not the content's fault, nor a lack of time: it is tried again next time
 
     def _claim(self, row: Row) -> bool:
         """Whether a file's content is in the index or on its way into it; else it is on its way now."""
@@ -274,6 +274,7 @@ class Builder:
         for row in lost:
             if row.digest in self._unreadable:
                 row.reason = "another file with the same content could not be read"
+                row.mtime *= not self._unreadable[row.digest]
                 self.report.failed[row.path] = row.reason
         if failed := [replace(row, digest="") for row in lost if row.reason]:
             self.store.commit(failed)

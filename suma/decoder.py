@@ -4,6 +4,8 @@
 comes back is a line of JSON and raw pixels, nothing that could be executed.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -12,18 +14,34 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from suma.video import read_parts
 
+if TYPE_CHECKING:
+    import psutil
+
 CHILD = ("-m", "suma.decoder")  # Python's arguments
-TIME_LIMIT = 60.0  # seconds without an answer
-HASH_BYTES = 1 << 26  # read at once
+TIME_LIMIT = 60.0  # seconds without progress
+COMPUTING = 1e-3  # share of a processor from which on it computes: a machine may be busy with others
+CIRCLES, REREAD = 10, 100  # time limits of computing without a byte, and sizes of the file read without a frame
+HASH_BYTES = 1 << 20  # read at once; progress is seen after each
+LARGE = 1 << 26  # bytes from which on a file is looked at for holes
 MEMORY_LIMIT = 4 << 30  # bytes of address space, of each child
+
+
+class Work(NamedTuple):
+    """What a child has done so far, and whether it is waited for."""
+
+    waiting: bool
+    taken: int  # lines and frames
+    read: int  # bytes, where the system counts them
+    computed: float  # processor seconds
 
 
 class Part(NamedTuple):
@@ -37,18 +55,23 @@ class Part(NamedTuple):
 
 
 class Decoder:
-    """A child process that decodes, started when it is needed. Not for several threads at once."""
+    """A child process that decodes, started when it is needed. Not for several threads at once.
+
+    `time_limit` is no limit of the time that a video may take: a slow disk or a busy machine gives up no video. It ends
+    a child that reads nothing and computes nothing for so many seconds, or that goes round in circles.
+    """
 
     def __init__(self, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT):
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.digest = ""  # of the last file that was read whole
         self._child: subprocess.Popen[bytes] | None = None
-        self._late = False
+        self._waiting, self._taken, self._enough, self._late = False, 0, 0, ""
 
     def read(self, path: str, num_frames: int, segment: float = 0.0) -> Iterator[Part]:
         """The parts of a video (suma.video.parts_of), `num_frames` of each. Raises ValueError with the reason where it
-        cannot be read, also where the child died, and OSError where the file may not be opened."""
-        self.digest = ""
+        cannot be read, also where the child died; OSError where the file may not be opened, and TimeoutError (an
+        OSError) where it was given up for time: both say nothing of the file's content."""
+        self.digest, self._enough = "", (1 << 30) + REREAD * os.path.getsize(path)
         child = self._started()
         assert child.stdin is not None and child.stdout is not None
         try:
@@ -58,8 +81,6 @@ class Decoder:
                 answer = json.loads(self._take(child.stdout, None))
                 if "error" in answer:
                     raise (OSError if answer["kind"] == "OSError" else ValueError)(answer["error"])
-                if "hashed" in answer:  # a sign of life
-                    continue
                 if "digest" in answer:
                     self.digest = answer["digest"]
                     return
@@ -68,46 +89,66 @@ class Decoder:
                 frames = (self._take(child.stdout, int(np.prod(shape))) for _ in range(count))
                 yield Part(**answer, frames=(np.frombuffer(bytearray(f), np.uint8).reshape(shape) for f in frames))
         except (BrokenPipeError, EOFError):
-            raise ValueError(self._end_of(child)) from None
+            raise self._end_of(child) from None
         except GeneratorExit:  # the rest is not wanted
             self.close()
             raise
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self._child is None or self._child.poll() is not None:
+            self._late = ""
             self._child = subprocess.Popen(
-                [sys.executable, *CHILD, str(self.memory_limit), str(self.time_limit)],
+                [sys.executable, *CHILD, str(self.memory_limit), str(os.getpid())],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                 cwd=Path(__file__).resolve().parents[1], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
+            threading.Thread(target=self._watch, args=[self._child], daemon=True).start()
         return self._child
 
     def _take(self, stream: IO[bytes], size: int | None) -> bytes:
-        """A line, or `size` bytes. Raises EOFError where the child died, killed by us or not."""
-        assert self._child is not None
-        self._late = False
-        watch = threading.Timer(self.time_limit, self._kill, [self._child])
-        watch.daemon = True
-        watch.start()
-        try:
-            got = stream.readline() if size is None else stream.read(size)
-        finally:
-            watch.cancel()
+        """Read one line, or `size` bytes, from the child. Raise EOFError if it died, killed by us or not."""
+        self._waiting = True
+        got = stream.readline() if size is None else stream.read(size)
+        self._waiting, self._taken = False, self._taken + 1
         if not got or (size is not None and len(got) < size):
             raise EOFError
         return got
 
-    def _kill(self, child: "subprocess.Popen[bytes]") -> None:
-        self._late = True
-        child.kill()
+    def _watch(self, child: "subprocess.Popen[bytes]") -> None:
+        """Kill the child if it makes no progress while it is waited for."""
+        import psutil
 
-    def _end_of(self, child: "subprocess.Popen[bytes]") -> str:
+        step = min(1.0, self.time_limit / 4)  # what is counted: a pause of the whole machine is but one
+        idle, circling, answered, before = 0.0, 0.0, 0, Work(False, 0, 0, 0.0)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(child.pid)
+            while child.poll() is None and not self._late:
+                time.sleep(step)
+                now = Work(self._waiting, self._taken, *_work_of(process))
+                computed = now.computed - before.computed
+                if not now.waiting or now.taken != before.taken:
+                    idle, circling, answered = 0.0, 0.0, now.read
+                elif now.read != before.read:
+                    idle, circling = 0.0, 0.0
+                else:
+                    idle, circling = max(0.0, idle + step - computed / COMPUTING), circling + computed
+                before = now
+                if idle >= self.time_limit:
+                    self._late = f"nothing was read and nothing computed for {self.time_limit:g} s"
+                elif circling >= CIRCLES * self.time_limit:
+                    self._late = f"it was computed for {circling:.0f} s without reading on"
+                elif now.read - answered > self._enough:
+                    self._late = f"{now.read - answered} bytes were read without finding a frame"
+            if self._late:
+                child.kill()
+
+    def _end_of(self, child: "subprocess.Popen[bytes]") -> Exception:
         code = child.wait()
         self._child = None
         if self._late:
-            return f"decoding took longer than {self.time_limit:g} s"
+            return TimeoutError(f"given up: {self._late} (`index --time-limit` allows more)")
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"the decoder died of it ({name})"
+        return ValueError(f"the decoder died of it ({name})")
 
     def close(self) -> None:
         """End the child."""
@@ -116,9 +157,21 @@ class Decoder:
             self._child.wait()
 
 
+def _work_of(process: "psutil.Process") -> tuple[int, float]:
+    """Return the bytes that a process has read (0 where the system does not count them), and its processor seconds."""
+    import psutil
+
+    times = process.cpu_times()
+    try:
+        counters = process.io_counters()
+    except (AttributeError, psutil.AccessDenied):  # macOS
+        return 0, times.user + times.system
+    return getattr(counters, "read_chars", counters.read_bytes), times.user + times.system
+
+
 def main() -> None:
     """The child: requests on stdin, answers on stdout, until stdin ends."""
-    memory_limit, time_limit = int(sys.argv[1]), float(sys.argv[2])
+    memory_limit, parent = int(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between
     if os.name == "posix":
@@ -126,27 +179,26 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-    def limit(seconds: float) -> None:  # for a child whose parent was killed
-        if os.name == "posix":
-            signal.alarm(int(seconds))
-
+    threading.Thread(target=_leave_with, args=[parent], daemon=True).start()
     for line in sys.stdin.buffer:
         try:
-            limit(2 * time_limit + 2)
             for header, payload in _answer(**json.loads(line)):
-                limit(0)  # the parent may take its time
                 answers.write(json.dumps(header).encode() + b"\n")
                 answers.write(payload)
                 answers.flush()
-                limit(2 * time_limit + 2)
-            limit(0)
         except BrokenPipeError:
             return
 
 
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent was killed: its stdin would say so only after this video."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Headers with their payloads: the parts, signs of life while the content is hashed, the digest; or an error."""
+    """Headers with their payloads: the parts, then the digest; or an error."""
     try:
         before = os.stat(path)
         if stat.S_ISREG(before.st_mode):  # opening a pipe would wait for its other end
@@ -162,7 +214,6 @@ def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[s
         with open(path, "rb") as file:
             while content := file.read(HASH_BYTES):
                 hashed.update(content)
-                yield {"hashed": len(content)}, b""
         after = os.stat(path)
         if (before.st_size, before.st_mtime) != (after.st_size, after.st_mtime):
             raise OSError("it changed while it was read")
@@ -174,11 +225,29 @@ def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[s
 
 
 def refuse_sparse(path: str) -> None:
-    """Raises OSError for a large file most of which is not there: a download that goes on, or a trap."""
-    there = os.stat(path)
-    blocks = 512 * getattr(there, "st_blocks", there.st_size)
-    if there.st_size > HASH_BYTES and 2 * blocks < there.st_size:
-        raise OSError(f"only {blocks} of its {there.st_size} bytes are on the disk (a download that goes on?)")
+    """Raise OSError for a large file most of which is not there: a download that goes on, or a trap.
+
+    Some file systems (FUSE, network) count no blocks, so few of them are a reason to look for holes, and no more.
+    """
+    info = os.stat(path)
+    if info.st_size <= LARGE or 1024 * getattr(info, "st_blocks", info.st_size) >= info.st_size:
+        return
+    there = data_bytes(path)
+    if 2 * there < info.st_size:
+        raise OSError(f"only {there} of its {info.st_size} bytes are on the disk (a download that goes on?)")
+
+
+def data_bytes(path: str) -> int:
+    """Return how many bytes of a file are no hole: all, where the file system knows of none."""
+    there = end = 0
+    with open(path, "rb", buffering=0) as file:
+        try:
+            while True:
+                start = file.seek(end, os.SEEK_DATA)
+                end = file.seek(start, os.SEEK_HOLE)
+                there += end - start
+        except OSError as error:  # ENXIO: no data from here on
+            return there if error.errno == errno.ENXIO else os.stat(path).st_size
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ class VideoIndex:
         Args:
             workers: processes that decode ahead.
             prune: also remove what is no longer there from the folders that are given.
-            time_limit: seconds without a decoded part after which a video counts as unreadable.
+            time_limit: seconds without progress (nothing read, nothing computed) after which a video is given up, until
+                the next run; a slow disk or a busy machine takes its time.
             bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast. A processor without it
                 would take many times as long: there it warns, and float32 is taken.
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import clips
 import numpy as np
@@ -23,6 +24,8 @@ CHILD = """
 import ctypes, os, sys, time
 from suma import decoder
 read = decoder.read_parts
+def burn(until):
+    while time.process_time() < until: pass
 def read_parts(path, *rest):
     name = os.path.basename(path)
     if "hang" in name: time.sleep(1000)
@@ -30,6 +33,14 @@ def read_parts(path, *rest):
     if "leave" in name: os._exit(3)
     if "eat" in name: return bytearray(1 << 33)
     if "grow" in name: open(path, "ab").write(b"more")
+    if "busy" in name: burn(time.process_time() + 3)
+    if "circle" in name: burn(1e9)
+    if "trickle" in name:
+        with open(path, "rb", buffering=0) as file:
+            for _ in range(12): file.read(1); file.seek(0); time.sleep(0.4)
+    if "again" in name:
+        with open("/dev/zero", "rb", buffering=0) as file:
+            while True: file.read(1 << 24)
     if "chatter" in name: print("a library prints", flush=True); os.system("echo so does a child")
     return read(path, *rest)
 decoder.read_parts = read_parts
@@ -69,12 +80,65 @@ def test_one_that_hangs_crashes_or_eats_memory_costs_one_video(tiny_model: SUMA,
     assert [Path(path).stem for path in report.added] == ["1 fine", "3 fine", "8 chatter", "9 fine"]
     reasons = {Path(path).stem[2:]: reason for path, reason in report.failed.items()}
     assert reasons == {
-        "hang": "decoding took longer than 2 s", "crash": "the decoder died of it (SIGSEGV)",
-        "leave": "the decoder died of it (exit code 3)", "eat": "decoding needs more memory than is allowed",
-        "grow": "it changed while it was read",
+        "hang": "given up: nothing was read and nothing computed for 2 s (`index --time-limit` allows more)",
+        "crash": "the decoder died of it (SIGSEGV)", "leave": "the decoder died of it (exit code 3)",
+        "eat": "decoding needs more memory than is allowed", "grow": "it changed while it was read",
     }  # fmt: skip
-    (again,) = (row for row in index.failed if "grow" in row.path)
-    assert again.mtime == 0.0  # so it is tried again
+    again = sorted(Path(row.path).stem for row in index.failed if row.mtime == 0.0)
+    assert again == ["2 hang", "7 grow"]  # what is not the file's fault is tried again
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere bytes are not counted")
+def test_a_slow_disk_or_a_long_computation_gives_up_no_video(tiny_model: SUMA, tmp_path: Path, naughty: None):
+    for n, name in enumerate(("busy", "trickle")):
+        clips.write_video(tmp_path / f"{name}.mp4", frames=3 + n, picture=clips.noise_picture)
+    began = time.monotonic()
+    report = VideoIndex(tiny_model).add(tmp_path, workers=1, time_limit=2)
+    assert report.failed == {} and len(report.added) == 2
+    assert time.monotonic() - began > 7  # each took longer than the limit
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere bytes are not counted")
+@pytest.mark.parametrize(
+    ("name", "told"), [("circle", "computed for .* without reading on"), ("again", "bytes were read")]
+)
+def test_what_goes_round_in_circles_is_given_up(tmp_path: Path, naughty: None, name: str, told: str):
+    path = clips.write_video(tmp_path / f"{name}.mp4", frames=3)
+    with pytest.raises(TimeoutError, match=rf"{told}.*--time-limit"):
+        frames_of(path, time_limit=0.3)
+
+
+def test_what_was_given_up_for_time_is_tried_at_the_next_run_and_so_are_its_copies(tiny_model, tmp_path, monkeypatch):
+    path = clips.write_video(tmp_path / "hang.mp4", frames=5)
+    shutil.copy(path, path.with_name("hang too.mp4"))
+    index = VideoIndex(tiny_model)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "CHILD", ("-c", CHILD))
+        report = index.add(path.parent, time_limit=1)
+        assert len(report.failed) == 2 and "--time-limit" in "".join(report.failed.values())
+    report = index.add(path.parent)
+    assert report.failed == {} and len(report.added) == len(report.duplicates) == 1
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_file_system_that_counts_no_blocks_holds_no_downloads(tmp_path: Path, monkeypatch, blocks: int):
+    path = tmp_path / "large.mp4"
+    with open(path, "wb") as file:
+        for _ in range(66):
+            file.write(bytes(1 << 20))
+    stat = os.stat
+
+    def uncounted(name: str) -> SimpleNamespace:
+        return SimpleNamespace(st_size=stat(name).st_size, st_blocks=blocks)
+
+    monkeypatch.setattr(decoder.os, "stat", uncounted)
+    decoder.refuse_sparse(str(path))
+    with open(path, "r+b") as file:  # a hole behind the data, and one that is all
+        for data in (1 << 20, 0):
+            file.truncate(data)
+            file.truncate(66 << 20)
+            with pytest.raises(OSError, match=rf"only {data} of its {66 << 20} bytes"):
+                decoder.refuse_sparse(str(path))
 
 
 def test_reading_outside_the_index_is_as_safe(tiny_model: SUMA, tmp_path: Path, naughty: None):
