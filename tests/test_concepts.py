@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from suma import SUMA, concepts
+from suma import SUMA, VideoIndex, concepts
 from suma.clusters import cluster_words, naming_order
 from suma.concepts import ConceptSpace
+from suma.reader import load_reader
 from suma.words import count_words, split_words
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,7 @@ def space(anchor: str = "idf") -> ConceptSpace:
     return made
 
 
+NEAR = {word: max(at) / math.hypot(*at) for word, at in AXES.items()}  # the cosine with the nearest centre
 IDF = {"a": math.log(4 / 4), "dog": math.log(4 / 3), "cat": math.log(4 / 2), "runs": math.log(4 / 2)}
 
 
@@ -132,14 +136,43 @@ IDF = {"a": math.log(4 / 4), "dog": math.log(4 / 3), "cat": math.log(4 / 2), "ru
         ("idf", "?!", (0, 0, 0)),
         ("count", "", (0, 0, 0)),
         ("count", "wolf", (1, 0, 0)),  # never seen: the nearest initial centre
-        ("count", "a lion sprints", (1, 1, 1)),
-        ("idf", "wolf lion", ((IDF["a"] + IDF["dog"]) / 2, IDF["cat"], 0)),  # the average of the concept's words
+        ("count", "a lion sprints", (1, NEAR["lion"], NEAR["sprints"])),
+        ("binary", "dog wolf lion", (1, NEAR["lion"], 0)),
+        # the average of the concept's words, times the nearness
+        ("idf", "wolf lion", (NEAR["wolf"] * (IDF["a"] + IDF["dog"]) / 2, NEAR["lion"] * IDF["cat"], 0)),
+        ("idf", "dog lion", (IDF["dog"], NEAR["lion"] * IDF["dog"], 0)),  # no more than a seen word
+        ("idf", "a lion", (0, 1, 0)),  # but a word that is in every caption sets no bound
     ],
 )
 def test_anchors_by_hand(anchor: str, sentence: str, weights: tuple[float, ...]):
     length = math.sqrt(sum(w * w for w in weights)) or 1
     got = space(anchor).anchors([sentence], embed)[0].tolist()
     assert got == pytest.approx([w / length for w in weights], abs=1e-6)
+
+
+@pytest.mark.parametrize(("cosine", "weight"), [(0.55, 0), (0.59, 0), (0.7, 0.7), (0.99, 0.99), (-0.5, 0)])
+def test_a_word_never_seen_counts_as_far_as_it_is_near_and_not_at_all_where_concepts_lie_as_near(
+    cosine: float, weight: float
+):
+    made = space("count")
+    made.initial_centres = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0.6, -0.8, 0]])  # each 0.6 from its nearest
+    couch = torch.tensor([[cosine, 0, math.sqrt(1 - cosine**2)]])
+    got = made.anchors(["cat couch"], lambda words: couch)[0].tolist()
+    assert got == pytest.approx([weight / math.hypot(weight, 1), 1 / math.hypot(weight, 1), 0], abs=1e-6)
+
+
+UNKNOWN = "couch garden bowl sofa frisbee laundry cooking guitarist xylophone qwzx phone \u65e5\u672c swimmer"
+
+
+def test_a_cat_is_found_wherever_it_is():
+    reader = load_reader(ROOT / "assets" / "model")
+    index = VideoIndex.load(ROOT / "assets" / "gallery" / "index", reader)
+    cat, best = reader.space.concept_of(["cat"], reader.embed_words)[0], index.search("a cat", 1)[0].path
+    assert not set(UNKNOWN.split()) & set(reader.config.words)
+    for word in UNKNOWN.split():
+        anchor = reader.anchors([f"a cat on a {word}"])[0]
+        assert anchor.argmax() == cat and anchor[cat] > 0.7, word
+    assert index.search("a cat on a couch", 1)[0].path == best
 
 
 def test_anchors_of_a_batch_are_those_of_its_sentences():
