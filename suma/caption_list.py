@@ -13,6 +13,7 @@ from suma.reader import AnyModel
 from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_videos, score_by_scale
 from suma.store import Store
 from suma.stores import AnyStore
+from suma.words import nfc
 
 CANDIDATES = 700  # lines of the folded first stage that are scored exactly: few, and much alike
 BATCH, BLOCK = 256, 4096  # lines encoded or scored at once, and written at once
@@ -24,7 +25,8 @@ class CaptionList:
     those of a new one are made when they are first needed, or kept by `save`."""
 
     def __init__(self, lines: Sequence[str], folded: np.ndarray | None = None, first: int = 0):
-        self.lines = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        stripped = (line.strip() for line in lines)
+        self.lines = list(lines if folded is not None else dict.fromkeys(nfc(line) for line in stripped if line))
         self.live = np.arange(len(self.lines))  # for Candidates, as `table` and `folded` below
         self.name = f"lines{first}"  # of its cache; `first`: where the vectors begin in the folder's array
         self._folded = folded  # (N, 2D) float16

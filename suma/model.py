@@ -25,7 +25,7 @@ from suma.saved import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer
 from suma.similarity import Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
 from suma.tokens import load_tokenizer
-from suma.words import common_words, count_words
+from suma.words import common_words, count_words, nfc
 
 
 class SUMA(
@@ -214,7 +214,7 @@ class SUMA(
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Sentences -> token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
         context = int(self.config.clip["text_cfg"].get("context_length", 77))
-        return text.tokenize(self.tokenizer, sentences, context, self.shorten)
+        return text.tokenize(self.tokenizer, list(map(nfc, sentences)), context, self.shorten)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Token ids (T, L) -> unit sentence features (T, D), float32."""

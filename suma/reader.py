@@ -16,7 +16,7 @@ from suma.config import SUMAConfig, fingerprint
 from suma.saved import WEIGHTS, find, read_config
 from suma.similarity import Texts, Videos, score
 from suma.tokens import load_tokenizer, token_ids
-from suma.words import Vocabulary
+from suma.words import Vocabulary, nfc
 
 if TYPE_CHECKING:
     from suma.model import SUMA
@@ -153,7 +153,8 @@ class Reader:
             raise ValueError("encode_text takes a list of sentences: wrap the one in [ ]")
         if not len(sentences):
             return np.zeros((0, self.dim), np.float32)
-        return unit(self._encode(token_ids(self.tokenizer, sentences, self._weights["positional_embedding"].shape[0])))
+        context = self._weights["positional_embedding"].shape[0]
+        return unit(self._encode(token_ids(self.tokenizer, list(map(nfc, sentences)), context)))
 
     def embed_words(self, words: Sequence[str]) -> np.ndarray:
         """Words -> token embeddings (W, E): the mean over their sub-word tokens."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from suma.arrays import no_grad, unit
 from suma.similarity import Texts
-from suma.words import split_words
+from suma.words import fold, split_words
 
 if TYPE_CHECKING:
     from suma.reader import AnyModel
@@ -31,7 +31,7 @@ def parse(text: str) -> tuple[str, dict[str, float]]:
     >>> parse("a dog runs [ball 0.8] [snow -1]")
     ('a dog runs', {'ball': 0.8, 'snow': -1.0})
     """
-    weights = {word.lower(): max(-1.0, min(1.0, float(value))) for word, value in _BRACKET.findall(text)}
+    weights = {fold(word): max(-1.0, min(1.0, float(value))) for word, value in _BRACKET.findall(text)}
     return " ".join(_BRACKET.sub(" ", text).split()), weights
 
 
@@ -52,11 +52,11 @@ def concepts_of(model: "AnyModel", weights: Mapping[str, float]) -> dict[int, fl
     if len(weights) > MAX_STEERED:
         raise ValueError(f"at most {MAX_STEERED} concepts can be steered, got {len(weights)}")
     for word, value in weights.items():
-        if split_words(word) != [word.lower()]:
+        if split_words(word) != [fold(word)]:
             raise ValueError(f"a concept is steered by one of its words, and {word!r} is not one word")
         if not -1 <= float(value) <= 1:
             raise ValueError(f"the weight of {word!r} must lie in [-1, 1], got {value}")
-    found = model.space.concept_of([word.lower() for word in weights], model.embed_words)
+    found = model.space.concept_of([fold(word) for word in weights], model.embed_words)
     return dict(zip(found, (float(value) for value in weights.values()), strict=True))
 
 

@@ -4,26 +4,44 @@ Shapes: W words, K concepts, E token-embedding width, T texts.
 """
 
 import math
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import regex  # knows the classes of Unicode, as `re` does not; comes with the tokenizers
 
 from suma.arrays import Array, to_numpy, unit
 
-_WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W\d_]+)?")
+# Letters and digits with their combining marks, and the two joiners that stand inside words of many scripts.
+_INNER = r"(?:[\p{L}\p{N}\p{M}]|[\u200c\u200d](?=[\p{L}\p{N}\p{M}]))"
+_WORD = regex.compile(rf"[\p{{L}}\p{{N}}]{_INNER}*(?:'\p{{L}}[\p{{L}}\p{{M}}]*)?")
 UNLIKE = 0.75  # an unseen word must be nearer to a concept than this share of the concepts is to another concept
 
 
+def nfc(text: str) -> str:
+    """Return the text with each letter and its accents composed (Unicode's NFC): how all texts and names are compared.
+
+    >>> nfc("cafe\u0301") == "caf\u00e9"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def fold(text: str) -> str:
+    """Return the text as words are compared: lower case, composed, with straight apostrophes."""
+    return nfc(text.lower()).replace("\u2019", "'")
+
+
 def split_words(text: str) -> list[str]:
-    """The lower-cased words of a text, in order: runs of letters and digits of any script, with an inner apostrophe.
+    """Return the words of a text, in order, as `fold` leaves them: letters and digits of any script with their
+    combining marks, and an inner apostrophe.
 
     >>> split_words("The dog's RED frisbee, 2 times -- caf\u00e9!")
     ['the', "dog's", 'red', 'frisbee', '2', 'times', 'caf\u00e9']
     """
-    return [word.replace("\u2019", "'") for word in _WORD.findall(text.lower())]
+    return _WORD.findall(fold(text))
 
 
 def count_words(captions: Iterable[str]) -> dict[str, int]:

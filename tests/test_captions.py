@@ -171,6 +171,14 @@ def test_videos_that_come_and_go_leave_the_captions(index: VideoIndex, tmp_path:
     assert fresh.captions(fresh.rows[0].path) == reader.captions(reader.rows[0].path) == found and encoded == []
 
 
+def test_composed_and_decomposed_lines_are_one(index: VideoIndex, tmp_path: Path, tiny_model: SUMA):
+    index.set_captions(["cafe\u0301", "caf\u00e9 ", "a dog"])
+    index.save(tmp_path / "index")
+    assert VideoIndex.load(tmp_path / "index", tiny_model).caption_list == ["caf\u00e9", "a dog"]
+    old = CaptionList(["cafe\u0301", "caf\u00e9"], np.zeros((2, 128), np.float16))  # of an index made before
+    assert len(old.lines) == len(old.folded) == 2
+
+
 def test_another_process_replaces_the_list_of_an_opened_index(index: VideoIndex, tmp_path: Path):
     index.set_captions(["a dog runs", "a cat sits"])
     index.save(tmp_path / "index")

@@ -3,6 +3,7 @@
 import copy
 import doctest
 import math
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from suma import SUMA, VideoIndex, concepts
 from suma.clusters import cluster_words, naming_order
 from suma.concepts import ConceptSpace
 from suma.reader import load_reader
-from suma.words import count_words, split_words
+from suma.words import count_words, nfc, split_words
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,11 +32,39 @@ ROOT = Path(__file__).parents[1]
         ("a\U0001f436dog snake_case", ["a", "dog", "snake", "case"]),
         ("well-known  --  (very)\tgood\n", ["well", "known", "very", "good"]),
         ("?! ... \U0001f600", []),
+        ("बिल्ली दौड़ती है।", ["बिल्ली", "दौड़ती", "है"]),  # combining marks belong to their letters
+        ("தமிழ் நாய்", ["தமிழ்", "நாய்"]),
+        ("แมววิ่ง", ["แมววิ่ง"]),
+        ("قِطَّة تجري", ["قِطَّة", "تجري"]),
+        ("שָׁלוֹם עולם", ["שָׁלוֹם", "עולם"]),
+        ("İstanbul'da", ["i\u0307stanbul'da"]),
+        ("ab\u200cc \u200d", ["ab\u200cc"]),  # a joiner inside a word, as in Persian
+        ("\u0301 a \u0301", ["a"]),  # a mark without a letter is none
+        ("Cafe\u0301 l'e\u0301te\u0301 E\u0323\u0302", ["caf\u00e9", "l'\u00e9t\u00e9", "\u1ec7"]),
         ("", []),
     ],
 )  # fmt: skip
 def test_a_text_falls_into_these_words(text: str, words: list[str]):
     assert split_words(text) == words
+
+
+@pytest.mark.parametrize(
+    "text", ["na\u00efve se\u00f1or", "Ti\u1ebfng Vi\u1ec7t", "\ud55c\uad6d\uc5b4", "\u00dcberblick", "\u0928\u093c"]
+)
+def test_composed_and_decomposed_texts_are_the_same(tiny_model: SUMA, text: str):
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
+    assert split_words(forms[0]) == split_words(forms[1]) == [nfc(word.lower()) for word in text.split()]
+    assert torch.equal(tiny_model.anchors(forms[:1]), tiny_model.anchors(forms[1:]))
+    assert torch.equal(tiny_model.encode_text(forms[:1]), tiny_model.encode_text(forms[1:]))
+
+
+def test_every_letter_with_its_marks_is_one_word():
+    for code in (*range(0x250), *range(0x370, 0x3400), *range(0xA000, 0xD800), *range(0x10000, 0x12000)):
+        letter = chr(code)
+        if unicodedata.category(letter)[0] == "M":
+            assert len(split_words(f"a{letter}b")) == 1, hex(code)
+        forms = {tuple(split_words(unicodedata.normalize(form, f"{letter}\u0323x"))) for form in ("NFC", "NFD")}
+        assert len(forms) == 1, hex(code)
 
 
 def test_counts_are_the_number_of_captions_that_hold_a_word():

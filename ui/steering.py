@@ -5,7 +5,7 @@ from typing import Any
 
 from suma.query import parse as parse_query
 from suma.steer import MAX_STEERED, concepts_of, parse, unparse
-from suma.words import split_words
+from suma.words import fold, split_words
 from ui.tiles import esc
 
 SHOWN = 6  # concepts of the sentence, strongest first; those that were set always show
@@ -14,7 +14,7 @@ SHOWN = 6  # concepts of the sentence, strongest first; those that were set alwa
 def changed(text: str, event: Mapping[str, Any]) -> str:
     """The query's text after a click in the bar: a weight set, a concept added, banned, let go; or all reset."""
     sentence, weights = parse(text)
-    kind, word = str(event.get("kind", "")), str(event.get("word", "")).strip().lower()
+    kind, word = str(event.get("kind", "")), fold(str(event.get("word", "")).strip())
     if kind == "reset":
         return sentence
     if not word:
