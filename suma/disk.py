@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,19 @@ LOCK, WRITER = "lock", "writer.json"
 
 class IndexBusyError(OSError):
     """Another process writes to the index."""
+
+
+def on_disk(path: str | os.PathLike[str]) -> str:
+    """Return a path as the disk spells it: what is not there as given may be there with letters and accents apart
+    (macOS), or composed. A path that is there in no spelling is returned as it is."""
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    if path.isascii() or not name or os.path.lexists(path):
+        return path
+    folder, wanted = on_disk(folder), unicodedata.normalize("NFC", name)
+    with contextlib.suppress(OSError, ValueError):
+        name = next((n for n in os.listdir(folder or ".") if unicodedata.normalize("NFC", n) == wanted), name)
+    return os.path.join(folder, name)
 
 
 def digest_of(path: str | Path) -> str:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from suma.disk import on_disk
 from suma.video import VIDEO_EXTENSIONS
 
 
@@ -17,7 +18,7 @@ def find_videos(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     """
     found: dict[str, Path] = {}
     for entry in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        path = Path(entry)
+        path = Path(on_disk(entry))
         if path.is_dir():
             videos = _walk(path)
             if not videos:

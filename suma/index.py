@@ -15,7 +15,7 @@ import numpy as np
 from suma.arrays import Array, library, no_grad, to_numpy, unit
 from suma.caption_list import CaptionList
 from suma.decoder import TIME_LIMIT, Decoder
-from suma.disk import digest_of
+from suma.disk import digest_of, on_disk
 from suma.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.milvus import MilvusStore, is_server
 from suma.query import ALL, Filter, Query, parse
@@ -148,7 +148,7 @@ class VideoIndex:
     def remove(self, paths: Iterable[str | Path]) -> int:
         """Forget these videos (their files stay); returns how many were in the index."""
         with self.store.writing():
-            known = list(self.store.snapshot.table.files_at(list(dict.fromkeys(map(key, paths)))))
+            known = list(self.store.snapshot.table.files_at([*{key(on_disk(path)): None for path in paths}]))
             kept = is_kept(self.store)
             self.store.commit(forget=known)
             if kept:  # where the files were written anew
@@ -244,7 +244,7 @@ class VideoIndex:
 
         Score: the cosine of the video features in both spaces, in the shares of the text score.
         """
-        page, itself = Page(top_k, offset, min_score, filter, group), self.store.snapshot.positions_of(path)
+        page, itself = Page(top_k, offset, min_score, filter, group), self.store.snapshot.positions_of(on_disk(path))
         return self._searcher.by_video(self.store, self.parts(path)[1], itself, page)
 
     @property
@@ -272,7 +272,7 @@ class VideoIndex:
     def row_of(self, path: str | Path) -> int:
         """The (first) row of an indexed video. Raises KeyError naming a path that is not in the index."""
         snapshot = self.store.snapshot
-        positions = snapshot.positions_of(path)
+        positions = snapshot.positions_of(on_disk(path))
         if not positions:
             raise KeyError(f"{path} is not in the index")
         return int(np.searchsorted(snapshot.live, positions[0]))
@@ -307,7 +307,7 @@ class VideoIndex:
     def parts(self, path: str | Path) -> tuple[list[Row], Videos]:
         """All parts (V) of a video, or the image, with their features: out of the index, or read and encoded now (the
         last few are kept). Raises FileNotFoundError or ValueError where it cannot be read."""
-        snapshot = self.store.snapshot
+        path, snapshot = on_disk(path), self.store.snapshot
         positions = snapshot.positions_of(path)
         if positions:
             return snapshot.rows(positions), self._searcher.videos(snapshot, positions)

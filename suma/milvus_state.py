@@ -20,6 +20,7 @@ from suma.milvus_client import Client
 from suma.query import Filter
 from suma.rows import Row, key
 from suma.stores import StoreError
+from suma.words import nfc
 
 ROW_FIELDS: dict[str, Any] = {
     "id": int, "path": 16_384, "size": int, "mtime": float, "digest": 64, "duration": float, "reason": 8192,
@@ -40,6 +41,15 @@ _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
 def quoted(path: str | Path) -> str:
     """A path as text that keeps prefixes and needs no escape in an expression, also one that is no text itself."""
     return quote(os.fsencode(key(path)), safe=_SAFE)
+
+
+def _up_to(name: str, folder: str, root: str) -> str:
+    """Return a folder, or the one above it, whose name (in NFC) is this, or which ends with this path, below `root`;
+    "" if there is none."""
+    inside, later = os.path.join(os.sep, os.path.normpath(name), ""), folder[len(root) :]
+    before, found, _ = nfc(later).partition(inside)
+    depth = (before + found).count(os.sep)
+    return root + os.sep.join(later.split(os.sep)[:depth]) + os.sep if found else ""
 
 
 def below(folder: str | Path) -> str:
@@ -187,10 +197,8 @@ class State:
         if chosen.folder and os.path.isabs(chosen.folder):
             parts.append(below(chosen.folder))
         elif chosen.folder:
-            inside = os.fsencode(os.path.join(os.sep, os.path.normpath(chosen.folder), ""))
-            start = len(os.fsencode(chosen.root.rstrip(os.sep)))
-            ends = ((folder, folder.find(inside, start)) for folder in self.folders)
-            named = sorted({os.fsdecode(folder[: at + len(inside)]) for folder, at in ends if at >= 0})
+            ends = (_up_to(chosen.folder, os.fsdecode(folder), chosen.root.rstrip(os.sep)) for folder in self.folders)
+            named = sorted({folder for folder in ends if folder})
             parts.append("(" + " or ".join(f"({below(folder)})" for folder in named) + ")" if named else "id < 0")
         return " and ".join(parts) or None
 

@@ -20,16 +20,19 @@ Then concepts are steered. So one inner product still finds the candidates, and 
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from suma.arrays import Array, no_grad
+from suma.disk import on_disk
 from suma.rows import RowTable
 from suma.similarity import Texts
 from suma.steer import parse as parse_steering
 from suma.steer import steer
+from suma.words import nfc
 
 if TYPE_CHECKING:
     from suma.reader import AnyModel
@@ -66,6 +69,8 @@ class Filter:
     def __post_init__(self) -> None:
         for name, value in (("after", self.after), ("before", self.before)):
             _seconds(name, value)
+        spelled = on_disk(self.folder) if os.path.isabs(self.folder) else nfc(self.folder)
+        object.__setattr__(self, "folder", spelled)
         if not (self.longer >= 0 and self.shorter >= 0):
             raise ValueError(f"longer and shorter are lengths in seconds, got {self.longer:g} and {self.shorter:g}")
 
@@ -157,7 +162,7 @@ def parse(text: str) -> Query:
     >>> parse('a well-known man says "hello" - twice').sentence
     'a well-known man says "hello" - twice'
     """
-    rest, weights = parse_steering(text)
+    rest, weights = parse_steering(nfc(text))
     words: list[str] = []
     terms: list[tuple[str, float]] = []
     chosen, least = ALL, -math.inf

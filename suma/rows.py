@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,11 @@ def describe(path: Path) -> Row:
     return Row(key(path), stat.st_size, stat.st_mtime, "")
 
 
+def _composed(path: bytes) -> bytes:
+    """Return a stored path as names are compared (Unicode's NFC): some systems store letters and accents apart."""
+    return os.fsencode(unicodedata.normalize("NFC", os.fsdecode(path)))
+
+
 class RowTable:
     """The database of one index. Files below `above` are named relative to it, so that all can move together."""
 
@@ -97,6 +103,7 @@ class RowTable:
         self._mutex = threading.RLock()
         self._database = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA synchronous = FULL")
+        self._database.create_function("nfc", 1, _composed, deterministic=True)
         if create:
             self._database.executescript(f"BEGIN; {SCHEMA} COMMIT;")
 
@@ -144,13 +151,13 @@ class RowTable:
 
     def within(self, folder: str, root: str = "") -> tuple[str, list[object]]:
         """An SQL condition for the files below an absolute folder; or in any folder of this name, or path, whose name
-        begins below `root`."""
+        begins below `root`; `folder` is in NFC."""
         if os.path.isabs(folder):
             return self.below(folder)
         slash, inside = os.fsencode(os.sep), os.fsencode(os.path.join(os.sep, os.path.normpath(folder), ""))
         start, above = len(os.fsencode(root.rstrip(os.sep))) + 1, os.fsencode(os.path.join(self.above, ""))
         whole = "CAST(CASE WHEN substr(path, 1, 1) = ? THEN path ELSE ? || path END AS BLOB)"
-        return f"instr(substr({whole}, ?), ?) > 0", [slash, above, start, inside]
+        return f"instr(nfc(substr({whole}, ?)), ?) > 0", [slash, above, start, inside]
 
     # ---- files -----------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What comes into the app and what goes: uploads, the library, removal, limits, copies that browsers play."""
 
+import json
 import os
 import shutil
 import threading
@@ -99,6 +100,19 @@ def test_read_only_refuses_everything_that_writes(made: app.Handlers, tmp_path: 
         with pytest.raises(gr.Error):
             call()
     assert len(made.gallery.names) == 4
+
+
+def test_names_and_captions_are_found_whether_their_accents_are_composed_or_not(tiny_model: SUMA, tmp_path: Path):
+    noise(tmp_path / "films" / "videos" / "cafe\u0301.mp4")
+    (tmp_path / "films" / "captions.json").write_text(json.dumps({"caf\u00e9.mp4": "An e\u0301t\u00e9 in a bar"}))
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path / "films")
+    gallery = app.Handlers(index, Options(False, [], None, Uploads(1, 5))).gallery
+    assert list(gallery.names) == ["caf\u00e9.mp4"]
+    for name in ("caf\u00e9.mp4", "cafe\u0301.mp4"):
+        assert gallery.title(gallery.row(name).path) == "An e\u0301t\u00e9 in a bar"
+    for words in ("\u00e9t\u00e9", "\u00c9te\u0301 BAR", "cafe\u0301"):
+        assert len(gallery.page(words, 5)[0]) == 1
 
 
 def test_a_videos_name_stays_when_another_of_the_same_name_comes(made: app.Handlers, tmp_path: Path):

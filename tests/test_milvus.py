@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -320,6 +321,24 @@ def test_odd_names_are_found_and_folders_hold_what_is_below_them(store: MilvusSt
     assert [row.path for row in state.table.files_below("/a b")] == [p for p in ODD if p.startswith("/a b/")]
     assert [row.path for row in state.table.files_below("/a b/😀")] == [ODD[5]]
     assert len(state.table.files_below("/")) == len(ODD) and not state.table.files_below("/a b/ü")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_folder_is_found_whether_its_accents_are_composed_or_not(form: str):
+    paths = [
+        unicodedata.normalize(form, path)
+        for path in ("/\u00fc/\u00e9/a/", "/\u00fc/\u00e9/b/", "/\u00fc/o/", "/\u00e9/")
+    ]
+    state: Any = SimpleNamespace(folders=[os.fsencode(path) for path in paths])
+
+    def allowed(name: str, root: str = "") -> str | None:
+        return milvus_state.State.allowed(state, Filter(name, root=root))
+
+    above = os.path.dirname(paths[0][:-1])
+    assert allowed("\u00e9") == f"(({milvus_state.below(paths[3])}) or ({milvus_state.below(above)}))"
+    assert allowed("e\u0301/b") == f"(({milvus_state.below(paths[1])}))"
+    assert allowed("\u00e9", os.path.dirname(above)) == f"(({milvus_state.below(above)}))"
+    assert allowed("u") == "id < 0"
 
 
 def test_a_filter_holds_for_some_file_of_a_content(store: MilvusStore):

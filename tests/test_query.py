@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import unicodedata
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from suma import SUMA, Filter, VideoIndex, read_frames
 from suma.explain import explain
 from suma.query import MAX_TERMS, Query, parse
 from suma.similarity import Texts, frame_scores
+from suma.steer import concepts_of
 
 PLAIN = [
     "a dog runs", "a well-known man", 'he says "hello" to a dog', "it's a dog's life", "a man - a dog -- a cat",
@@ -166,6 +168,35 @@ def test_a_folder_may_be_absolute_and_outside_the_index_too(index: VideoIndex, t
     rooted = Filter("far", root=str(tmp_path / "far"))
     assert found(other, "a dog", filter=rooted) == []  # its name is above the root
     assert found(other, "a dog", filter=Filter("c\u00e4ts", root=str(tmp_path / "far"))) == [1, 3, 5, 7]
+
+
+@pytest.mark.parametrize(("stored", "typed"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_names_are_found_whether_their_accents_are_composed_or_not(
+    index: VideoIndex, tmp_path: Path, tiny_model: SUMA, stored: str, typed: str
+):
+    folder = tmp_path / unicodedata.normalize(stored, "\u00dcberblick") / "a"
+    shutil.copytree(Path(index.search("a dog in:cats", 1)[0].path).parent, folder)
+    (folder / "1.mp4").rename(folder / unicodedata.normalize(stored, "caf\u00e9.mp4"))
+    name = unicodedata.normalize(typed, "\u00dcberblick")
+    cafe = str(tmp_path / name / "a" / unicodedata.normalize(typed, "caf\u00e9.mp4"))
+    mine = VideoIndex(tiny_model)
+    mine.add(tmp_path / name)  # of find_videos too
+    for inside in (name, f"{name}/a", tmp_path / name):
+        assert (
+            len(mine.search(f"a dog in:{inside}", 9)) == len(mine.search("a dog", 9, filter=Filter(str(inside)))) == 4
+        )
+    assert parse("a in:caf\u00e9 in:cafe\u0301").filter == Filter("caf\u00e9")
+    assert len(mine.similar(cafe, 9)) == 3 and cafe not in [match.path for match in mine.similar(cafe, 9)]
+    assert mine.search("a dog", 1, within=cafe) and mine.parts(cafe)[0][0].path == mine.rows[mine.row_of(cafe)].path
+    assert VideoIndex(tiny_model).parts(cafe)[0][0].duration  # also of a file that is not in the index
+    assert mine.remove([cafe]) == 1 and len(mine) == 3
+
+
+def test_a_decomposed_query_is_the_composed_one(tiny_model: SUMA):
+    typed = '\u00e9t\u00e9 -"caf\u00e9 noir"^2 [se\u00f1or 0.5] in:\u00dcberblick'
+    assert parse(unicodedata.normalize("NFD", typed)) == parse(typed)
+    steered = concepts_of(tiny_model, {unicodedata.normalize("NFD", "Se\u00f1or"): 0.5})
+    assert steered == concepts_of(tiny_model, {"se\u00f1or": 0.5})
 
 
 def test_a_filter_follows_what_is_added_and_removed(tiny_model: SUMA, index: VideoIndex, tmp_path: Path):

@@ -13,7 +13,7 @@ import torch
 
 from suma import Match, VideoIndex
 from suma.rows import Row
-from suma.words import split_words
+from suma.words import fold, nfc, split_words
 from ui.media import captions_beside, examples_beside, name_for, poster, thumbnails
 from ui.tiles import Tile
 
@@ -73,9 +73,10 @@ class Gallery:
 
     def row(self, name: str) -> Row:
         """The video of this name. Raises ValueError for another name."""
-        if not isinstance(name, str) or name not in self.names:
+        known = next((n for n in (name, nfc(name)) if n in self.names), "") if isinstance(name, str) else ""
+        if not known:
             raise ValueError(f"no video {str(name)[:200]!r} in this gallery")
-        return self.rows[self.names[name]]
+        return self.rows[self.names[known]]
 
     def name(self, path: str) -> str:
         """An indexed video's name."""
@@ -101,8 +102,8 @@ class Gallery:
 
     def page(self, words: str, limit: int) -> tuple[list[Tile], int]:
         """The first videos whose title or name holds all the words, and how many more there are."""
-        wanted = words.lower().split()
-        found = [p for n, p in self.names.items() if all(w in f"{n} {self.title(p)}".lower() for w in wanted)]
+        wanted = fold(words).split()
+        found = [p for n, p in self.names.items() if all(w in fold(f"{n} {self.title(p)}") for w in wanted)]
         return self._tiles([(path, None, None) for path in found[:limit]]), max(0, len(found) - limit)
 
     def _tiles(self, shown: list[tuple[str, float | None, float | None]]) -> list[Tile]:

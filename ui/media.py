@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import unicodedata
 import warnings
 from collections.abc import Container, Iterable
 from functools import lru_cache
@@ -21,6 +20,7 @@ from suma import read_frames
 from suma.caption_files import read_captions, read_text
 from suma.explain import Explanation
 from suma.rows import Row
+from suma.words import nfc
 from ui.uploads import browser_plays, to_mp4
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
@@ -36,7 +36,7 @@ def name_for(path: str, taken: Container[str]) -> str:
     path than it must."""
     parts = Path(path).parts
     for n in range(1, len(parts)):
-        name = "/".join(parts[-n:])
+        name = nfc("/".join(parts[-n:]))
         if name not in taken:
             return name
     return path
@@ -47,7 +47,7 @@ def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in paths:
         listed = _captions_of(Path(path).parent.parent / "captions.json")
-        if captions := listed.get(unicodedata.normalize("NFC", Path(path).name)):
+        if captions := listed.get(nfc(Path(path).name)):
             found[path] = captions
     return found
 
@@ -65,7 +65,7 @@ def examples_beside(path: str) -> list[str]:
 def _captions_of(file: Path) -> dict[str, list[str]]:
     """Return a file's captions by the name of the video; none, with a warning, where it cannot be read."""
     try:
-        return {unicodedata.normalize("NFC", name): captions for name, captions in read_captions(file).items()}
+        return {nfc(name): captions for name, captions in read_captions(file).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
