@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from suma.upright import View, check_size, view_of
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MAX_PIXELS = 64_000_000  # per frame; 8K is 33 million
 SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames with the others' bytes the same
 
 
@@ -30,13 +31,15 @@ class Timeline(NamedTuple):
     keys: np.ndarray  # numbers of the key frames
     counted: bool  # the file carries no usable times
     grouped: bool  # every key frame begins a closed group: decord numbers rightly, and one may begin to decode there
+    view: View = View()  # how the frames are to be shown
 
 
 def list_frames(path: str) -> Timeline:
     """Read the packets of a file, decoding none."""
     with _open(path) as container:
         stream = _video_stream(container)
-        _check_size(stream)
+        check_size(stream.width, stream.height)
+        view = view_of(container, stream)
         # The numbers only: a packet would keep its bytes. What an edit list hides is marked to be discarded.
         packets = (p for p in _packets(container, stream) if p.size and not p.is_discard)
         shown: list[Any] = [(p.pts, p.duration or 0, p.is_keyframe) for p in packets]
@@ -47,7 +50,7 @@ def list_frames(path: str) -> Timeline:
     # AVI and raw streams carry no usable times.
     if form == "avi" or any(pts is None for pts, _, _ in shown):
         times = np.arange(len(shown)) / rate
-        return Timeline(np.arange(len(shown)), times, len(shown) / rate, np.arange(0), True, False)
+        return Timeline(np.arange(len(shown)), times, len(shown) / rate, np.arange(0), True, False, view)
     ticks = np.unique([pts for pts, _, _ in shown])
     times = (ticks - ticks[0]) * unit
     step = next((duration * unit for pts, duration, _ in shown if pts == ticks[-1] and duration), 1 / rate)
@@ -59,7 +62,7 @@ def list_frames(path: str) -> Timeline:
         key = pts if is_key else key
         in_order = in_order and pts >= key
     grouped = in_order and form.startswith(("mov", "matroska"))
-    return Timeline(ticks, times, float(times[-1]) + step, keys, False, grouped)
+    return Timeline(ticks, times, float(times[-1]) + step, keys, False, grouped, view)
 
 
 def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":
@@ -126,11 +129,6 @@ def _video_stream(container: "InputContainer") -> "VideoStream":
         raise ValueError("there is no video in it")
     stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
     return stream
-
-
-def _check_size(picture: Any) -> None:
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"frames of {picture.width}x{picture.height} exceed {MAX_PIXELS // 10**6} megapixels")
 
 
 def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
@@ -218,10 +216,3 @@ def _decodable(
             tick, count = (count if counted else frame.pts), count + 1
             if tick is not None:
                 yield tick, frame
-
-
-def upright(frame: "VideoFrame", like: "VideoFrame") -> np.ndarray:
-    """uint8 (h, w, 3) RGB, turned as the file says; a frame that changes size is scaled to that of `like`."""
-    _check_size(frame)
-    picture = frame.to_ndarray(format="rgb24", width=like.width, height=like.height)
-    return np.rot90(picture, round(like.rotation / 90))

@@ -14,6 +14,7 @@ import numpy as np
 
 from suma import packets
 from suma.packets import Timeline
+from suma.upright import shown_size, upright
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -202,6 +203,6 @@ def _pyav_frames(
 
 def _pictures(line: Timeline, kept: "dict[int, VideoFrame]") -> tuple[np.ndarray, np.ndarray]:
     """uint8 (F, h, w, 3), all of the first one's size, and their times."""
-    like = next(iter(kept.values()))
-    pictures = np.stack([packets.upright(frame, like) for frame in kept.values()])
+    size = shown_size(next(iter(kept.values())), line.view)
+    pictures = np.stack([upright(frame, line.view, size) for frame in kept.values()])
     return pictures, line.times[np.searchsorted(line.ticks, list(kept))]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from suma import packets, video
+from suma import packets, upright, video
 from suma.files import find_videos
 from suma.pixels import normalize, resize_frames
 from suma.video import Frames, parts_of, read_frames, read_parts
@@ -166,9 +166,9 @@ def test_rotated_video_comes_upright(tmp_path, decoder, rotation):
         tmp_path / "phone.mp4", frames=3, size=(160, 96), rotation=rotation, picture=clips.corner_picture
     )
     picture = read_frames(path, 1).frames[0].astype(int)
-    upright = np.rot90(clips.corner_picture(0, 160, 96), rotation // 90).astype(int)  # counter-clockwise
-    assert picture.shape == upright.shape
-    inside = np.abs(picture - upright)[8:-8, 8:-8]
+    shown = np.rot90(clips.corner_picture(0, 160, 96), rotation // 90).astype(int)  # counter-clockwise
+    assert picture.shape == shown.shape
+    inside = np.abs(picture - shown)[8:-8, 8:-8]
     assert np.median(inside) < 4 and inside.mean() < 8  # upside down or mirrored it would be 50 or more
 
 
@@ -284,7 +284,7 @@ def test_bad_requests(mp4):
 def test_oversized_frames_are_refused_before_decoding(mp4, monkeypatch):
     no_pyav(monkeypatch)
     no_decord(monkeypatch)
-    monkeypatch.setattr(packets, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(upright, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(ValueError, match="frames of 64x48 exceed"):
         read_frames(mp4, 4)
 
