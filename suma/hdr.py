@@ -11,7 +11,6 @@ import numpy as np
 PQ, HLG = 16, 18  # transfer characteristics, as ITU-T H.273 numbers them
 WHITE = 203.0  # cd/m2
 HLG_PEAK, HLG_GAMMA = 1000.0, 1.2  # cd/m2 of the nominal display, and its system gamma
-LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020's red, green, blue
 SWSCALE_WHITE = 65280  # white of the 16-bit RGB that FFmpeg's scaler makes of limited-range video
 KNEE = 0.75  # light below it stays as it is
 STRIP = 64  # rows mapped at once: what they need fits the processor's cache
@@ -25,16 +24,14 @@ TO_BT709 = {1: np.eye(3, dtype=np.float32), 12: P3}
 def to_sdr(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """Return uint8 (h, w, 3) SDR RGB for the uint16 (h, w, 3) HDR RGB `picture`; `transfer` is PQ or HLG.
 
-    The highlights are compressed as far as the picture's own brightest part asks for, hue kept; colours that BT.709
+    Highlights are compressed, in each channel, as far as the picture's own brightest part asks for; colours that BT.709
     lacks are clipped.
     """
-    brightest = _light(picture[::4, ::4], transfer, primaries).max(-1)
-    peak = max(1.0, float(np.quantile(brightest, 0.999)))
+    sample = _light(picture[::4, ::4], transfer, primaries)
+    peak = max(1.0, float(np.quantile(sample, 0.999)))
     out = np.empty(picture.shape, np.uint8)
     for top in range(0, len(picture), STRIP):
-        light = _light(picture[top : top + STRIP], transfer, primaries)
-        brightest = light.max(-1, keepdims=True)
-        light *= _compress(brightest, peak) / np.maximum(brightest, 1e-6)
+        light = _compress(_light(picture[top : top + STRIP], transfer, primaries), peak)
         codes = np.sqrt(np.minimum(light, 1)) * 65535
         out[top : top + STRIP] = _display_codes()[codes.astype(np.uint16)]
     return out
@@ -42,24 +39,21 @@ def to_sdr(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
 def _light(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """Return the light of each pixel, float32 (h, w, 3): BT.709 primaries, 1.0 is reference white, none negative."""
-    light = _linear(transfer)[picture]
-    if transfer == HLG:  # the display's part: brighter scenes gain contrast
-        light *= (light @ LUMINANCE)[..., None] ** np.float32(HLG_GAMMA - 1)
-    light = light @ TO_BT709.get(primaries, BT2020).T
+    light = _linear(transfer)[picture] @ TO_BT709.get(primaries, BT2020).T
     return np.maximum(light, 0, out=light)
 
 
-def _compress(brightest: np.ndarray, peak: float) -> np.ndarray:
+def _compress(light: np.ndarray, peak: float) -> np.ndarray:
     """Return Reinhard's curve above the knee, which takes `peak` to 1 and is the identity for a peak of 1."""
-    over, most = np.maximum(brightest - KNEE, 0) / (1 - KNEE), (peak - KNEE) / (1 - KNEE)
-    return np.minimum(brightest, KNEE) + (1 - KNEE) * over * (1 + over / most**2) / (1 + over)
+    over, most = np.maximum(light - KNEE, 0) / (1 - KNEE), (peak - KNEE) / (1 - KNEE)
+    return np.minimum(light, KNEE) + (1 - KNEE) * over * (1 + over / most**2) / (1 + over)
 
 
 @cache
 def _linear(transfer: int) -> np.ndarray:
-    """Return the light of each 16-bit code, float32 (65536,): PQ's EOTF, or HLG's inverse OETF.
+    """Return the light of each 16-bit code, float32 (65536,): PQ's EOTF, or HLG's inverse OETF and system gamma.
 
-    HLG's is the scene's, scaled so that `_light` has only to apply the display's gamma.
+    HLG's gamma is applied to each channel, not to the luminance: so saturated colours look as SDR cameras render them.
     """
     code = np.minimum(np.arange(65536) / SWSCALE_WHITE, 1)
     if transfer == PQ:
@@ -69,7 +63,7 @@ def _linear(transfer: int) -> np.ndarray:
     a = 0.17883277
     b, c = 1 - 4 * a, 0.5 - a * np.log(4 * a)
     scene = np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12)
-    return ((HLG_PEAK / WHITE) ** (1 / HLG_GAMMA) * scene).astype(np.float32)
+    return (HLG_PEAK / WHITE * scene**HLG_GAMMA).astype(np.float32)
 
 
 @cache
