@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from suma import packets
+from suma import heif, packets
 from suma.packets import Timeline
 from suma.upright import shown_size, upright
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 VIDEO_EXTENSIONS = frozenset(
-    (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov")
-    + (".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv")
+    + (".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob")
+    + (".webm", ".wmv")
 )
 TOLERANCE = 1e-3  # seconds; times nearer than this are equal
 SEGMENT = 60.0  # seconds: into such parts an index cuts longer videos, unless told otherwise
@@ -132,6 +133,8 @@ def _span(
 ) -> Frames:
     """The frames that `_choose` named; `thorough`: where some are damaged, all that comes before may be decoded."""
     chosen, first, last = numbers
+    if len(line.times) == 1 and (grid := heif.read_grid(file)):
+        return Frames(heif.join_tiles(file, grid)[None], line.times, line.duration)
     try:
         pictures, times = _pyav_frames(file, line, chosen, first, last, keyframes, thorough)
     except Exception as error:
