@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+STILL = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of cover pictures
 SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames with the others' bytes the same
 
 
@@ -37,7 +38,7 @@ class Timeline(NamedTuple):
 def list_frames(path: str) -> Timeline:
     """Read the packets of a file, decoding none."""
     with _open(path) as container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         check_size(stream.width, stream.height)
         view = view_of(container, stream)
         # The numbers only: a packet would keep its bytes. What an edit list hides is marked to be discarded.
@@ -78,7 +79,7 @@ def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, V
         return {}
     kept: dict[int, VideoFrame] = {}
     with _open(path) as container:
-        stream = _video_stream(container)
+        stream = video_stream(container)
         for key in np.unique(key_of):
             wanted = set(line.ticks[chosen[key_of == key]].tolist())
             try:
@@ -123,10 +124,25 @@ def _open(path: str) -> "InputContainer":
     return av.open(path, metadata_errors="ignore")
 
 
-def _video_stream(container: "InputContainer") -> "VideoStream":
-    stream: Any = container.streams.best("video")
-    if stream is None:
+def video_stream(container: "InputContainer") -> "VideoStream":
+    """Return the stream that is the film: no cover picture, whichever comes first or is marked as the default.
+
+    It decodes in this thread. Raises ValueError where there is none.
+    """
+    from av.stream import Disposition
+
+    best = container.streams.best("video")
+
+    def likeness(stream: "VideoStream") -> tuple[bool, bool, bool]:
+        cover = bool(stream.disposition & Disposition.attached_pic)
+        # Matroska and MPEG-TS do not say how many frames there are.
+        still = stream.frames == 1 or (not stream.frames and stream.codec_context.name in STILL)
+        return not cover, not still, stream is best
+
+    decodable = [stream for stream in container.streams.video if stream.codec_context]
+    if not decodable:
         raise ValueError("there is no video in it")
+    stream: Any = max(decodable, key=likeness)
     stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
     return stream
 
@@ -197,7 +213,7 @@ def _decodable(
     """Each decodable frame and its tick, from the packet with tick `begin` on, or from the `wanted` packets only."""
     import av
 
-    stream = _video_stream(container)
+    stream = video_stream(container)
     count = 0
     for packet in _packets(container, stream):
         if packet.size and not counted:
