@@ -10,11 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from suma import read_frames
 from suma.disk import digest_of
+from suma.hdr import HLG, PQ
+from suma.packets import video_stream
+from suma.upright import shown_size, upright, view_of
 
-PLAYED = {"h264", "vp8", "vp9", "av1"}  # codecs and
-CONTAINERS = {".mp4", ".m4v", ".webm"}  # containers that every browser plays
+CONTAINERS = {".mp4": "mov", ".m4v": "mov", ".webm": "matroska"}  # by FFmpeg's names, and
+PLAYED = {"mov": ("h264", "vp9", "av1", "dav1d"), "matroska": ("vp8", "vp9", "av1", "dav1d")}  # all browsers play them
 LONGEST_SIDE = 720  # pixels of a copy made to be played
 
 
@@ -96,19 +101,25 @@ def keep(path: str, folder: Path) -> Path:
 
 
 def browser_plays(path: str) -> bool:
-    """Whether browsers play this file as it is."""
+    """Return whether browsers play this file as it is: by its content, under a suffix that says the same.
+
+    A file whose first picture stream is a cover is not: browsers take the first one.
+    """
     import av
 
-    if Path(path).suffix.lower() not in CONTAINERS:
-        return False
     try:
         with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
-            context = container.streams.video[0].codec_context
-            return context.name.removeprefix("lib").split("-")[0] in PLAYED | {"dav1d"} and context.pix_fmt in (
-                "yuv420p",
-                "yuvj420p",
+            form = container.format.name.split(",")[0]
+            stream = video_stream(container)
+            name = stream.codec_context.name.removeprefix("lib").split("-")[0]
+            return (
+                CONTAINERS.get(Path(path).suffix.lower()) == form
+                and stream is container.streams.video[0]
+                and name in PLAYED[form]
+                and stream.codec_context.pix_fmt in ("yuv420p", "yuvj420p")
+                and stream.codec_context.color_trc not in (PQ, HLG)  # shown without tone mapping by some
             )
-    except (av.FFmpegError, IndexError):
+    except (av.FFmpegError, ValueError):
         return False
 
 
@@ -134,21 +145,22 @@ def to_mp4(source: str | Path, target: Path) -> None:
 def _transcode(read: Any, written: Any) -> None:
     import av
 
-    stream, out, last = read.streams.video[0], None, -1
+    stream, out, last = video_stream(read), None, -1
+    view = view_of(read, stream)
     for packet in read.demux(stream):
         try:
             frames = packet.decode()
         except av.FFmpegError:  # damage: the reader goes on after it, too
             continue
         for frame in frames:
-            picture = frame.to_ndarray(format="rgb24")
-            picture = _turned(picture, frame.rotation)
             if out is None:
-                scale = min(1.0, LONGEST_SIDE / max(picture.shape[:2]))
+                size = shown_size(frame, view, LONGEST_SIDE)
+                picture = upright(frame, view, size)
                 out = written.add_stream("libx264", rate=stream.average_rate or 25, options={"preset": "veryfast"})
-                out.height, out.width = (max(2, round(side * scale) // 2 * 2) for side in picture.shape[:2])
+                out.height, out.width = (max(2, side // 2 * 2) for side in picture.shape[:2])
                 out.pix_fmt, out.codec_context.time_base = "yuv420p", Fraction(1, 1000)
                 first = frame.time or 0.0
+            picture = np.ascontiguousarray(upright(frame, view, size))
             made = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(out.width, out.height, "yuv420p")
             last = max(last + 1, round(1000 * ((frame.time or 0.0) - first)))
             made.pts, made.time_base = last, Fraction(1, 1000)
@@ -156,9 +168,3 @@ def _transcode(read: Any, written: Any) -> None:
     if out is None:
         raise ValueError("no frame can be decoded")
     written.mux(out.encode(None))
-
-
-def _turned(picture: Any, degrees: int) -> Any:
-    import numpy as np
-
-    return np.ascontiguousarray(np.rot90(picture, round(degrees / 90))) if degrees else picture
