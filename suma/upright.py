@@ -36,12 +36,17 @@ class View(NamedTuple):
 
 def view_of(container: "InputContainer", stream: "VideoStream") -> View:
     """Return how an open file says that a stream's frames are to be shown."""
+    codec, form = stream.codec_context, container.format.name
+    if form in ("image2", "gif", "apng") or form.endswith("_pipe"):  # viewers ignore an image's pixel aspect
+        return View(1.0, codec.color_trc, codec.color_primaries, _exif_turn(container.name))
     aspect = float(stream.sample_aspect_ratio or 1)
-    if not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
-        aspect = 1.0
-    codec = stream.codec_context
-    still = container.format.name == "image2" or container.format.name.endswith("_pipe")
-    return View(aspect, codec.color_trc, codec.color_primaries, _exif_turn(container.name) if still else None)
+    plausible = 1 / MOST_STRETCH <= aspect <= MOST_STRETCH
+    return View(aspect if plausible else 1.0, codec.color_trc, codec.color_primaries)
+
+
+def view_from(frame: "VideoFrame", view: View) -> View:
+    """Return the view with its turn settled by a first frame, so that all frames after it have one shape."""
+    return view if view.turn else view._replace(turn=_frame_turn(frame))
 
 
 def shown_size(frame: "VideoFrame", view: View, longest: int | None = None) -> tuple[int, int]:

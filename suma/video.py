@@ -14,7 +14,7 @@ import numpy as np
 
 from suma import heif, packets
 from suma.packets import Timeline
-from suma.upright import shown_size, upright
+from suma.upright import shown_size, upright, view_from
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -206,6 +206,7 @@ def _pyav_frames(
 
 def _pictures(line: Timeline, kept: "dict[int, VideoFrame]") -> tuple[np.ndarray, np.ndarray]:
     """uint8 (F, h, w, 3), all of the first one's size, and their times."""
-    size = shown_size(next(iter(kept.values())), line.view)
-    pictures = np.stack([upright(frame, line.view, size) for frame in kept.values()])
+    first = next(iter(kept.values()))
+    view, size = view_from(first, line.view), shown_size(first, line.view)
+    pictures = np.stack([upright(frame, view, size) for frame in kept.values()])
     return pictures, line.times[np.searchsorted(line.ticks, list(kept))]

@@ -71,7 +71,7 @@ def centres(picture: np.ndarray) -> np.ndarray:
 def test_sdr_colours_in_an_hdr_file_come_back(tmp_path: Path, transfer: int):
     light = WHITE * (patches(COLOURS) / 255) ** 2.4  # BT.1886's display
     path = write_hdr(tmp_path / "hdr.mkv", light[None].repeat(3, 0), transfer)
-    np.testing.assert_allclose(centres(read_frames(path, 1).frames[0]), COLOURS, atol=28)  # 10 bits tell black no better
+    np.testing.assert_allclose(centres(read_frames(path, 1).frames[0]), COLOURS, atol=28)  # 10 bits: black is off
     to_mp4(path, tmp_path / "copy.mp4")
     np.testing.assert_allclose(centres(read_frames(tmp_path / "copy.mp4", 1).frames[0]), COLOURS, atol=32)
 
@@ -114,6 +114,11 @@ def test_pixels_become_square(tmp_path: Path, suffix: str, aspect: str, wide: in
     assert read_frames(path, 2).frames.shape[1:3] == (240, wide)  # 1/1000 is an error in the file
     to_mp4(path, tmp_path / "copy.mp4")
     assert read_frames(tmp_path / "copy.mp4", 1).frames.shape[1:3] == (240, wide)
+
+
+def test_an_images_dots_per_inch_change_nothing(tmp_path: Path):
+    Image.fromarray(four_colours(96, 64)).save(tmp_path / "scan.jpg", dpi=(200, 100))
+    assert alike(read_frames(tmp_path / "scan.jpg", 1).frames[0], four_colours(96, 64))
 
 
 # Mirrored and turned

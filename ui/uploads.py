@@ -16,7 +16,7 @@ from suma import read_frames
 from suma.disk import digest_of
 from suma.hdr import HLG, PQ
 from suma.packets import video_stream
-from suma.upright import shown_size, upright, view_of
+from suma.upright import shown_size, upright, view_from, view_of
 
 CONTAINERS = {".mp4": "mov", ".m4v": "mov", ".webm": "matroska"}  # by FFmpeg's names, and
 PLAYED = {"mov": ("h264", "vp9", "av1", "dav1d"), "matroska": ("vp8", "vp9", "av1", "dav1d")}  # all browsers play them
@@ -154,7 +154,7 @@ def _transcode(read: Any, written: Any) -> None:
             continue
         for frame in frames:
             if out is None:
-                size = shown_size(frame, view, LONGEST_SIDE)
+                view, size = view_from(frame, view), shown_size(frame, view, LONGEST_SIDE)
                 picture = upright(frame, view, size)
                 out = written.add_stream("libx264", rate=stream.average_rate or 25, options={"preset": "veryfast"})
                 out.height, out.width = (max(2, side // 2 * 2) for side in picture.shape[:2])
