@@ -30,8 +30,9 @@ def read_grid(path: str) -> Grid | None:
     """Return the grid that a file's main picture is, or None where it is none, or no such file."""
     try:
         with open(path, "rb") as file:
-            meta = _meta_of(file.read(MOST_META))
-            return _grid_of(meta, path) if meta else None
+            head = file.read(8)
+            meta = _meta_of(head + file.read(MOST_META)) if head[4:] == b"ftyp" else {}
+            return _grid_of(meta, path)
     except (struct.error, IndexError, KeyError):  # damaged: as if there were none
         return None
 
@@ -83,14 +84,13 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _meta_of(data: bytes) -> dict[bytes, bytes]:
-    """Return the boxes inside the file's `meta`, if it begins as a file of this family does."""
-    if data[4:8] != b"ftyp":
-        return {}
+    """Return the boxes inside the file's `meta`."""
     meta = next((content for kind, content in _boxes(data) if kind == b"meta"), b"")
     return dict(_boxes(meta[4:]))
 
 
 def _grid_of(meta: dict[bytes, bytes], path: str) -> Grid | None:
+    """Return what the `meta` boxes say of the main picture, or None where it is no grid."""
     if b"pitm" not in meta:
         return None
     main = _number(meta[b"pitm"], 4, 4 if meta[b"pitm"][0] else 2)
@@ -104,6 +104,7 @@ def _grid_of(meta: dict[bytes, bytes], path: str) -> Grid | None:
 
 
 def _number(data: bytes, at: int, size: int) -> int:
+    """Return `size` bytes as a number. Raises IndexError where the data ends before."""
     if at + size > len(data):
         raise IndexError(f"{size} bytes at {at} of {len(data)}")
     return int.from_bytes(data[at : at + size], "big")

@@ -30,7 +30,7 @@ OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a c
 
 
 class Frames(NamedTuple):
-    """Frames of one video. h and w are the upright picture's, in pixels."""
+    """Frames of one video, as players show them: upright, square pixels, SDR (suma.upright). h and w are in pixels."""
 
     frames: np.ndarray  # (F, h, w, 3) uint8, RGB
     times: np.ndarray  # (F,) float64, seconds from the first frame of the file to the moment the frame appears

@@ -76,7 +76,7 @@ def _captions_of(file: Path) -> dict[str, list[str]]:
 @lru_cache(maxsize=4096)
 def _poster(path: str, digest: str) -> tuple[str, float]:
     ready = Path(path).parent.parent / "posters" / f"{Path(path).stem}.jpg"
-    cached = CACHE / "posters" / f"{digest}.jpg"
+    cached = CACHE / "posters" / f"{digest}.2.jpg"  # 2: as players show it; older ones may be turned or dull
     for file in (ready, cached):
         try:
             data = file.read_bytes()
