@@ -27,7 +27,7 @@ from suma.files import find_videos
 from suma.model import SUMA
 from suma.pixels import resize_frames
 from suma.progress import Progress
-from suma.rows import Row, describe
+from suma.rows import Row, describe, key
 from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
 from suma.stores import AnyStore, Known, StoreError
@@ -145,7 +145,7 @@ class Builder:
         if old is not None and old.digest == row.digest:
             self.report.skipped.append(row.path)
             return None
-        moved = next((other for other in others if not os.path.lexists(other.path)), None)
+        moved = next((o for o in others if not os.path.lexists(o.path) or key(o.path) == row.path), None)
         if moved is not None:
             self.report.moved[row.path] = moved.path
             return moved

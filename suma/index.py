@@ -365,7 +365,7 @@ class VideoIndex:
                 for files, clips in old.blocks():
                     new.commit(files, clips)
             self._keep(new)
-        elif (folder := Path(folder).absolute()) != old.folder:
+        elif (folder := Path(folder).resolve()) != old.folder:
             old.copy_to(folder)
             self._keep(Store.open(folder, self.model.fingerprint(), self.model.dim))
         elif not (folder / MANIFEST).exists():
@@ -396,6 +396,6 @@ class VideoIndex:
         index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
         is_milvus = is_server(folder)
         index._keep(
-            MilvusStore.open(str(folder), *made_with) if is_milvus else Store.open(Path(folder).absolute(), *made_with)
+            MilvusStore.open(str(folder), *made_with) if is_milvus else Store.open(Path(folder).resolve(), *made_with)
         )
         return index

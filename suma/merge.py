@@ -100,11 +100,11 @@ def merge_folders(model: SUMA, folders: Sequence[str], output: str | Path) -> tu
     """Merge saved indexes, made on machines that share nothing, into one, new or not; also their captions. What was
     done, and how many videos the index then holds. Raises ValueError where an index is to be merged into itself, or
     long videos were cut into parts of different lengths."""
-    output = Path(output).absolute()
-    if output in [Path(folder).absolute() for folder in folders]:
+    output = Path(output).resolve()
+    if output in [Path(folder).resolve() for folder in folders]:
         raise ValueError(f"{output} cannot be merged into itself: leave it out of the list, or name a new folder")
-    first = Store.open(Path(folders[0]).absolute(), model.fingerprint(), model.dim)
-    sources = [first, *(Store.open(Path(f).absolute(), first.model, first.dim, first.segment) for f in folders[1:])]
+    first = Store.open(Path(folders[0]).resolve(), model.fingerprint(), model.dim)
+    sources = [first, *(Store.open(Path(f).resolve(), first.model, first.dim, first.segment) for f in folders[1:])]
     there = (output / MANIFEST).is_file()
     index = VideoIndex.load(output, model, first.segment) if there else VideoIndex(model, first.segment or 0.0)
     index.save(output)

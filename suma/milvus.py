@@ -54,7 +54,7 @@ from suma.milvus_state import (
     about,
     quoted,
 )
-from suma.rows import Row, key
+from suma.rows import Row
 from suma.store import NewClip
 from suma.stores import StoreError
 from suma.video import SEGMENT
@@ -275,7 +275,7 @@ class MilvusStore:
         self, files: Sequence[Row], clips: Sequence[NewClip], forget: Sequence[str]
     ) -> tuple[list[dict], list[dict]]:
         """Rows to be born and rows to die."""
-        files = list({key(file.path): file for file in files}.values())
+        files = list({file.path: file for file in files}.values())
         state, whole = self.snapshot, [*ROW_FIELDS, "vector"]
         paths = dict.fromkeys(quoted(path) for path in [*forget, *(row.path for row in files)])
         dying = state.find("path", list(paths), fields=whole)

@@ -40,7 +40,7 @@ _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
 
 def quoted(path: str | Path) -> str:
     """A path as text that keeps prefixes and needs no escape in an expression, also one that is no text itself."""
-    return quote(os.fsencode(key(path)), safe=_SAFE)
+    return quote(os.fsencode(path), safe=_SAFE)
 
 
 def _up_to(name: str, folder: str, root: str) -> str:
@@ -52,8 +52,8 @@ def _up_to(name: str, folder: str, root: str) -> str:
     return root + os.sep.join(later.split(os.sep)[:depth]) + os.sep if found else ""
 
 
-def below(folder: str | Path) -> str:
-    """The expression that holds for the files below a folder."""
+def below(folder: str) -> str:
+    """The expression that holds for the files below a folder, given by its real path."""
     inside = quoted(folder).rstrip("/") + "/"
     return f'path >= "{inside}" and path < "{inside[:-1]}0"'  # 0 follows / in ASCII
 
@@ -128,7 +128,7 @@ class State:
 
     def files_below(self, folder: str | Path) -> list[Row]:
         """The files below a folder."""
-        return [file_of(row) for row in self.scan(f"part == 0 and {below(folder)}")]
+        return [file_of(row) for row in self.scan(f"part == 0 and {below(os.path.realpath(folder))}")]
 
     def has_content(self, digest: str) -> bool:
         """Whether a content's clips are there."""
@@ -195,7 +195,7 @@ class State:
         parts += [f"mtime >= {since!r}"] if chosen.after else []
         parts += [f"mtime < {until!r}"] if chosen.before else []
         if chosen.folder and os.path.isabs(chosen.folder):
-            parts.append(below(chosen.folder))
+            parts.append(below(os.path.realpath(chosen.folder)))
         elif chosen.folder:
             ends = (_up_to(chosen.folder, os.fsdecode(folder), chosen.root.rstrip(os.sep)) for folder in self.folders)
             named = sorted({folder for folder in ends if folder})

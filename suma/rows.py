@@ -71,21 +71,26 @@ class Extent(NamedTuple):
 
 
 NOW = Moment(1 << 62, 1 << 62)  # whatever comes
+REMOVED = "removed by a visitor"  # the reason of a file that is not added again with its folder
+_NEXT_COMMIT = "(SELECT 1 + coalesce(max(removed), 0) FROM files WHERE removed > 0)"
 _THERE = "files.id <= ? AND (files.removed = 0 OR files.removed > ?)"  # at a Moment
 
 
-def key(path: str | Path) -> str:
-    """How a file is named in the index: its absolute path, links in the folder's name kept."""
-    return os.path.abspath(path)
+def key(path: str | Path, real_folder: Callable[[str], str] = os.path.realpath) -> str:
+    """Return the one name of a file in an index: the real path of its folder, and the file's own name, which may be a
+    link. `real_folder`: os.path.realpath, or a cache of it for many files."""
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.realpath(path) if name in ("", ".", "..") else os.path.join(real_folder(folder), name)
 
 
-def describe(path: Path) -> Row:
-    """A file's size and time, without reading it."""
+def describe(path: Path, real_folder: Callable[[str], str] = os.path.realpath) -> Row:
+    """Return a file's size and time, without reading it."""
+    name = key(path, real_folder)
     try:
         stat = path.stat()
     except OSError as error:
-        return Row(key(path), 0, 0.0, "", reason=f"{error.strerror or error}: {path}")
-    return Row(key(path), stat.st_size, stat.st_mtime, "")
+        return Row(name, 0, 0.0, "", reason=f"{error.strerror or error}: {path}")
+    return Row(name, stat.st_size, stat.st_mtime, "")
 
 
 def _composed(path: bytes) -> bytes:
@@ -94,12 +99,15 @@ def _composed(path: bytes) -> bytes:
 
 
 class RowTable:
-    """The database of one index. Files below `above` are named relative to it, so that all can move together."""
+    """The database of one index. Files below the folder `above`, a real path, are named relative to it, so that all can
+    move together."""
 
     def __init__(self, file: Path, above: Path, create: bool = False):
         if not create and not file.is_file():
             raise FileNotFoundError(f"{file} is missing")
-        self.above = above
+        self.above = str(above)
+        self._inside = os.path.join(self.above, "")  # how the paths below it begin
+        self._respelled = False
         self._mutex = threading.RLock()
         self._database = sqlite3.connect(file, timeout=60, check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA synchronous = FULL")
@@ -131,23 +139,53 @@ class RowTable:
 
     # ---- paths -----------------------------------------------------------------------------------------------------
 
-    def stored(self, path: str | Path) -> bytes:
-        """A path as it stands in the database; also one that is no text."""
-        path = key(path)
-        return os.fsencode(os.path.relpath(path, self.above) if Path(path).is_relative_to(self.above) else path)
+    def stored(self, path: str) -> bytes:
+        """Return an absolute path as it stands in the database; also one that is no text."""
+        return os.fsencode(path.removeprefix(self._inside))
 
     def path(self, stored: bytes) -> str:
-        """The absolute path of a stored one."""
-        return key(self.above / os.fsdecode(stored))
+        """Return the absolute path of a stored one."""
+        return os.path.join(self.above, os.fsdecode(stored))
+
+    def respell(self) -> bool:
+        """Store all files under the one spelling of their paths (`key`), once for each opening; return True if some had
+        another: the index was moved beside its videos, or a folder became a link. A second row of a file is removed."""
+        if self._respelled:
+            return False
+        changed = list(self._misspelled())
+        with self.transaction() as run:
+            for row, stored in changed:
+                if not run("SELECT 1 FROM files WHERE path = ? AND removed = 0", [stored]).fetchone():
+                    run("UPDATE files SET path = ? WHERE id = ?", [stored, row])
+                    continue
+                run(f"UPDATE files SET removed = {_NEXT_COMMIT} WHERE id = ?", [row])
+                self.remove_clips(run, run("SELECT digest FROM files WHERE id = ?", [row]).fetchone()[0])
+        self._respelled = True
+        return bool(changed)
+
+    def _misspelled(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the files that are stored under another path than `key` gives them: id, and the path to store."""
+        right: dict[bytes, bytes] = {}  # by the folder as it is stored, with a slash at its end
+        last, some = 0, "SELECT id, path FROM files WHERE removed = 0 AND id > ? ORDER BY id LIMIT 10000"
+        while rows := self.all(some, [last]):
+            for last, stored in rows:
+                name = stored.rpartition(os.fsencode(os.sep))[2]
+                folder = stored[: len(stored) - len(name)]
+                if folder not in right:
+                    real = os.path.realpath(os.path.join(self.above, os.fsdecode(folder)))
+                    right[folder] = self.stored(os.path.join(real, ""))
+                if right[folder] != folder:
+                    yield last, right[folder] + name
 
     def below(self, folder: str | Path) -> tuple[str, list[object]]:
-        """An SQL condition, with its values, that holds for the files below a folder."""
-        folder, slash = key(folder), os.fsencode(os.sep)
+        """Return an SQL condition, with its values, that holds for the files below a folder."""
+        folder, slash = os.path.realpath(folder), os.fsencode(os.sep)
         inside = os.fsencode(os.path.join(folder, ""))
-        if Path(self.above).is_relative_to(folder):  # so is all that is named relative to it
+        if self._inside.startswith(os.path.join(folder, "")):  # so is all that is named relative to it
             return "(substr(path, 1, 1) != ? OR substr(path, 1, ?) = ?)", [slash, len(inside), inside]
-        inside = self.stored(folder) + slash
-        return "(path >= ? AND path < ?)", [inside, inside[:-1] + bytes([inside[-1] + 1])]
+        starts = {inside, self.stored(folder) + slash}  # an index that was moved here has absolute paths
+        ranges = [(start, start[:-1] + bytes([start[-1] + 1])) for start in sorted(starts)]
+        return f"({' OR '.join(['path >= ? AND path < ?'] * len(ranges))})", [end for pair in ranges for end in pair]
 
     def within(self, folder: str, root: str = "") -> tuple[str, list[object]]:
         """An SQL condition for the files below an absolute folder; or in any folder of this name, or path, whose name
@@ -155,7 +193,7 @@ class RowTable:
         if os.path.isabs(folder):
             return self.below(folder)
         slash, inside = os.fsencode(os.sep), os.fsencode(os.path.join(os.sep, os.path.normpath(folder), ""))
-        start, above = len(os.fsencode(root.rstrip(os.sep))) + 1, os.fsencode(os.path.join(self.above, ""))
+        start, above = len(os.fsencode(root.rstrip(os.sep))) + 1, os.fsencode(self._inside)
         whole = "CAST(CASE WHEN substr(path, 1, 1) = ? THEN path ELSE ? || path END AS BLOB)"
         return f"instr(nfc(substr({whole}, ?)), ?) > 0", [slash, above, start, inside]
 
@@ -167,12 +205,17 @@ class RowTable:
         return [Row(self.path(f[0]), f[1], f[2], f[3], f[4], [], f[5]) for f in found]
 
     def file(self, path: str | Path, at: Moment = NOW) -> Row | None:
-        """What is known of a file, without its frames."""
-        return next(iter(self.files("path = ?", [self.stored(path)], at)), None)
+        """Return what is known of a file, by any spelling of its path, without its frames; else None."""
+        for name in dict.fromkeys((key(path), os.path.abspath(path))):  # the second: of an index not yet respelled
+            for stored in dict.fromkeys((self.stored(name), os.fsencode(name))):
+                if found := self.files("path = ?", [stored], at):
+                    return found[0]
+        return None
 
     def files_at(self, paths: Sequence[str]) -> dict[str, Row]:
-        """The files among these paths that are known."""
-        return {path: row for path in paths if (row := self.file(path)) is not None}
+        """Return the files among these paths, as `key` names them, that a writer knows."""
+        found = {path: self.files("path = ?", [self.stored(path)]) for path in paths}
+        return {path: rows[0] for path, rows in found.items() if rows}
 
     def files_of(self, digest: str) -> list[Row]:
         """The files of a content, in the order in which they came in."""
@@ -196,10 +239,14 @@ class RowTable:
         self.remove_file(run, row.path)
         run(f"INSERT INTO files ({FILE}) VALUES (?, ?, ?, ?, ?, ?)", (path, *values))
 
-    def remove_file(self, run: Run, path: str | Path) -> None:
+    def remove_file(self, run: Run, path: str) -> None:
         """Mark a file as removed by the next commit."""
-        number = "(SELECT 1 + coalesce(max(removed), 0) FROM files WHERE removed > 0)"
-        run(f"UPDATE files SET removed = {number} WHERE path = ? AND removed = 0", [self.stored(path)])
+        run(f"UPDATE files SET removed = {_NEXT_COMMIT} WHERE path = ? AND removed = 0", [self.stored(path)])
+
+    def remove_clips(self, run: Run, digest: str) -> None:
+        """Mark the clips of a content as removed, unless a file still has it."""
+        if not run("SELECT 1 FROM files WHERE digest = ? AND NOT removed", [digest]).fetchone():
+            run("UPDATE clips SET removed = 1 WHERE digest = ?", [digest])
 
     # ---- clips -----------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def owner(path: str | Path, world: int) -> int:
 
 def folder_of(output: str | Path) -> Path:
     """Where the shards of an index lie."""
-    output = Path(output).absolute()
+    output = Path(output).resolve()
     return output.with_name(output.name + ".shards")
 
 
@@ -96,12 +96,12 @@ def fill(
             mine = [path for path in find_videos(videos) if owner(path, world) == rank]
             shard = folder / f"rank-{rank}"
             if segment is None and (Path(output) / MANIFEST).is_file():
-                segment = Store.open(Path(output).absolute(), model.fingerprint(), model.dim).segment
+                segment = Store.open(Path(output).resolve(), model.fingerprint(), model.dim).segment
             length = SEGMENT if segment is None else segment
             has_one = (shard / MANIFEST).is_file()
             index = VideoIndex.load(shard, model, length) if has_one else VideoIndex(model, length)
             index.save(shard)
-            _fill(index, Path(output).absolute(), mine, add, retry)
+            _fill(index, Path(output).resolve(), mine, add, retry)
         except BaseException as error:
             sign.say(state="failed", error=f"{type(error).__name__}: {error}")
             raise

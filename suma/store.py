@@ -61,7 +61,7 @@ class Store:
     snapshot: Snapshot
 
     def __init__(self, folder: Path, model: str, dim: int, segment: float | None = SEGMENT):
-        self.folder, self.model, self.dim, self.generation = folder, model, dim, 0
+        self.folder, self.model, self.dim, self.generation = folder.resolve(), model, dim, 0
         self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the manifest says
         self._mutex, self._depth = threading.RLock(), 0  # of the writers
 
@@ -168,6 +168,8 @@ class Store:
                 self._depth += 1
                 try:
                     self.refresh()
+                    if self.snapshot.table.respell():
+                        self.refresh()
                     yield
                 finally:
                     self._depth -= 1
@@ -203,8 +205,7 @@ class Store:
             for values in sums:
                 run("INSERT INTO checksums VALUES (?, ?, ?, ?)", values)
             for (digest,) in touched:
-                if not run("SELECT 1 FROM files WHERE digest = ? AND NOT removed", [digest]).fetchone():
-                    run("UPDATE clips SET removed = 1 WHERE digest = ?", [digest])
+                table.remove_clips(run, digest)
         self.snapshot = self._take_snapshot(table, self.generation)
 
     def _append(self, clips: Sequence[NewClip]) -> list[tuple[str, int, int, str]]:
@@ -260,7 +261,7 @@ class Store:
         refuse_other_things(folder)
         with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        with self.writing() if folder == self.folder else writer_lock(folder), clear_errors(folder):
+        with self.writing() if folder.resolve() == self.folder else writer_lock(folder), clear_errors(folder):
             new = Store(folder, self.model, self.dim, self.segment)
             new._start(1 + max((int(file.stem.split("-")[1]) for file in folder.glob("rows-*.sqlite")), default=0))
             for files, clips in self.blocks():

@@ -102,7 +102,7 @@ def open_index(model: SUMA, index: str, videos: str, read_only: bool = True) -> 
             if not index and not read_only and source != kept:
                 _keep(found, kept, must=False)
             return found
-    source_id = zlib.crc32(os.path.abspath(videos).encode())
+    source_id = zlib.crc32(os.path.realpath(videos).encode())
     folder = Path(index) if index else media.CACHE / "indexes" / f"{model.fingerprint()}-{source_id:08x}"
     made = VideoIndex.load(folder, model) if (folder / MANIFEST).is_file() else VideoIndex(model)
     made.remove([row.path for row in made.rows if not Path(row.path).is_file()])
