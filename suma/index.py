@@ -308,9 +308,10 @@ class VideoIndex:
         """All parts (V) of a video, or the image, with their features: out of the index, or read and encoded now (the
         last few are kept). Raises FileNotFoundError or ValueError where it cannot be read."""
         path, snapshot = on_disk(path), self.store.snapshot
-        positions = snapshot.positions_of(path)
-        if positions:
-            return snapshot.rows(positions), self._searcher.videos(snapshot, positions)
+        known, positions = snapshot.file(path), snapshot.positions_of(path)
+        if known and positions:  # the file that is asked for, whichever copies it has
+            rows = [replace(row, path=known.path, mtime=known.mtime) for row in snapshot.rows(positions)]
+            return rows, self._searcher.videos(snapshot, positions)
         row = describe(Path(path))
         row.digest = digest_of(row.path)
         if row.digest not in self._recent:

@@ -126,6 +126,11 @@ class State:
         """The files of a content, in the order in which they came in."""
         return [file_of(row) for row in self.find("digest", [digest], " and part == 0")] if digest else []
 
+    def copies(self) -> list[Row]:
+        """Return the files of each content that has more than one."""
+        digests = sorted({row["digest"] for row in self.scan(f"kind == {COPY} and part == 0", ["digest", "id"])})
+        return [file_of(row) for row in self.find("digest", digests, " and part == 0")]
+
     def files_below(self, folder: str | Path) -> list[Row]:
         """The files below a folder."""
         return [file_of(row) for row in self.scan(f"part == 0 and {below(os.path.realpath(folder))}")]
@@ -168,9 +173,21 @@ class State:
             self._known.update((row["id"], row) for row in self.find("id", missing))
         return [self._known.get(int(p), {}) for p in positions]
 
-    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
-        """These clips, each with the first of its files; an empty path where there is none any more."""
-        return [clip_of(row) if row else Row("", 0, 0.0, "", reason="removed") for row in self._rows(positions)]
+    def rows(self, positions: Sequence[int] | np.ndarray, chosen: Filter | None = None) -> list[Row]:
+        """Return these clips, each with the first of its files that is there and that a filter, if given, lets through;
+        with the one that stands for the clip where none is there; with an empty path where it has no file."""
+        rows = [clip_of(row) if row else Row("", 0, 0.0, "", reason="removed") for row in self._rows(positions)]
+        lost = {row.digest for row in rows if row.path and not os.path.exists(row.path)}
+        allowed = self.allowed(chosen) if chosen and lost else None
+        more = f" and kind < {FAILED}" + (f" and {allowed}" if allowed else "")
+        there: dict[str, Row] = {}
+        for row in map(file_of, self.find("digest", sorted(lost), f"{more} and part == 0")) if lost else ():
+            if row.digest not in there and os.path.exists(row.path):
+                there[row.digest] = row
+        for row in rows:
+            if twin := there.get(row.digest):
+                row.path, row.mtime = twin.path, twin.mtime
+        return rows
 
     def positions_of(self, path: str | Path) -> list[int]:
         """The clips of a file, in the order of time."""

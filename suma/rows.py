@@ -221,6 +221,11 @@ class RowTable:
         """The files of a content, in the order in which they came in."""
         return self.files("digest = ?", [digest])
 
+    def copies(self) -> list[Row]:
+        """Return the files of each content that has more than one."""
+        several = "SELECT digest FROM files WHERE removed = 0 AND digest != '' GROUP BY digest HAVING count(*) > 1"
+        return self.files(f"digest IN ({several})")
+
     def files_below(self, folder: str | Path) -> list[Row]:
         """The files below a folder."""
         return self.files(*self.below(folder))
@@ -250,17 +255,32 @@ class RowTable:
 
     # ---- clips -----------------------------------------------------------------------------------------------------
 
-    def rows(self, positions: Sequence[int] | np.ndarray, at: Moment = NOW) -> list[Row]:
-        """The clips at these positions, each with the first of its files; a removed one has an empty path."""
-        found: dict[int, Row] = {}
+    def rows(
+        self,
+        positions: Sequence[int] | np.ndarray,
+        at: Moment = NOW,
+        condition: str = "",
+        values: Sequence[object] = (),
+    ) -> list[Row]:
+        """Return the clips at these positions, each with one of its files for which an SQL condition holds: the first
+        that is there, else the first. A removed clip has an empty path."""
+        found: dict[int, list[tuple[Any, ...]]] = {}
         sql = (
-            "SELECT position, min(files.id), path, size, mtime, clips.digest, duration, times, start, stop FROM clips"
-            f" JOIN files ON files.digest = clips.digest WHERE position IN ({{}}) AND {_THERE} GROUP BY position"
+            "SELECT position, path, size, mtime, clips.digest, duration, times, start, stop FROM clips"
+            f" JOIN files ON files.digest = clips.digest WHERE position IN ({{}}) AND ({condition or 1}) AND {_THERE}"
+            " ORDER BY files.id"
         )
-        for position, _, path, size, mtime, digest, duration, times, start, stop in self._each(sql, positions, at):
-            when = np.frombuffer(times, np.float64).tolist()
-            found[position] = Row(self.path(path), size, mtime, digest, duration, when, "", start, stop)
-        return [found.get(int(p)) or Row("", 0, 0.0, "", reason="removed") for p in positions]
+        for position, path, *more in self._each(sql, positions, [*values, *at]):
+            found.setdefault(position, []).append((self.path(path), *more))
+        rows = []
+        for position in positions:
+            copies = found.get(int(position), [("", 0, 0.0, "", 0.0, b"", 0.0, 0.0)])
+            there = (copy for copy in copies[1:] if os.path.exists(copy[0]))
+            chosen = copies[0] if len(copies) == 1 or os.path.exists(copies[0][0]) else next(there, copies[0])
+            path, size, mtime, digest, duration, times, start, stop = chosen
+            when, reason = np.frombuffer(times, np.float64).tolist(), "" if path else "removed"
+            rows.append(Row(path, size, mtime, digest, duration, when, reason, start, stop))
+        return rows
 
     def spans(self, positions: Sequence[int] | np.ndarray) -> list[tuple[int, int]]:
         """Where the features of these clips lie: the video's own row, and the number of frames that follow it."""

@@ -121,7 +121,7 @@ class Searcher:
 
         best = self._ranked(store, snapshot, folded, score, page, CANDIDATES, less=less)
         positions = [position for _, position in best]
-        videos, rows = self.videos(snapshot, positions), snapshot.rows(positions)
+        videos, rows = self.videos(snapshot, positions), snapshot.rows(positions, page.filter)
         return [
             self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), score)
             for i, (row, (score, _)) in enumerate(zip(rows, best, strict=True))
@@ -164,7 +164,7 @@ class Searcher:
         folded = library(query).concatenate([query, scaled], -1)
         best = self._ranked(store, snapshot, folded, score, page, number, itself)
         matches = []
-        for (value, position), row in zip(best, snapshot.rows([p for _, p in best]), strict=True):
+        for (value, position), row in zip(best, snapshot.rows([p for _, p in best], page.filter), strict=True):
             frames = self.videos(snapshot, [position]).frames[0]
             moment = row.times[int(to_numpy(query @ frames.T).max(0).argmax())]
             matches.append(_as_match(row, value, moment))

@@ -24,9 +24,11 @@ class Snapshot(NamedTuple):
     cut: bool  # whether a file has more than one clip
     at: Moment  # the state of the files
 
-    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
-        """These clips, each with the first of its files."""
-        return self.table.rows(positions, self.at)
+    def rows(self, positions: Sequence[int] | np.ndarray, chosen: Any = None) -> list[Row]:
+        """Return these clips, each with the first of its files that is there and that a filter (suma.query.Filter), if
+        given, lets through; with the first one let through where none is there."""
+        condition, values = chosen.condition(self.table) if chosen else ("", [])
+        return self.table.rows(positions, self.at, condition, values)
 
     def file(self, path: str | Path) -> Row | None:
         """What is known of a file, without its frames."""

@@ -33,6 +33,9 @@ class Known(Protocol):
     def files_of(self, digest: str) -> list[Row]:
         """The files of a content, in the order in which they came in."""
 
+    def copies(self) -> list[Row]:
+        """Return the files of each content that has more than one."""
+
     def files_below(self, folder: str | Path) -> list[Row]:
         """The files below a folder."""
 
@@ -58,8 +61,9 @@ class State(Protocol):
     def total(self) -> int:
         """N."""
 
-    def rows(self, positions: Sequence[int] | np.ndarray) -> list[Row]:
-        """These clips, each with the first of its files; an empty path where there is none any more."""
+    def rows(self, positions: Sequence[int] | np.ndarray, chosen: Any = None) -> list[Row]:
+        """Return these clips, each with the first of its files that is there and that a filter (suma.query), if given,
+        lets through; with the first one let through where none is there; with an empty path where it has no file."""
 
     def file(self, path: str | Path) -> Row | None:
         """What is known of a file, without its frames."""

@@ -5,6 +5,7 @@ Shapes: N videos, F frames, K concepts.
 
 import os
 import threading
+from collections import ChainMap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class Gallery:
         self.rows: dict[str, Row] = {}  # path -> row
         self.root = ""  # the folder that all videos lie in: what is above it is nobody's business
         self._name_of: dict[str, str] = {}
+        self._copies: dict[str, Row] = {}  # path -> row, of further files of a video: only some searches show them
+        self._paths_of_copies: dict[str, str] = {}  # name -> path
         self._captions: dict[str, list[str]] = {}
         self._use: ConceptUse | None = None
         self.refresh()
@@ -52,15 +55,21 @@ class Gallery:
             rows: dict[str, Row] = {}
             for row in self.index.rows:
                 rows.setdefault(row.path, row)  # of a long video the first part
+            copies = {row.path: row for row in self.index.store.snapshot.table.copies() if row.path not in rows}
             names = {name: path for name, path in self.names.items() if path in rows}
             name_of = {path: name for name, path in names.items()}
             for path in rows:
                 if path not in name_of:
                     name_of[path] = name_for(path, names)
                     names[name_of[path]] = path
-            self._captions |= captions_beside(path for path in rows if path not in self.rows)
+            paths_of_copies: dict[str, str] = {}
+            for path in copies:
+                name_of[path] = name_for(path, ChainMap(names, paths_of_copies))
+                paths_of_copies[name_of[path]] = path
+            self._captions |= captions_beside(path for path in [*rows, *copies] if path not in self.rows)
             self.names, self.rows, self._name_of, self._use = names, rows, name_of, None
-            self.root = os.path.commonpath({os.path.dirname(path) for path in rows}) if rows else ""
+            self._copies, self._paths_of_copies = copies, paths_of_copies
+            self.root = os.path.commonpath({os.path.dirname(path) for path in name_of}) if rows else ""
 
     def remove(self, name: str, own: Path | None) -> None:
         """Forget a video; its file is deleted where it lies in `own`, the folder of uploads."""
@@ -73,10 +82,14 @@ class Gallery:
 
     def row(self, name: str) -> Row:
         """The video of this name. Raises ValueError for another name."""
-        known = next((n for n in (name, nfc(name)) if n in self.names), "") if isinstance(name, str) else ""
+        paths = ChainMap(self.names, self._paths_of_copies)
+        known = next((n for n in (name, nfc(name)) if n in paths), "") if isinstance(name, str) else ""
         if not known:
             raise ValueError(f"no video {str(name)[:200]!r} in this gallery")
-        return self.rows[self.names[known]]
+        return self._row_at(paths[known])
+
+    def _row_at(self, path: str) -> Row:
+        return self.rows.get(path) or self._copies[path]
 
     def name(self, path: str) -> str:
         """An indexed video's name."""
@@ -108,7 +121,7 @@ class Gallery:
 
     def _tiles(self, shown: list[tuple[str, float | None, float | None]]) -> list[Tile]:
         with ThreadPoolExecutor(4) as pool:
-            posters = list(pool.map(lambda item: poster(self.rows[item[0]]), shown))
+            posters = list(pool.map(lambda item: poster(self._row_at(item[0])), shown))
         return [
             Tile(self.name(path), self.title(path), picture, aspect, score, moment)
             for (path, score, moment), (picture, aspect) in zip(shown, posters, strict=True)
