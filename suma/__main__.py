@@ -11,11 +11,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill as fill_text
 from typing import TYPE_CHECKING, Any
 
 from suma.caption_files import read_captions
 from suma.decoder import TIME_LIMIT
-from suma.files import find_videos
+from suma.files import IGNORE_FILE, IGNORE_HELP, find_videos
 from suma.index import VideoIndex
 from suma.milvus import is_server
 from suma.query import Filter
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    index = command("index", "add videos to an index, or make one")
+    index = command("index", "add videos to an index, or make one", fill_text(IGNORE_HELP, 100) + "\n\n")
     index.add_argument("videos", nargs="+", help="video files, folders or globs")
     index.add_argument(
         "-o",
@@ -75,8 +76,20 @@ def _parser() -> argparse.ArgumentParser:
         "--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS",
         help="without progress (nothing read, nothing computed), after which a video is given up until the next run",
     )  # fmt: skip
-    index.add_argument("--prune", action="store_true", help="remove what is gone from the folders that are given")
-    index.add_argument("--retry", action="store_true", help="read files again that could not be read")
+    index.add_argument(
+        "--prune",
+        action="store_true",
+        help="remove what is known to be gone from the folders that are given, or excluded now; what is out of reach, "
+        "as on a drive that is not connected, stays",
+    )
+    index.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help=f"names below the folders to leave out, may be given again; see below, also for {IGNORE_FILE}",
+    )
+    index.add_argument("--retry", action="store_true", help="read files again that could not be read, or were removed")
     index.add_argument(
         "--segment",
         type=float,
@@ -196,12 +209,12 @@ def fill(args: argparse.Namespace) -> int:
 
     def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> "Report":
         prune, retry = args.prune and whole, args.retry and not (shared and whole)
-        return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16)
+        return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16, args.exclude)
 
-    find_videos(args.videos)  # nothing to add is an error before anything is written
+    find_videos(args.videos, args.exclude)  # nothing to add is an error before anything is written
     model.to(shards.device(os.environ))
     if shared:
-        shards.fill(model, args.output, args.videos, place, add, args.retry, args.segment)
+        shards.fill(model, args.output, args.videos, place, add, args.retry, args.segment, args.exclude)
         if place[0]:
             return 0
     length = SEGMENT if args.segment is None else args.segment
@@ -212,19 +225,21 @@ def fill(args: argparse.Namespace) -> int:
     if args.captions:
         index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
     index.save(args.output)
-    report = shards.gather(index, args.videos, add) if shared else add(index, args.videos, True)
+    report = shards.gather(index, args.videos, add, args.exclude) if shared else add(index, args.videos, True)
     if args.hubness:
         index.keep_hubness()
     if args.json:
         print(json.dumps(asdict(report), ensure_ascii=False))
     else:
         done = f"{len(report.added)} added, {len(report.skipped)} unchanged, {len(report.failed)} failed"
-        for name in ("moved", "duplicates", "missing", "pruned"):
+        for name in ("moved", "duplicates", "missing", "excluded", "pruned", "out_of_reach"):
             count = len(getattr(report, name))
-            done += f", {count} {name}" * bool(count)
+            done += f", {count} {name.replace('_', ' ')}" * bool(count)
         print(f"{done}; {index.num_videos} videos in {args.output}")
         for path, reason in report.failed.items():
             print(f"failed: {path}: {reason}", file=sys.stderr)
+        for note in report.notes():
+            print(note, file=sys.stderr)
     return 0 if len(index) else 1
 
 

@@ -4,12 +4,13 @@ Shapes: F frames, S pixels of a side, D joint width.
 """
 
 import contextlib
+import functools
 import os
 import queue
 import threading
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,11 +24,11 @@ from suma.candidates import keep_cache
 from suma.cpu import half_image_tower, has_bf16
 from suma.decoder import Decoder, refuse_sparse
 from suma.disk import digest_of, interrupts_wait
-from suma.files import find_videos
+from suma.files import Found, look_for, sort_missing
 from suma.model import SUMA
 from suma.pixels import resize_frames
 from suma.progress import Progress
-from suma.rows import Row, describe, key
+from suma.rows import REMOVED, Row, describe, key
 from suma.similarity import concept_scale, fold_videos
 from suma.store import NewClip, Store
 from suma.stores import AnyStore, Known, StoreError
@@ -48,8 +49,17 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)  # with the reason; also those that failed before
     moved: dict[str, str] = field(default_factory=dict)  # new path: old path; not encoded again
     duplicates: dict[str, str] = field(default_factory=dict)  # path: another file of the same content
-    missing: list[str] = field(default_factory=list)  # in the index, but no longer there
-    pruned: list[str] = field(default_factory=list)  # missing ones that were removed from the index
+    missing: list[str] = field(default_factory=list)  # in the index, but known to be gone
+    excluded: list[str] = field(default_factory=list)  # in the index, but left out by a pattern now
+    pruned: list[str] = field(default_factory=list)  # missing and excluded ones that were removed from the index
+    out_of_reach: dict[str, str] = field(default_factory=dict)  # kept in the index, not there now, with the reason
+    unreadable: dict[str, str] = field(default_factory=dict)  # folders and files that were left out, with the reason
+
+    def notes(self) -> list[str]:
+        """Return a line for each folder that could not be read, or whose videos are out of reach."""
+        lines = [f"not read: {path}: {reason}" for path, reason in self.unreadable.items()]
+        counts = Counter(self.out_of_reach.values())
+        return lines + [f"out of reach, and kept in the index: {n} videos of {why}" for why, n in counts.items()]
 
 
 @dataclass
@@ -92,51 +102,65 @@ class Builder:
         self._later: list[Row] = []  # files whose content comes in by another path
         self._claiming = threading.Lock()
         self._stopping = threading.Event()
+        self._real_folder = functools.cache(os.path.realpath)
 
     @property
     def table(self) -> Known:
         """What is known so far."""
         return self.store.snapshot.table
 
-    def run(self, paths: str | Path | Iterable[str | Path], prune: bool, retry: bool) -> Report:
+    def run(
+        self, paths: str | Path | Iterable[str | Path], prune: bool, retry: bool, exclude: Sequence[str] = ()
+    ) -> Report:
         """Add what `paths` name; see `VideoIndex.add`."""
         given = [paths] if isinstance(paths, str | Path) else list(paths)
-        found = find_videos(given)
+        found = look_for(given, exclude)
+        self.report.unreadable = found.unreadable
+        folders = [path for path in given if Path(path).is_dir()]
+        asked = {key(path) for path in given if path not in folders}
         with self.store.writing(), half_image_tower(self.model.clip) if self.bf16 else contextlib.nullcontext():
-            todo = self._new(found, retry)
-            self._add(todo)
-            self._look_for_missing(given, prune)
+            now = [describe(path, self._real_folder) for path in found.videos]
+            self._add(self._new(now, asked, retry))
+            self._look_for_missing(folders, found, {row.path for row in now}, prune)
             if isinstance(self.store, Store):
                 keep_cache(self.store)
         return self.report
 
     # ---- which files -----------------------------------------------------------------------------------------------
 
-    def _new(self, found: Sequence[Path], retry: bool) -> list[Row]:
-        """The files that are not known as they are."""
-        todo, now = [], [describe(path) for path in found]
+    def _new(self, now: Sequence[Row], asked: set[str], retry: bool) -> list[Row]:
+        """Return the files that are new, or changed since they were indexed, or to be tried again (`retry`); `asked`:
+        those named one by one, which also brings back what a visitor removed."""
+        todo = []
         known = self.table.files_at([row.path for row in now])
         for row in now:
             old = known.get(row.path)
-            if old is None or (old.size, old.mtime) != (row.size, row.mtime) or (retry and old.reason) or row.reason:
+            again = old and old.reason and (retry or (old.reason == REMOVED and row.path in asked))
+            if again or old is None or (old.size, old.mtime) != (row.size, row.mtime) or row.reason:
                 todo.append(row)
-            elif old.reason:
+            elif old.reason and old.reason != REMOVED:
                 self.report.failed[row.path] = old.reason
             else:
                 self.report.skipped.append(row.path)
         return todo
 
-    def _look_for_missing(self, given: Sequence[str | Path], prune: bool) -> None:
-        folders = [path for path in given if Path(path).is_dir()]
-        gone = [
-            row.path for folder in folders for row in self.table.files_below(folder)
-            if not os.path.lexists(row.path)
-        ]  # fmt: skip
+    def _look_for_missing(self, folders: Sequence[str | Path], found: Found, now: set[str], prune: bool) -> None:
+        """Report which known files below these folders are gone, out of reach, or left out by a pattern."""
+
+        @functools.cache
+        def is_left_out(path: str) -> bool:
+            above = os.path.dirname(path)
+            return path in found.excluded or (above != path and is_left_out(above))
+
+        known = {row.path: row for folder in folders for row in self.table.files_below(folder)}
+        gone, self.report.out_of_reach = sort_missing(known)
+        excluded = [path for path in known.keys() - now if is_left_out(path)]
         if prune:
-            self.store.commit(forget=gone)
-            self.report.pruned = gone
+            self.report.pruned = sorted({*gone, *excluded})
+            self.store.commit(forget=self.report.pruned)
         else:
             self.report.missing = gone
+            self.report.excluded = excluded
 
     def _same_content(self, row: Row) -> Row | None:
         """File the path under a content that is in the index; the file to be forgotten, if it was moved."""

@@ -20,7 +20,7 @@ from suma.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.milvus import MilvusStore, is_server
 from suma.query import ALL, Filter, Query, parse
 from suma.reader import AnyModel
-from suma.rows import Row, describe, key
+from suma.rows import REMOVED, Row, describe, key
 from suma.search import Match, Page, Searcher, nearest
 from suma.similarity import Texts, Videos, fold_texts
 from suma.store import MANIFEST, Store
@@ -98,7 +98,7 @@ class VideoIndex:
     @property
     def failed(self) -> list[Row]:
         """Files that could not be read, with reasons."""
-        return self.store.snapshot.failed()
+        return [row for row in self.store.snapshot.failed() if row.reason != REMOVED]
 
     def __len__(self) -> int:
         return self.store.snapshot.total
@@ -119,6 +119,7 @@ class VideoIndex:
         retry: bool = False,
         time_limit: float = TIME_LIMIT,
         bf16: bool = False,
+        exclude: Sequence[str] = (),
     ) -> "Report":
         """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
         file keeps its features, copies of a file share them.
@@ -128,11 +129,13 @@ class VideoIndex:
 
         Args:
             workers: processes that decode ahead.
-            prune: also remove what is no longer there from the folders that are given.
+            prune: also remove what is known to be gone from the folders that are given, or excluded now; what is out of
+                reach (suma.files.sort_missing: a drive that is not connected) is reported and stays.
             time_limit: seconds without progress (nothing read, nothing computed) after which a video is given up, until
                 the next run; a slow disk or a busy machine takes its time.
             bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast. A processor without it
                 would take many times as long: there it warns, and float32 is taken.
+            exclude: patterns of names below the folders to leave out (suma.files.IGNORE_HELP).
 
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
@@ -140,17 +143,22 @@ class VideoIndex:
         from suma.build import Builder  # with torch
 
         kept = is_kept(self.store)
-        report = Builder(self.model.whole(), self.store, workers, time_limit, bf16).run(paths, prune, retry)
+        report = Builder(self.model.whole(), self.store, workers, time_limit, bf16).run(paths, prune, retry, exclude)
         if kept:
             self.keep_hubness()
         return report
 
-    def remove(self, paths: Iterable[str | Path]) -> int:
-        """Forget these videos (their files stay); returns how many were in the index."""
+    def remove(self, paths: Iterable[str | Path], for_good: bool = False) -> int:
+        """Forget these videos (their files stay); return how many were in the index. `for_good`: they are not added
+        again with their folder, only by their own path, with `retry`, or when they changed."""
         with self.store.writing():
-            known = list(self.store.snapshot.table.files_at([*{key(on_disk(path)): None for path in paths}]))
+            found = self.store.snapshot.table.files_at([*{key(on_disk(path)): None for path in paths}])
+            known = {path: row for path, row in found.items() if row.reason != REMOVED}
             kept = is_kept(self.store)
-            self.store.commit(forget=known)
+            if for_good:
+                self.store.commit([replace(row, digest="", reason=REMOVED) for row in known.values()])
+            else:
+                self.store.commit(forget=list(found))
             if kept:  # where the files were written anew
                 self.keep_hubness()
         return len(known)

@@ -11,7 +11,7 @@ from suma.build import Report
 from suma.disk import digest_of
 from suma.index import VideoIndex
 from suma.model import SUMA
-from suma.rows import Row, describe
+from suma.rows import REMOVED, Row, describe
 from suma.store import MANIFEST, NewClip, Store
 
 BLOCK = 1000  # clips or files of one commit
@@ -60,7 +60,8 @@ def merge(target: Store, sources: Sequence[Store], found: Sequence[Path] | None 
             forget += gone
             (report.moved if gone else report.duplicates)[row.path] = [*gone, *twins][0]
         commit()
-    report.failed = {row.path: row.reason for row in target.snapshot.table.files("reason != ''")}
+    failed = target.snapshot.table.files("reason NOT IN ('', ?)", [REMOVED])
+    report.failed = {row.path: row.reason for row in failed}
     return report
 
 

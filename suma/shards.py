@@ -79,7 +79,7 @@ def folder_of(output: str | Path) -> Path:
 
 def fill(
     model: SUMA, output: str | Path, videos: Sequence[str], place: tuple[int, int], add: Add, retry: bool = False,
-    segment: float | None = None,
+    segment: float | None = None, exclude: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Encode this rank's share into its shard; rank 0 then waits for the others, and they until it has heard of them.
 
@@ -93,7 +93,7 @@ def fill(
     left = {other: _read(folder, other) for other in range(world) if other != rank}  # maybe by an earlier run
     with _Sign(folder, rank) as sign, _stoppable(rank, folder):
         try:
-            mine = [path for path in find_videos(videos) if owner(path, world) == rank]
+            mine = [path for path in find_videos(videos, exclude) if owner(path, world) == rank]
             shard = folder / f"rank-{rank}"
             if segment is None and (Path(output) / MANIFEST).is_file():
                 segment = Store.open(Path(output).resolve(), model.fingerprint(), model.dim).segment
@@ -240,18 +240,19 @@ def _wait_for_the_first(folder: Path, sign: _Sign) -> None:
 # ---- the first rank's part -----------------------------------------------------------------------------------------
 
 
-def gather(index: VideoIndex, videos: Sequence[str], add: Add) -> Report:
+def gather(index: VideoIndex, videos: Sequence[str], add: Add, exclude: Sequence[str] = ()) -> Report:
     """Bring all shards of a saved index into it, finish what they left (`add` of everything), and delete them."""
     assert index.folder is not None
     folder = folder_of(index.folder)
     manifests = sorted(folder.glob(f"rank-*/{MANIFEST}"), key=lambda file: int(file.parent.name.split("-")[1]))
     store = index.folder_store
     sources = [Store.open(file.parent, store.model, store.dim, store.segment) for file in manifests]
-    report = merge(index.folder_store, sources, find_videos(videos))
+    report = merge(index.folder_store, sources, find_videos(videos, exclude))
     rest = add(index, [Path(video) for video in videos], True)
     merged = {*report.added, *report.duplicates, *report.moved}
     report.skipped = [path for path in rest.skipped if path not in merged]
-    report.failed, report.missing, report.pruned = rest.failed, rest.missing, rest.pruned
+    for name in ("failed", "missing", "excluded", "pruned", "out_of_reach", "unreadable"):
+        setattr(report, name, getattr(rest, name))
     report.added += rest.added
     report.moved |= rest.moved
     report.duplicates |= rest.duplicates

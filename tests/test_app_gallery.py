@@ -338,3 +338,24 @@ def test_a_copy_of_a_video_of_the_gallery_is_counted_as_there_already(made: app.
     shutil.copy(made.gallery.rows[made.gallery.names["one.mp4"]].path, copy)
     *_, last = made.add_files([str(copy)])
     assert last.added == [] and last.skipped == 1 and last.failed == {}
+
+
+def test_a_copy_is_shown_where_a_query_asks_for_it_and_goes_with_its_video(
+    made: app.Handlers, tiny_model: SUMA, tmp_path: Path
+):
+    (tmp_path / "holidays").mkdir()
+    shutil.copy(made.gallery.rows[made.gallery.names["clip 0.mp4"]].path, tmp_path / "holidays" / "beach.mp4")
+    made.index.add(tmp_path / "holidays")
+    made.gallery.refresh()
+    assert len(made.gallery.names) == 4 and "4 videos" in made.show_gallery("", 24)[0]
+    assert [answer["video"] for answer in made.search("a dog in:holidays", 9)] == ["beach.mp4"]
+    assert "beach.mp4" in made.show_results("a dog in:holidays")[0]
+    assert made.explain("beach.mp4")["video"] == "beach.mp4"
+    original = Path(made.gallery.rows[made.gallery.names["clip 0.mp4"]].path)
+    original.rename(original.with_suffix(".away"))
+    made.gallery.refresh()
+    assert "beach.mp4" in {answer["video"] for answer in made.search("a dog", 9)}  # the one that is there
+    made.remove("beach.mp4")
+    original.with_suffix(".away").rename(original)
+    again = startup.open_index(tiny_model, str(tmp_path / "index"), str(tmp_path / "videos"))
+    assert len(again) == 3  # also the copy that has come back stays removed

@@ -72,13 +72,15 @@ class Gallery:
             self.root = os.path.commonpath({os.path.dirname(path) for path in name_of}) if rows else ""
 
     def remove(self, name: str, own: Path | None) -> None:
-        """Forget a video; its file is deleted where it lies in `own`, the folder of uploads."""
-        path = self.row(name).path
+        """Forget a video and its copies for good; those in `own`, the folder of uploads, are deleted."""
         with self.lock:
-            self.index.remove([path])
+            row = self.row(name)
+            paths = {row.path, *(copy.path for copy in self.index.store.snapshot.table.files_of(row.digest))}
+            self.index.remove(paths, for_good=True)
             self.refresh()
-        if own is not None and Path(path).is_relative_to(own):
-            Path(path).unlink(missing_ok=True)
+        for path in paths if own is not None else ():
+            if Path(path).is_relative_to(own):
+                Path(path).unlink(missing_ok=True)
 
     def row(self, name: str) -> Row:
         """The video of this name. Raises ValueError for another name."""

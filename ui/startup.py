@@ -105,10 +105,16 @@ def open_index(model: SUMA, index: str, videos: str, read_only: bool = True) -> 
     source_id = zlib.crc32(os.path.realpath(videos).encode())
     folder = Path(index) if index else media.CACHE / "indexes" / f"{model.fingerprint()}-{source_id:08x}"
     made = VideoIndex.load(folder, model) if (folder / MANIFEST).is_file() else VideoIndex(model)
-    made.remove([row.path for row in made.rows if not Path(row.path).is_file()])
     _keep(made, folder, must=bool(index))
-    for path, reason in made.add(videos).failed.items():
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+    try:
+        report = made.add(videos)
+    except (ValueError, FileNotFoundError, PermissionError) as error:  # maybe of a drive that is not connected
+        if not len(made):
+            raise
+        print(f"note: {error}; showing the {made.num_videos} videos of the index", file=sys.stderr)
+        return made
+    for line in [*(f"skipped {path}: {reason}" for path, reason in report.failed.items()), *report.notes()]:
+        print(line, file=sys.stderr)
     return made
 
 
