@@ -32,7 +32,8 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
                    help="the folder of a saved index (default: the bundled gallery; env SUMA_INDEX); with --videos it "
                    "is where their index is kept")  # fmt: skip
     p.add_argument("--videos", default=env("SUMA_VIDEOS", ""),
-                   help="a folder of videos to index at start; what is in the index already is skipped (env "
+                   help="a folder of videos to index at start; what is in the index already is skipped, what is "
+                   "not there now stays, and what a .sumaignore names is left out (env "
                    "SUMA_VIDEOS)")  # fmt: skip
     p.add_argument("--read-only", action=argparse.BooleanOptionalAction, default=yes("SUMA_READ_ONLY", on_spaces()),
                    help="whether visitors can add and remove videos (default: read-only on Spaces and with --share, "
