@@ -46,7 +46,7 @@ class Row:
     mtime: float  # seconds
     digest: str  # sha256 of the content
     duration: float = 0.0  # seconds, of the whole file
-    times: list[float] = field(default_factory=list)  # of its frames, seconds from the beginning of the file
+    times: list[float] = field(default_factory=list)  # of its frames, seconds on the player's clock
     reason: str = ""
     start: float = 0.0  # seconds: the part of the file that this row stands for
     end: float = 0.0

@@ -33,8 +33,8 @@ class Frames(NamedTuple):
     """Frames of one video, as players show them: upright, square pixels, SDR (suma.upright). h and w are in pixels."""
 
     frames: np.ndarray  # (F, h, w, 3) uint8, RGB
-    times: np.ndarray  # (F,) float64, seconds from the first frame of the file to the moment the frame appears
-    duration: float  # seconds, of the whole file
+    times: np.ndarray  # (F,) float64, rising: when each frame appears, in seconds on the player's clock (Timeline)
+    duration: float  # seconds on that clock; where the file's last frame ends
 
 
 def read_frames(
@@ -85,7 +85,8 @@ def read_parts(
     can be read.
     """
     file, line = _listed(path, num_frames)
-    parts = parts_of(line.duration, segment)
+    late = float(line.times[0])
+    parts = [(late + start, late + end) for start, end in parts_of(line.duration - late, segment)]
     chosen = [_choose(line, num_frames, start, end, False) for start, end in parts]
     if len(parts) == 1:
         yield 0.0, line.duration, _span(file, line, chosen[0], False)
@@ -155,6 +156,7 @@ def _first_line(error: Exception) -> str:
 
 def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes: bool) -> tuple[np.ndarray, int, int]:
     """Numbers of the frames to return, and those of the first and the last frame on screen in [start, end]."""
+    start = max(start, float(line.times[0]))  # a first picture that comes late is on screen before, too
     first, last = (np.searchsorted(line.times, (start + TOLERANCE, end - TOLERANCE)) - 1).tolist()
     last = max(first, last)
     if last - first < num_frames:
@@ -205,8 +207,10 @@ def _pyav_frames(
 
 
 def _pictures(line: Timeline, kept: "dict[int, VideoFrame]") -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (F, h, w, 3), all of the first one's size, and their times."""
+    """uint8 (F, h, w, 3), all of the first one's size, and their times, which rise."""
+    times = line.times[np.searchsorted(line.ticks, list(kept))]
+    if (np.diff(times) <= 0).any():
+        raise ValueError(f"its frames come out of order, at {times.tolist()} s")
     first = next(iter(kept.values()))
     view, size = view_from(first, line.view), shown_size(first, line.view)
-    pictures = np.stack([upright(frame, view, size) for frame in kept.values()])
-    return pictures, line.times[np.searchsorted(line.ticks, list(kept))]
+    return np.stack([upright(frame, view, size) for frame in kept.values()]), times

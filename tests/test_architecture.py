@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {  # a file imports only files of lower levels
-    "suma.hdr": -2, "suma.upright": -1, "suma.heif": 0,
+    "suma.hdr": -2, "suma.upright": -1, "suma.heif": 0, "suma.flv": -1,
     "suma.arrays": 0, "suma.packets": 0, "suma.disk": 0, "suma.rows": 0, "suma.codes": 0, "suma.backbone": 0,
     "suma.saved": 3, "suma.temporal": 0, "suma.clusters": 0, "suma.pixels": 0, "suma.text": 0, "suma.cpu": 0,
     "suma.tokens": 0, "suma.video": 1, "suma.words": 1, "suma.similarity": 1, "suma.snapshot": 1, "suma.config": 2,
