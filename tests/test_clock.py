@@ -1,8 +1,7 @@
-"""When frames appear: on the clock of the player, whatever the container, its packets or appended recordings say.
+"""When frames appear: on the clock of the player, whatever the container, its packets or appended recordings say."""
 
-Where a test names a time that a player shows, it was looked up in Chromium (`<video>.currentTime`).
-"""
-
+import base64
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +104,57 @@ def test_what_is_before_0_is_not_shown(tmp_path: Path, seconds: float, first: in
     got = timed(path)
     assert list(got.values()) == list(range(first, 20)) and next(iter(got)) == 0.0
     assert max(got) == pytest.approx(1.9 + seconds, abs=1e-3)
+
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+PLAY = """async ([data, times]) => {
+    const video = document.createElement('video'), canvas = document.createElement('canvas').getContext('2d');
+    const when = (name) => new Promise((done, failed) => {
+        video.addEventListener(name, done, {once: true});
+        video.addEventListener('error', () => failed(video.error.message), {once: true});
+    });
+    const load = when('loadeddata'), bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+    video.src = URL.createObjectURL(new Blob([bytes]));
+    await load;
+    const shown = [];
+    for (const time of times) {
+        const there = when('seeked');
+        video.currentTime = time;
+        await there;
+        canvas.drawImage(video, 0, 0, 1, 1);
+        shown.push(canvas.getImageData(0, 0, 1, 1).data[0]);
+    }
+    return shown;
+}"""
+
+
+@pytest.mark.browser
+def test_a_browser_shows_each_frame_at_its_time(tmp_path: Path):
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.skip(f"{CHROMIUM} is not installed")
+    fragments = {"movflags": "frag_keyframe+empty_moov"}
+    h264 = clips.write_video(tmp_path / "a.mp4", options=B_FRAMES)
+    vp9 = clips.write_video(tmp_path / "a.webm")
+    before = {"avoid_negative_ts": "disabled", "movflags": "frag_keyframe+delay_moov"}
+    paths = [
+        h264,
+        clips.write_video(tmp_path / "fragments.mp4", gop=20, options=B_FRAMES, container_options=fragments),
+        shift(h264, tmp_path / "sound first.mp4", 3.0, sound=True),
+        shift(vp9, tmp_path / "late.webm", 3.0),
+        shift(vp9, tmp_path / "sound first.webm", 3.0, sound=True),
+        shift(clips.write_video(tmp_path / "b.mp4", options={"bf": "0"}), tmp_path / "before 0.mp4", -0.7, **before),
+    ]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page()
+        for path in paths:
+            ours = timed(path, 7)
+            into = [time + 0.05 for time in ours]  # a frame lasts 0.1 s
+            seen = page.evaluate(PLAY, [base64.b64encode(path.read_bytes()).decode(), into])
+            assert [round((gray - 12) / 8) for gray in seen] == list(ours.values()), path.name
+        browser.close()
 
 
 # Which packet times are trusted
