@@ -60,7 +60,7 @@ def bar(model: Any, text: str) -> str:
 
 
 def _unknown(model: Any, sentence: str) -> str:
-    """Words that no concept has: each stands for the nearest one, so the answer may be far from what was meant."""
+    """Return a line naming the words that no concept has: each counts only as far as it is near one."""
     known = set(model.space.words)
     words = [word for word in dict.fromkeys(split_words(sentence)) if word not in known]
     if not words:
