@@ -135,7 +135,8 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
         for source in (examples, why, shares, captions, seen, concept_query):
             source.select(_asked, None, [query, tabs], **page).then(h.show_results, query, shown, **page).then(
                 h.show_best, [query, mode], detail, **latest)  # fmt: skip
-        results.select(h.show_video, [query, mode], detail, **page)
+        # Gradio would drop a second click while the first loads, and "always_last" would ask the first again
+        results.select(h.show_video, [query, mode], detail, trigger_mode="multiple", **page)
         mode.change(h.show_mode, [query, video_shown, mode], why, **page)
         why.submit(h.save, [query, video_shown, mode], saved, **page)
 

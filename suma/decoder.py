@@ -207,7 +207,7 @@ def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[s
         for start, end, frames in read_parts(path, num_frames, segment):
             header = {
                 "duration": float(frames.duration), "start": round(float(start), 3), "end": round(float(end), 3),
-                "times": [round(float(t), 3) for t in frames.times], "shape": frames.frames.shape[1:],
+                "times": [round(float(t), 6) for t in frames.times], "shape": frames.frames.shape[1:],
             }  # fmt: skip
             yield header, np.ascontiguousarray(frames.frames).reshape(-1)
         hashed = hashlib.sha256()

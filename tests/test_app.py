@@ -102,7 +102,7 @@ def test_a_search_shows_a_tile_for_each_video_and_explains_the_best(handlers: ap
     assert "suma-knob" in bar
     assert shown.count("suma-tile") - shown.count("suma-tiles") == 4
     assert shown.index(f'data-video="{video}"') < shown.index('aria-pressed="false"')
-    assert f'data-start="{best.moment:.3f}"' in why and Path(player.value["path"]).read_bytes()
+    assert f'data-start="{best.moment:.6f}"' in why and Path(player.value["path"]).read_bytes()
     assert f"score {best.score:.3f}" in title and f"<td>{best.score:.3f}</td>" in shares
     count = handlers.index.model.config.num_frames
     assert why.count("<image") == count and why.count("suma-cell") % count == 0
@@ -239,16 +239,16 @@ def test_a_long_video_plays_and_is_explained_at_its_moment(tiny_model: SUMA, tmp
     event = clicked(video="long.mp4", moment=str(match.moment))
     *_, heading, why, _ = handlers.show_video("a dog", next(iter(app.MODES)), event)
     assert f"score {match.score:.3f} · best moment at {match.moment:.1f} s · 9.0 s long" in heading
-    assert f'data-start="{match.moment:.3f}"' in why
+    assert f'data-start="{match.moment:.6f}"' in why
     frames = read_frames(match.path, 12, match.start, match.end)
-    assert json.dumps([round(float(t), 3) for t in frames.times]) in html.unescape(why)
+    assert json.dumps([round(float(t), 6) for t in frames.times]) in html.unescape(why)
     pictures = media.pictures(explain(index, match.path, "a dog"), 12)
     assert len(pictures) == 12 and why.count("<image") == 12
     assert np.abs(pictures[3].astype(int) - frames.frames[3]).mean() < 20  # the part's, not the file's
     tiles_of = [handlers.gallery.concept_moments(k) for k in range(12)]
     assert all(len({row.path for row, _ in found}) == len(found) == 2 for found in tiles_of)
     about = handlers.show_picked("", clicked(video="long.mp4", moment="8.0"))
-    assert 'data-start="8.000"' in about[-1] and " 8.0," in html.unescape(about[-1]).split("data-times=")[1][:400]
+    assert 'data-start="8.000000"' in about[-1] and " 8.0," in html.unescape(about[-1]).split("data-times=")[1][:400]
     assert "2 videos, 0.2 minutes" in handlers.show_gallery("", 24)[0]
 
 

@@ -2,11 +2,18 @@
 // data-kind="seek" jumps in the player, "copy" fills the clipboard, anything else goes to Python as `data-event`.
 window.sumaListen = (element, trigger, watch) => {
   const player = (of) => document.querySelector(of.dataset.player + ' video');
+  // A frame's own time is where the frame before ends: rounding puts a seek there on either of the two. So seek a
+  // little into the frame, by less than the shortest frame in use lasts, and more than times are rounded by.
+  const INTO = 0.001;  // seconds
+  const show = (video, time) => {
+    video.currentTime = time + INTO;
+    const atEnd = video.currentTime >= video.duration;  // the last frame of some files lasts no time at all:
+    if (atEnd) video.autoplay = false;  // to play on would be to show the first frame
+    return !atEnd;
+  };
   const seek = (svg, frame) => {
     const video = player(svg);
-    if (!video) return;
-    video.currentTime = JSON.parse(svg.dataset.times)[frame];
-    video.play().catch(() => {});
+    if (video && show(video, JSON.parse(svg.dataset.times)[frame])) video.play().catch(() => {});
   };
   const busy = () => {  // the results are being made anew; after a while the page is not kept waiting for them
     const results = document.querySelector('#results');
@@ -88,7 +95,7 @@ window.sumaListen = (element, trigger, watch) => {
     const now = mark.dataset.clip + '@' + mark.dataset.start;
     if (!loaded && now === started) return;
     started = now;
-    video.currentTime = Number(mark.dataset.start);
+    show(video, Number(mark.dataset.start));
   };
   document.addEventListener('loadedmetadata', (event) => {
     const {videoWidth, videoHeight, style} = event.target;

@@ -182,7 +182,7 @@ def head(text: str, content: str) -> str:
 
 def mark(player: str, path: str, start: float) -> str:
     """Attributes that tell a player (a CSS selector) which clip it has and where to start, in seconds."""
-    return f'data-player="{esc(player)}" data-clip="{zlib.crc32(path.encode())}" data-start="{start:.3f}"'
+    return f'data-player="{esc(player)}" data-clip="{zlib.crc32(path.encode())}" data-start="{start:.6f}"'
 
 
 def playing(player: str, path: str, title: str, start: float) -> str:
