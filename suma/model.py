@@ -16,7 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from suma import text
-from suma.backbone import build_clip, cell_width, encode_cells, load_backbone
+from suma.backbone import build_clip, cell_width, encode_trunk, is_convolutional, load_backbone, project
 from suma.clusters import STARTS, cluster
 from suma.concepts import ConceptSpace
 from suma.config import SUMAConfig, fingerprint
@@ -227,21 +227,24 @@ class SUMA(
         return self.encode_tokens(self.tokenize(sentences).to(self.device))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """What the image tower gives of pixels (N, 3, H, W): its feature, and with a frame grid the picture's regions
-        behind it (N, D + G * G * C). uint8 is normalised here, floats are taken as they are."""
+        """Return what the image tower's trunk gives of pixels (N, 3, H, W): whole pictures and their cells, one after
+        the other (N, C + G * G * C'). uint8 is normalised here, floats are taken as they are."""
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
-        if self.grid is None:
-            return self.clip.encode_image(pixels)
-        whole, cells = encode_cells(self.clip.visual, pixels, self.grid.grid)
+        whole, cells = encode_trunk(self.clip.visual, pixels, self.config.frame_grid)
         return torch.cat([whole, cells.flatten(1)], dim=-1)
 
     def frame_features(self, images: Tensor) -> Tensor:
-        """What `encode_images` gives (N, D + ...) -> frame features (N, D), not normalised."""
+        """What `encode_images` gives (N, C + ...) -> frame features (N, D), not normalised."""
+        visual, grid = self.clip.visual, self.config.frame_grid
+        images = images.to(next(visual.parameters()).dtype)
+        width = visual.trunk.num_features if is_convolutional(visual) else self.dim
+        whole = project(visual, images[:, :width])
         if self.grid is None:
-            return images
-        return images[:, : self.dim] + self.grid(images[:, self.dim :])
+            return whole
+        cells = project(visual, images[:, width:].unflatten(1, (grid**2, -1)))
+        return whole + self.grid(cells.flatten(1))
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, H, W), as `encode_images` takes them -> frame features (N, D), not normalised."""
@@ -257,7 +260,7 @@ class SUMA(
     def encode_video(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D).
 
-        Instead of pixels, what `encode_images` made of them (V, F, D + ...).
+        Instead of pixels, what `encode_images` made of them (V, F, C + ...).
         """
         if pixels.ndim not in (3, 5):
             raise ValueError(f"pixels must be (V, F, 3, H, W), got {tuple(pixels.shape)}")

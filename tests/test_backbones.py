@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suma import SUMA, SUMAConfig, VideoIndex
-from suma.backbone import build_clip, cell_width, encode_cells, load_backbone
+from suma.backbone import build_clip, cell_width, encode_trunk, load_backbone, project
 from suma.config import ANCHORS
 from suma.pixels import resize_frames
 from suma.text import can_shorten, token_table
@@ -112,7 +112,7 @@ def timm_tower(tower: dict[str, Any], name: str, size: int = 160) -> dict[str, A
 def test_the_cells_of_a_convolutional_tower_are_projected_as_the_whole_picture_is(tower, name: str):
     clip = build_clip(timm_tower(tower, name)).eval()
     pixels = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
-    whole, cells = encode_cells(clip.visual, pixels, 5)  # of a feature map of 5 x 5
+    whole, cells = (project(clip.visual, x) for x in encode_trunk(clip.visual, pixels, 5))  # of a map of 5 x 5
     assert cells.shape == (2, 25, cell_width(clip, 64)) and torch.allclose(whole, clip.encode_image(pixels), atol=1e-5)
     features = clip.visual.trunk.forward_features(pixels)
     assert features.shape[2:] == (5, 5)
@@ -129,7 +129,7 @@ def test_a_frame_grid_on_a_convolutional_tower_is_trained_saved_and_loaded(tower
     model = SUMA.from_clip(cfg, captions, num_concepts=12, temporal_layers=1, frame_grid=3)
     pixels = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     plain = SUMA.from_clip(cfg, captions, num_concepts=12, temporal_layers=1)
-    assert model.encode_images(pixels).shape == (2, 64 + 9 * 64)
+    assert model.encode_images(pixels).shape == (2, 10 * model.clip.visual.trunk.num_features)
     assert torch.allclose(model.encode_frames(pixels), plain.encode_frames(pixels), atol=1e-5)  # it starts at zero
     with torch.enable_grad():
         model.encode_frames(pixels).sum().backward()
@@ -145,7 +145,7 @@ def test_patches_and_the_maps_of_clips_own_resnets_have_cells_too(tower, vision:
     size = 160 if "timm_model_name" in vision else 64
     clip = build_clip({**tower, "vision_cfg": {"width": 32, "image_size": size, **vision}}).eval()
     pixels = torch.randn(2, 3, size, size)
-    whole, cells = encode_cells(clip.visual, pixels, 2)
+    whole, cells = encode_trunk(clip.visual, pixels, 2)
     assert cells.shape == (2, 4, cell_width(clip, 64)) and torch.allclose(whole, clip.encode_image(pixels), atol=1e-5)
 
 

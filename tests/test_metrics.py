@@ -79,7 +79,7 @@ def test_scores_on_a_gpu_are_ranked_by_the_answers_of_owners():
     good = torch.eye(4, device="cuda")
     correct = torch.eye(4, dtype=torch.bool)
     assert both_ways(good, correct)["t2v"].r1 == 100
-    assert choose_share(Similarities(good, good, good, good), correct, Scoring(0)) == 0
+    assert choose_share([Similarities(good, good, good, good)], Scoring(0)) == 0
 
 
 def test_a_rank_between_one_and_two_is_not_a_hit():
@@ -99,11 +99,11 @@ def test_a_video_is_ranked_by_its_best_own_sentence():
 
 def test_the_share_is_the_one_that_ranks_best():
     good, bad = torch.eye(4), 1 - torch.eye(4)
-    assert choose_share(Similarities(good, good, bad, bad), good.bool(), Scoring(0)) == 0
-    assert choose_share(Similarities(bad, bad, good, good), good.bool(), Scoring(0)) > 0.5
+    assert choose_share([Similarities(good, good, bad, bad)], Scoring(0)) == 0
+    assert choose_share([Similarities(bad, bad, good, good)], Scoring(0)) > 0.5
     assert SHARES[0] == 0 and SHARES[-1] == 1 and len(SHARES) == 21
     level = torch.ones(4, 4)
-    both = choose_share(Similarities(level, level, good, good), good.bool(), Scoring(0))
+    both = choose_share([Similarities(level, level, good, good)], Scoring(0))
     assert 0 < both <= 1
 
 

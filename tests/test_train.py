@@ -18,7 +18,7 @@ from benchmarks import load_clips
 from checkpoints import by_step, newest_checkpoint
 from clips import noise_picture, write_video
 from config import TrainConfig, parse
-from data import Batches, hold_out
+from data import Batches, Part, hold_out
 from frame_cache import FrameCache
 from metrics import Retrieval
 from safetensors.torch import load_file
@@ -152,7 +152,7 @@ def loader(tiny_model: SUMA, benchmark: Path) -> Batches:
     cache = FrameCache(clips, 5, tiny_model.config.image)
     cache.build()
     config = TrainConfig(batch_size=4, train_frames=3, num_frames=3, cache_frames=5)
-    return Batches(tiny_model, clips, cache, list(range(2, 20)), config)
+    return Batches(tiny_model, clips, cache, [Part("all", 1.0, list(range(2, 20)), [])], config)
 
 
 def take(loader: Batches, first: int, last: int) -> list[dict[str, torch.Tensor]]:
@@ -165,7 +165,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_step_has_the_same_batch_wherever_the_run_starts(loader: Batches):
-    assert loader.per_epoch == 4
+    assert len(loader.samplers[0].batches) == 4
     whole = take(loader, 0, 10)
     assert len(whole) == 10
     for first in (1, 4, 7):
@@ -176,7 +176,7 @@ def test_a_step_has_the_same_batch_wherever_the_run_starts(loader: Batches):
 def test_epochs_go_through_all_videos_in_other_orders_with_other_frames(loader: Batches):
     whole = take(loader, 0, 8)
     epochs = [[i for batch in part for i in batch["video"].tolist()] for part in (whole[:4], whole[4:])]
-    assert all(len(set(epoch)) == 16 and set(epoch) <= set(range(18)) for epoch in epochs)
+    assert all(len(set(epoch)) == 16 and set(epoch) <= set(range(2, 20)) for epoch in epochs)
     assert epochs[0] != epochs[1]
 
 
@@ -190,7 +190,7 @@ def test_a_batch_holds_a_caption_and_frames_of_each_of_its_videos(loader: Batche
                    if torch.equal(loader.model.tokenize([c])[0], tokens)]  # fmt: skip
             assert len(own) == 1
             seen.add((member, own[0]))
-            frames = loader.cache.get(loader.picks[member], np.arange(5))
+            frames = loader.cache.get(member, np.arange(5))
             for pixels in batch["pixels"][n].numpy():
                 assert any((pixels == frame).all() for frame in frames)
     assert len(seen) > 30  # nearly all of the 18 x 2 captions are drawn
@@ -208,7 +208,7 @@ def test_the_parts_of_two_processes_are_the_batch_of_one(loader: Batches):
 
 def test_too_few_clips_for_one_batch_is_an_error_with_both_numbers(loader: Batches, tiny_model: SUMA):
     with pytest.raises(ValueError, match=r"3 training clips.*batch of 4"):
-        Batches(tiny_model, [*loader.clips], loader.cache, [0, 1, 2], loader.c)
+        Batches(tiny_model, loader.clips, loader.cache, [Part("few", 1.0, [0, 1, 2], [])], loader.c)
 
 
 def test_only_whole_checkpoints_are_resumed(tmp_path: Path):

@@ -11,6 +11,7 @@ import torch
 from evaluate import table
 from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
+from mixture import parse_mix
 
 from suma import __version__
 from suma.model import SUMA
@@ -113,6 +114,9 @@ def command_line(config: dict[str, Any]) -> str:
             continue
         if isinstance(value, bool):
             options.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name == "mix":
+            entries = [f"{shown(data)}:{'+'.join(configs)}={share:g}" for data, configs, share in parse_mix(value)]
+            options.append(f"--{flag} {shlex.quote(','.join(entries))}")
         else:
             options.append(f"--{flag} {shlex.quote(shown(value) if isinstance(value, str) else str(value))}")
     lines = [" ".join(options[i : i + 4]) for i in range(0, len(options), 4)]
@@ -157,7 +161,10 @@ def describe_data(config: dict[str, Any], model: SUMA, revision: str) -> str:
         f"[{data}](https://huggingface.co/datasets/{data})" if is_hub_id(data) else f"the local folder `{shown(data)}`"
     )
     at = f", revision `{revision}`" if revision else ""
-    text = f"Trained on {model.config.num_captions:,} captions of `{config['train_config']}` of {where}{at}."
+    text = f"Trained on {model.config.num_captions:,} captions: `{config['train_config']}` of {where}{at}"
+    for name, configs, share in parse_mix(config["mix"]):
+        text += f", and `{shown(name)}:{'+'.join(configs)}` ({share:.0%} of each batch)"
+    text += "."
     if config["held_out"]:
         text += f" The best step and the concept space's share of the score ({model.config.concept_share}) were chosen"
         text += f" on held-out *training* videos (at least {config['held_out']}, whole source videos at a time);"

@@ -23,6 +23,7 @@ class TrainConfig:
     dataset: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
     train_config: str = option("train_9k", "its training split")
     also: str = option("", "further splits to train on, comma-separated: captions of the same videos, or other videos")
+    mix: str = option("", "train on other data sets too, comma-separated: DATASET:CONFIG[+CONFIG]=SHARE of each batch")
     test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
     video_column: str = option("video", "the column of the videos' file names, in rows of your own")
     caption_column: str = option("caption", "the column of the captions, in rows of your own")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -137,6 +138,52 @@ def batches(
         yield order[i : i + batch_size]
 
 
+class Part(NamedTuple):
+    """One data set of a run: which of the run's clips are its own."""
+
+    name: str
+    share: float  # of each batch, 0 to 1
+    train: list[int]
+    held: list[int]  # kept for selection
+
+
+def sizes(parts: Sequence[Part], batch_size: int) -> list[int]:
+    """Return how many pairs of a batch each part gives; the first one's share takes what rounding leaves.
+
+    Raise ValueError where a part would give none, or has too few clips for it.
+    """
+    further = [round(part.share * batch_size) for part in parts[1:]]
+    counts = [batch_size - sum(further), *further]
+    for part, count in zip(parts, counts, strict=True):
+        if count < 1:
+            raise ValueError(f"{part.name} gets no pair of a batch of {batch_size}: give it a larger share")
+        if len(part.train) < count:
+            raise ValueError(f"{part.name}: {len(part.train)} training clips do not fill one batch of {count}")
+    return counts
+
+
+class Sampler:
+    """Draw `size` clips of one part for each step, every clip once per epoch (but what does not fill a batch)."""
+
+    def __init__(self, clips: Sequence[Clip], picks: Sequence[int], size: int, c: TrainConfig, key: tuple[int, ...]):
+        """key: what tells this part's randomness from the others' (seed aside)."""
+        self.picks, self.size, self.c, self.key = list(picks), size, c, key
+        self.clips = [clips[i] for i in self.picks]
+        self.words = shared_words(self.clips, 2 * c.group_size) if c.group_size and c.group_words else None
+        self.epoch, self.batches = 0, self._epoch(0)
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((self.c.seed, 1, epoch, *self.key))
+        return list(batches(self.clips, self.size, self.c.group_size, rng, self.words))
+
+    def __call__(self, step: int) -> list[int]:
+        """Return the clips (indices of the run's) of a step."""
+        epoch, at = divmod(step, len(self.batches))
+        if epoch != self.epoch:
+            self.epoch, self.batches = epoch, self._epoch(epoch)
+        return [self.picks[i] for i in self.batches[at]]
+
+
 class Batches:
     """Step -> this process's part of the global batch, the same however often a run is resumed: all randomness hangs
     on (seed, step). Two buffers of pixels take turns, since new memory costs more than reading the cache: a batch is
@@ -144,58 +191,56 @@ class Batches:
     """
 
     def __init__(
-        self, model: SUMA, clips: list[Clip], cache: FrameCache | FrameFeatures, picks: list[int], c: TrainConfig
+        self,
+        model: SUMA,
+        clips: Sequence[Clip],
+        cache: FrameCache | FrameFeatures,
+        parts: Sequence[Part],
+        c: TrainConfig,
     ):
-        self.model, self.cache, self.picks, self.c = model, cache, picks, c
-        self.clips, self.counts = [clips[i] for i in picks], cache.counts.tolist()
+        self.model, self.cache, self.clips, self.c = model, cache, clips, c
+        self.counts = cache.counts.tolist()
         self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # JPEGs take more than one core to feed a GPU
         self.buffers: list[np.ndarray] = []
-        self.words = shared_words(self.clips, 2 * c.group_size) if c.group_size and c.group_words else None
-        self.per_epoch = len(self._epoch(0))
-        if not self.per_epoch:
-            raise ValueError(f"{len(self.clips)} training clips do not fill one batch of {c.batch_size}")
+        numbered = enumerate(zip(parts, sizes(parts, c.batch_size), strict=True))
+        self.samplers = [Sampler(clips, part.train, size, c, (n,) if n else ()) for n, (part, size) in numbered]
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng((self.c.seed, 1, epoch))
-        return list(batches(self.clips, self.c.batch_size, self.c.group_size, rng, self.words))
-
-    def load(self, step: int, members: list[int], rank: int, world: int) -> dict[str, Tensor]:
+    def load(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Tokens, anchors, pixels, mask, and the ids by which pairs that are no negatives are told."""
+        members = [i for sampler in self.samplers for i in sampler(step)]
         rng = np.random.default_rng((self.c.seed, 2, step))
         captions = [self.clips[i].captions[rng.integers(len(self.clips[i].captions))] for i in members]
-        distinct = {caption: n for n, caption in enumerate(captions)}
-        rows = [self.picks[i] for i in members]
-        frames = [pick_frames(self.counts[row], self.c.train_frames, rng) for row in rows]
+        worded = [
+            tuple(split_words(caption)) or caption for caption in captions
+        ]  # sets write alike captions differently
+        distinct = {words: n for n, words in enumerate(worded)}
+        frames = [pick_frames(self.counts[i], self.c.train_frames, rng) for i in members]
         mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
         pixels = self.buffers[step % 2]
         mask = np.zeros(pixels.shape[:2], bool)
 
-        def read(n: int, row: int, picks: np.ndarray) -> None:
-            self.cache.get(row, picks, pixels[n, : len(picks)])
+        def read(n: int, i: int, picks: np.ndarray) -> None:
+            self.cache.get(i, picks, pixels[n, : len(picks)])
             pixels[n, len(picks) :], mask[n, : len(picks)] = 0, True
 
-        list(self.readers.map(read, range(len(mask)), rows[mine], frames[mine]))
+        list(self.readers.map(read, range(len(mask)), members[mine], frames[mine]))
         return {
-            "tokens": self.model.tokenize(captions[mine]), "anchors": self.model.anchors(captions[mine]).cpu(),
-            "pixels": torch.from_numpy(pixels), "mask": torch.from_numpy(mask),
-            "video": torch.tensor(members[mine]), "caption": torch.tensor([distinct[x] for x in captions[mine]]),
-        }  # fmt: skip
+            "tokens": self.model.tokenize(captions[mine]),
+            "anchors": self.model.anchors(captions[mine]).cpu(),
+            "pixels": torch.from_numpy(pixels),
+            "mask": torch.from_numpy(mask),
+            "video": torch.tensor(members[mine]),
+            "caption": torch.tensor([distinct[words] for words in worded[mine]]),
+        }
 
     def __call__(self, first: int, last: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
         """The batches of steps [first, last), each loaded while the one before is computed on."""
-
-        def members() -> Iterator[tuple[int, list[int]]]:
-            for epoch in range(first // self.per_epoch, -(-last // self.per_epoch)):
-                for i, batch in enumerate(self._epoch(epoch), start=epoch * self.per_epoch):
-                    if first <= i < last:
-                        yield i, batch
-
         shape = (self.c.batch_size // world, self.c.train_frames, *self.cache.shape)
         self.buffers = [np.zeros(shape, self.cache.dtype) for _ in range(2)]
         with ThreadPoolExecutor(1) as pool:
             ahead = None
-            for step, batch in members():
-                following = pool.submit(self.load, step, batch, rank, world)
+            for step in range(first, last):
+                following = pool.submit(self.load, step, rank, world)
                 if ahead is not None:
                     yield ahead.result()
                 ahead = following

@@ -1,6 +1,6 @@
 """What a frozen image tower makes of cached frames: encoded once, kept beside them, read like them.
 
-Shapes: N clips, F frames, D joint width (and what a frame grid adds).
+Shapes: N clips, F frames, C channels of the image tower's trunk (and what a frame grid adds).
 """
 
 import hashlib
@@ -16,7 +16,7 @@ BATCH = 64  # clips encoded at once
 
 
 class FrameFeatures:
-    """What `SUMA.encode_images` makes of a cache's frames, (N, F, D + ...) float32: `get` gives that instead of pixels.
+    """What `SUMA.encode_images` makes of a cache's frames, (N, F, C + ...) float32: `get` gives that instead of pixels.
 
     Their file carries the checksum of the image tower.
     """
@@ -24,7 +24,8 @@ class FrameFeatures:
     def __init__(self, cache: FrameCache, model: SUMA):
         self.clips, self.counts, self.image, self.num_frames = cache.clips, cache.counts, cache.image, cache.num_frames
         digest = hashlib.sha256(repr((model.config.image, model.config.frame_grid)).encode())
-        for name, tensor in sorted(model.clip.visual.state_dict().items()):
+        trunk = getattr(model.clip.visual, "trunk", model.clip.visual)  # a head may learn while its trunk is frozen
+        for name, tensor in sorted(trunk.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         self.file = cache.folder / f"features-{digest.hexdigest()[:16]}.npy"
         if not self.file.exists():
@@ -51,7 +52,7 @@ class FrameFeatures:
         partial.rename(self.file)
 
     def get(self, i: int, picks: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Features (len(picks), D + ...) of frames `picks` of clip i; in `out` where given."""
+        """Features (len(picks), C + ...) of frames `picks` of clip i; in `out` where given."""
         found = self._features[i, picks]
         if out is None:
             return found

@@ -61,12 +61,15 @@ class Monitor:
             end = f"{speed:.0f} pairs/s, {tqdm.format_interval(left)} left"
             print(f"step {done}/{self.bar.total} {parts} {end}", flush=True)
 
-    def held_out(self, done: int, ways: dict[str, Retrieval], share: float) -> None:
-        """After an evaluation on the held-out training videos."""
-        self._keep(done, {"held_out": {way: asdict(found) for way, found in ways.items()}, "concept_share": share})
-        self.best_r1 = "/".join(f"{found.r1:.1f}" for found in ways.values())
-        rows = " ".join(f"{way} {found.row()}" for way, found in ways.items())
-        tqdm.write(f"step {done} held-out {rows} share {share}")
+    def held_out(self, done: int, sets: dict[str, dict[str, Retrieval]], share: float) -> None:
+        """Show and keep an evaluation on the held-out training videos of each data set, the benchmark's first."""
+        found = [{way: asdict(result) for way, result in ways.items()} for ways in sets.values()]
+        further = {"held_out_further": dict(zip(list(sets)[1:], found[1:], strict=True))} if len(sets) > 1 else {}
+        self._keep(done, {"held_out": found[0], **further, "concept_share": share})
+        self.best_r1 = " ".join("/".join(f"{result.r1:.1f}" for result in ways.values()) for ways in sets.values())
+        for name, ways in sets.items():
+            rows = " ".join(f"{way} {result.row()}" for way, result in ways.items())
+            tqdm.write(f"step {done} held-out {name} {rows} share {share}")
 
     def _keep(self, done: int, values: dict[str, Any]) -> None:
         with (self.folder / LOG).open("a") as file:

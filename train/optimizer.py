@@ -7,11 +7,12 @@ from typing import Any
 from config import TrainConfig
 from torch import nn
 
+from suma.backbone import is_convolutional
 from suma.model import SUMA
 
 BLOCK = re.compile(r"\.(?:resblocks|blocks|layers|layer|stages)\.(\d+)\.")  # of open_clip's, timm's and Hub towers
 OUTPUT = re.compile(
-    r"(ln_post|ln_final|projection|\.proj$|\.head|attn_pool|final_conv|fc_norm|trunk\.norm\.)"
+    r"(ln_post|ln_final|projection|\.proj$|\.head|attn_pool|final_conv|fc_norm|trunk\.norm\.|conv_head|trunk\.bn2)"
 )  # after the blocks
 
 
@@ -19,7 +20,8 @@ def freeze(model: SUMA, c: TrainConfig) -> None:
     """Leave out of the training what `c` freezes: the text tower, the image tower, or the first blocks of both.
 
     With the first blocks goes all that comes before them (patch and token embeddings, positions). The temperature, the
-    temporal encoder and the concepts always learn. Raises ValueError where a tower has fewer blocks.
+    temporal encoder and the concepts always learn, and the head that open_clip puts on a convolutional timm tower,
+    which has no pretrained weights. Raises ValueError where a tower has fewer blocks.
     """
     for of_image, whole in ((True, c.freeze_image), (False, c.freeze_text)):
         tower = [
@@ -34,7 +36,8 @@ def freeze(model: SUMA, c: TrainConfig) -> None:
             raise ValueError(f"freeze_layers={c.freeze_layers}: the {kind} tower has {blocks} blocks")
         for name, p in tower:
             early = numbers[name] < c.freeze_layers if name in numbers else not OUTPUT.search(name)
-            p.requires_grad_(not (whole or (c.freeze_layers and early)))
+            is_new = of_image and is_convolutional(model.clip.visual) and name.startswith("visual.head.")
+            p.requires_grad_(is_new or not (whole or (c.freeze_layers and early)))
 
 
 def learn(model: SUMA) -> None:

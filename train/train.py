@@ -19,34 +19,35 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from benchmarks import OPTIONS, Clip, load_clips
+from benchmarks import OPTIONS, Clip
 from card import model_card, push
 from checkpoints import RESULTS, check_same_run, load_checkpoint, save_checkpoint, write_whole
 from config import TrainConfig, parse
-from data import Batches, hold_out, join, read_vectors
+from data import Batches, Part, read_vectors
 from encode import encode_captions, encode_videos, similarities
 from evaluate import evaluate, load, table
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from gradcache import cached_step
 from losses import suma_loss
-from metrics import both_ways, choose_share
+from metrics import choose_share, diagonal
+from mixture import load_mixture
 from monitor import Monitor
 from noise import spoil
 from optimizer import freeze, learn, learning_rate, parameter_groups
 
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
-from suma.similarity import combine
+from suma.similarity import Similarities, combine
 
 
 class Run(NamedTuple):
     """What is trained on what."""
 
     model: SUMA
-    clips: list[Clip]
+    clips: list[Clip]  # of all data sets
     cache: FrameCache | FrameFeatures
-    held: list[int]  # indices of the held-out training clips
+    parts: list[Part]  # the data sets: the benchmark's own clips first
     loader: Batches
     pairs: int  # training captions
 
@@ -57,16 +58,10 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     The test split is looked for and decoded, and left alone until the end: what is wrong with it is told now.
     Raises ValueError or OSError for what is wrong with the options or the data.
     """
-    options = {name: getattr(c, name) for name in OPTIONS}
     with accelerator.main_process_first():
-        clips = load_clips(c.dataset, c.train_config, **options)
-        further = [
-            clip for config in filter(None, c.also.split(",")) for clip in load_clips(c.dataset, config, **options)
-        ]
-    train, held = hold_out(clips, c.held_out, c.seed)
-    count = len(clips)
-    clips = join(clips, further, held)
-    train = spoil(clips, [*train, *range(count, len(clips))], c.shuffle_captions, c.drop_words, c.train_clips, c.seed)
+        clips, parts = load_mixture(c)
+    train = [i for part in parts for i in part.train]
+    train = spoil(clips, train, c.shuffle_captions, c.drop_words, c.train_clips, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
     model = SUMA.from_clip(
         c.clip, captions, c.pretrained or None, c.seed, c.min_count, concept_start=c.concept_start,
@@ -86,41 +81,50 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     for reason in failures:
         accelerator.print(f"left out: {reason}")
     if c.test_config:
-        load(model, c.dataset, c.test_config, accelerator, **options)
-    readable = cache.counts > 0
-    loader = Batches(model, clips, frames, [i for i in train if readable[i]], c)
-    return Run(model, clips, frames, [i for i in held if readable[i]], loader, len(captions))
+        load(model, c.dataset, c.test_config, accelerator, **{name: getattr(c, name) for name in OPTIONS})
+    usable, kept = set(np.flatnonzero(cache.counts).tolist()), set(train)
+    parts = [
+        part._replace(train=[i for i in part.train if i in usable & kept], held=[i for i in part.held if i in usable])
+        for part in parts
+    ]
+    return Run(model, clips, frames, parts, Batches(model, clips, frames, parts, c), len(captions))
 
 
 def select(run: Run, c: TrainConfig, step: int, best: float, monitor: Monitor, accelerator: Accelerator) -> float:
-    """Evaluate on the held-out training videos; the best model so far is saved with its best share. The best R@1.
+    """Save the model with the best share of the concept space if it is the best so far; return the best R@1.
 
-    Every process encodes its part; the main one decides.
+    R@1 is the mean of both ways, on the held-out training videos of each data set, and of these sets. Every process
+    encodes its part; the main one decides.
     """
     model, folder = run.model, Path(c.output) / "best"
-    if not run.held:
+    parts = [part for part in run.parts if part.held]
+    if not parts:
         if accelerator.is_main_process:
             model.save_pretrained(folder)
         return best
-    clips = [run.clips[i] for i in run.held]
-    rng = np.random.default_rng((c.seed, 3))
-    queries = [clip.captions[rng.integers(len(clip.captions))] for clip in clips]
-    videos = encode_videos(model, clips, run.cache, run.held, accelerator=accelerator)
-    texts = encode_captions(model, queries, accelerator=accelerator)
+    sims = [held_out_similarities(run, part, n, c.seed, accelerator) for n, part in enumerate(parts)]
     learn(model)
     if not accelerator.is_main_process:
         return best
-    sims = similarities(model, texts, videos)
-    correct = torch.eye(len(clips), dtype=torch.bool)
+    how = model.config.scoring
     untrained = c.alpha == c.beta == 0  # an aligned space that no loss has seen would help by chance alone
-    share = 0.0 if untrained else choose_share(sims, correct, model.config.scoring)
-    result = both_ways(combine(sims, model.config.scoring._replace(concept_share=share)), correct)
-    monitor.held_out(step, result, share)
-    mean = (result["t2v"].r1 + result["v2t"].r1) / 2
+    share = 0.0 if untrained else choose_share(sims, how)
+    results = [diagonal(combine(x, how._replace(concept_share=share))) for x in sims]
+    monitor.held_out(step, dict(zip([part.name for part in parts], results, strict=True)), share)
+    mean = float(np.mean([way.r1 for found in results for way in found.values()]))
     if mean > best:
         model.config.concept_share = share
         model.save_pretrained(folder)
     return max(best, mean)
+
+
+def held_out_similarities(run: Run, part: Part, number: int, seed: int, accelerator: Accelerator) -> Similarities:
+    """Return the similarities (N, N) of a part's N held-out clips, each with one of its captions, drawn by the seed."""
+    clips = [run.clips[i] for i in part.held]
+    rng = np.random.default_rng((seed, 3, number) if number else (seed, 3))
+    queries = [clip.captions[rng.integers(len(clip.captions))] for clip in clips]
+    videos = encode_videos(run.model, clips, run.cache, part.held, accelerator=accelerator)
+    return similarities(run.model, encode_captions(run.model, queries, accelerator=accelerator), videos)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

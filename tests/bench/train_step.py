@@ -25,7 +25,7 @@ import torch
 from benchmarks import Clip
 from clips import write_video
 from config import TrainConfig, best_precision
-from data import Batches
+from data import Batches, Part
 from frame_cache import FrameCache
 from losses import suma_loss
 from optimizer import parameter_groups
@@ -137,7 +137,7 @@ def compare_steps(folder: Path, model: SUMA, rounds: int, batch_size: int, compi
     for form in ("raw", "jpeg"):
         cache = FrameCache(clips, 12, model.config.image, folder, form)
         cache.build()
-        steps = Steps(model, Batches(model, clips, cache, list(range(len(clips))), c), c)
+        steps = Steps(model, Batches(model, clips, cache, [Part("all", 1.0, list(range(len(clips))), [])], c), c)
         ready = next(iter(steps.loader(0, 1, 0, 1)))
         steps.compute(ready)
         pairs = [steps.pure_and_cached(ready, block * n, block) for n in range(rounds)]
