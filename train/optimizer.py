@@ -36,8 +36,13 @@ def freeze(model: SUMA, c: TrainConfig) -> None:
             raise ValueError(f"freeze_layers={c.freeze_layers}: the {kind} tower has {blocks} blocks")
         for name, p in tower:
             early = numbers[name] < c.freeze_layers if name in numbers else not OUTPUT.search(name)
-            is_new = of_image and is_convolutional(model.clip.visual) and name.startswith("visual.head.")
-            p.requires_grad_(is_new or not (whole or (c.freeze_layers and early)))
+            p.requires_grad_(is_new(model, f"clip.{name}") or not (whole or (c.freeze_layers and early)))
+
+
+def is_new(model: SUMA, name: str) -> bool:
+    """Return True for a parameter that no pretrained backbone has: those of SUMA, and a convolutional tower's head."""
+    head = name.startswith("clip.visual.head.") and is_convolutional(model.clip.visual)
+    return head or not name.startswith("clip.")
 
 
 def learn(model: SUMA) -> None:
@@ -54,8 +59,8 @@ def learn(model: SUMA) -> None:
 def parameter_groups(model: SUMA, c: TrainConfig) -> list[dict[str, Any]]:
     """Backbone and new modules, each with and without weight decay (none on vectors and scalars)."""
     groups = []
-    for of_clip, lr in ((True, c.clip_lr), (False, c.new_lr)):
-        named = [(n, p) for n, p in model.named_parameters() if n.startswith("clip.") == of_clip and p.requires_grad]
+    for new, lr in ((False, c.clip_lr), (True, c.new_lr)):
+        named = [(n, p) for n, p in model.named_parameters() if is_new(model, n) == new and p.requires_grad]
         for decay, matrices in ((c.weight_decay, True), (0.0, False)):
             params = [p for _, p in named if (p.ndim >= 2) == matrices]
             groups.append({"params": params, "peak": lr, "lr": lr, "weight_decay": decay})
