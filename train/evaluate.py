@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
+from concept_precision import concept_precision
 from encode import encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
@@ -160,6 +161,7 @@ def evaluate(
         "retrieval": {n: {way: asdict(r) for way, r in both_ways(s, correct).items()} for n, s in spaces.items()},
         "ranks": {"t2v": ranks(scores, correct).tolist(), "v2t": ranks(scores.T, correct.T).tolist()},  # of SUMA
     }  # fmt: skip
+    results["concepts"] = concept_precision(model, clips, videos)
     if how is not None:
         results["rerank"] = rerank(model, how, scores, correct, texts, videos, bank)
     if truth.exists():
@@ -208,6 +210,10 @@ def table(results: dict) -> str:  # type: ignore[type-arg]
         lines += [f"| {space} | {WAYS[way]} | {Retrieval(**m).row()} |" for way, m in both.items()]
     if "rerank" in results:
         lines += ["", *rerank_table(results["rerank"])]
+    if results.get("concepts", {}).get("concepts"):
+        found = results["concepts"]
+        lines += ["", "| concepts that captions name | mean average precision | chance |", "|---|---|---|"]
+        lines += [f"| {found['concepts']}, of whole videos | {found['map']:.1f} | {found['chance']:.1f} |"]
     for title, key in (
         ("minimal pair in time (chance 50)", "time"),
         ("concept heat against the scenes' truth", "pointing"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from benchmarks import Clip
+from concept_precision import average_precision
 from scenes_captions import ACTORS, MOTIONS, SETTINGS
 
 from suma.model import SUMA
@@ -44,13 +45,6 @@ def truth_of_frames(clips: Sequence[Clip], videos: Videos, scenes: dict[str, dic
             places = {a["setting"] for a in actors if any(start <= now < stop for _, start, stop in a["actions"])}
             seen.append(visible | {f"setting {place}" for place in places})
     return seen
-
-
-def average_precision(scores: np.ndarray, true: np.ndarray) -> float:
-    """Of a ranking of N by score, N bool: the mean precision at each true one (1: all true ones come first)."""
-    ordered = true[np.argsort(-scores, kind="stable")]
-    hits = np.flatnonzero(ordered)
-    return float(np.mean(np.arange(1, len(hits) + 1) / (hits + 1)))
 
 
 def purity(
