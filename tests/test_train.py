@@ -352,8 +352,8 @@ def test_the_model_that_is_kept_is_the_best_on_held_out_training_videos(benchmar
         weights.append(model.temporal.out.weight.detach().clone())
         return encode(model, chosen, *rest, **options)
 
-    def judge(scores, correct):
-        assert torch.equal(correct, torch.eye(len(held), dtype=torch.bool)) and scores.shape == correct.shape
+    def judge(scores):
+        assert scores.shape == (len(held), len(held))
         r1 = next(measured)
         return {way: Retrieval(r1, r1, r1, 1.0, 1.0, r1, r1) for way in ("t2v", "v2t")}
 
@@ -363,7 +363,7 @@ def test_the_model_that_is_kept_is_the_best_on_held_out_training_videos(benchmar
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "encode_videos", encode_and_note)
-    monkeypatch.setattr(train, "both_ways", judge)
+    monkeypatch.setattr(train, "diagonal", judge)
     monkeypatch.setattr(train, "save_checkpoint", save_and_die)
     arguments = flags(benchmark, tower, tmp_path / "judged", eval_every=1, save_every=1, test_config="")
     with pytest.raises(KeyboardInterrupt):
