@@ -4,11 +4,13 @@ Shapes: N clips, F frames, C channels of the image tower's trunk (and what a fra
 """
 
 import hashlib
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from frame_cache import FrameCache
 
+from suma.cpu import half_image_tower, has_bf16
 from suma.model import SUMA
 from suma.progress import Progress
 
@@ -16,9 +18,9 @@ BATCH = 64  # clips encoded at once
 
 
 class FrameFeatures:
-    """What `SUMA.encode_images` makes of a cache's frames, (N, F, C + ...) float32: `get` gives that instead of pixels.
+    """What `SUMA.encode_images` makes of a cache's frames, (N, F, C + ...) float16: `get` gives that instead of pixels.
 
-    Their file carries the checksum of the image tower.
+    Encoded in bfloat16 on a CPU that has it. Their file carries the checksum of the image tower.
     """
 
     def __init__(self, cache: FrameCache, model: SUMA):
@@ -35,20 +37,26 @@ class FrameFeatures:
 
     @torch.no_grad()
     def _encode(self, cache: FrameCache, model: SUMA) -> None:
-        order = np.arange(self.num_frames)
-        features = np.zeros(0)
-        for i in Progress(range(0, len(self.clips), BATCH), desc="encode frames", unit="batch"):
-            rows = range(i, min(i + BATCH, len(self.clips)))
-            pixels = [torch.from_numpy(cache.get(j, order[: self.counts[j]])) for j in rows]
-            done = model.encode_images(torch.cat(pixels).to(model.device)).float().cpu().numpy()
-            if not len(features):
-                features = np.zeros((len(self.clips), self.num_frames, done.shape[1]), np.float32)
-            at = 0
-            for j in rows:
-                features[j, : self.counts[j]] = done[at : at + self.counts[j]]
-                at += self.counts[j]
-        partial = self.file.with_suffix(".partial.npy")
-        np.save(partial, features)
+        partial, order = self.file.with_suffix(".partial.npy"), np.arange(self.num_frames)
+        features: np.ndarray | None = None
+        on_cpu = model.device.type == "cpu"
+        with half_image_tower(model.clip) if on_cpu and has_bf16() else nullcontext():
+            for i in Progress(range(0, len(self.clips), BATCH), "encode frames", "batch"):
+                rows = [j for j in range(i, min(i + BATCH, len(self.clips))) if self.counts[j]]
+                if not rows:
+                    continue
+                pixels = [torch.from_numpy(cache.get(j, order[: self.counts[j]])) for j in rows]
+                done = model.encode_images(torch.cat(pixels).to(model.device)).to(torch.float16).cpu().numpy()
+                if features is None:
+                    shape = (len(self.clips), self.num_frames, done.shape[1])
+                    features = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+                at = 0
+                for j in rows:
+                    features[j, : self.counts[j]] = done[at : at + self.counts[j]]
+                    at += self.counts[j]
+        if features is None:
+            raise ValueError("there is no readable video to encode")
+        features.flush()
         partial.rename(self.file)
 
     def get(self, i: int, picks: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
