@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-STARTS = ("tokens", "sentences", "random")
+STARTS = ("tokens", "sentences", "prompts", "random")
 
 
 class Clusters(NamedTuple):
@@ -54,11 +54,13 @@ def cluster(
     return Clusters(order, assignment[order], centres, concepts)
 
 
-def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def cluster_words(
+    embeddings: np.ndarray, num_concepts: int, seed: int = 0, tries: int = 3
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """k-means over word embeddings (W, E) -> unit centres (K, E) and each word's concept (W,), no concept empty.
 
-    Cosine k-means by faiss, deterministic for a seed. The paper says "KNN"; a centre stands for its words, so k-means
-    is our reading. Raises ValueError when there are fewer words than concepts.
+    Cosine k-means by faiss, the best of `tries`, deterministic for a seed. The paper says "KNN"; a centre stands for
+    its words, so k-means is our reading. Raises ValueError when there are fewer words than concepts.
     """
     import faiss
 
@@ -75,7 +77,7 @@ def cluster_words(embeddings: np.ndarray, num_concepts: int, seed: int = 0) -> t
     if num_concepts == num_words:
         return unit.copy(), np.arange(num_words)
     kmeans = faiss.Kmeans(
-        unit.shape[1], num_concepts, niter=25, nredo=3, seed=seed + 1, spherical=True,
+        unit.shape[1], num_concepts, niter=25, nredo=tries, seed=seed + 1, spherical=True,
         min_points_per_centroid=1, max_points_per_centroid=max(256, num_words),
     )  # fmt: skip
     kmeans.train(unit)

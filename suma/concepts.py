@@ -30,6 +30,19 @@ def sparsemax(x: Tensor) -> Tensor:
     return (x - above.gather(-1, kept - 1) / kept).clamp_min(0)
 
 
+def factors(concepts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return centres (K, E) and a map (D, E) with centres @ map.T = concepts (K, D).
+
+    Exact where E is at least the smaller of K and D, else the nearest of that rank.
+    """
+    left, strength, right = np.linalg.svd(concepts, full_matrices=False)
+    rank = min(width, len(strength))
+    centres, linear = np.zeros((len(concepts), width), np.float32), np.zeros((concepts.shape[1], width), np.float32)
+    centres[:, :rank] = left[:, :rank] * strength[:rank]
+    linear[:, :rank] = right[:rank].T
+    return centres, linear
+
+
 class ConceptSpace(nn.Module, Vocabulary):
     """K learned concepts, and which of them each word names.
 
@@ -45,10 +58,10 @@ class ConceptSpace(nn.Module, Vocabulary):
 
     def __init__(
         self, words: Sequence[str], counts: Sequence[int], num_captions: int, num_concepts: int, width: int, dim: int,
-        anchor: str = "idf", activation: str = "cosine",
+        anchor: str = "idf", activation: str = "cosine", ignored: Sequence[str] = (),
     ):  # fmt: skip
         nn.Module.__init__(self)
-        Vocabulary.__init__(self, words, counts, num_captions, anchor)
+        Vocabulary.__init__(self, words, counts, num_captions, anchor, ignored)
         for name, value, known in (("anchor", anchor, ANCHORS), ("activation", activation, ACTIVATIONS)):
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(known)}")
@@ -72,6 +85,16 @@ class ConceptSpace(nn.Module, Vocabulary):
             self.initial_centres.copy_(torch.from_numpy(centres))
             self.centres.copy_(self.initial_centres if concepts is None else torch.from_numpy(concepts))
             self.word_to_concept.copy_(torch.from_numpy(assignment))
+
+    def start_at(self, centres: np.ndarray, assignment: np.ndarray, concepts: np.ndarray) -> None:
+        """Put the concepts where (K, D) says in the joint space; centres and assignment as for `start`.
+
+        Where E differs from D the map is set too: exact where E is at least the smaller of K and D."""
+        if isinstance(self.map, nn.Linear):
+            concepts, linear = factors(concepts, self.centres.shape[1])
+            with torch.no_grad():
+                self.map.weight.copy_(torch.from_numpy(linear))
+        self.start(centres, assignment, concepts)
 
     def concepts(self) -> Tensor:
         """The learned concepts, each of length 1: (K, D)."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from suma.similarity import AGGREGATIONS, Scoring
 FORMAT_VERSION = 1
 ANCHORS = ("binary", "count", "idf", "self")
 ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
-LATER = ("frame_grid", "coarse_share", "activation", "temporal_frames")  # at their defaults they change no name
+LATER = (  # at their defaults they change no name
+    "frame_grid", "coarse_share", "activation", "temporal_frames", "untrained", "ignored_words",
+)  # fmt: skip
 
 
 @dataclass
@@ -38,6 +40,8 @@ class SUMAConfig:
     aggregation_temperature: float = 0.05
     concept_share: float = 0.25  # the aligned space's share of the score
     coarse_share: float = 0.5  # the whole video's share in each space, the rest is its frames'; our reading
+    untrained: bool = False  # the concepts were made of words (suma/zero_shot.py), no video has trained them
+    ignored_words: list[str] = field(default_factory=list)  # that name no concept
     num_frames: int = 12  # frames per video in evaluation and search
     format_version: int = FORMAT_VERSION
 
@@ -70,10 +74,19 @@ class SUMAConfig:
 
 def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Array]]) -> str:
     """16 hex digits that name a model: of its config, and of weights in the order of their names; floats as they are
-    once loaded, in float32."""
-    told = {n: x for n, x in asdict(config).items() if n not in LATER or x != getattr(SUMAConfig, n)}
+    once loaded, in float32.
+
+    Untrained concepts follow from the towers and the words, and differ in their last digits from computer to computer,
+    so neither they nor the words' order is part of the name: an index can be used where the model was made again.
+    """
+    plain = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(SUMAConfig)}
+    told = {n: x for n, x in asdict(config).items() if n not in LATER or x != plain[n]}
+    if config.untrained:
+        told |= {"words": sorted(config.words), "word_counts": sorted(config.word_counts)}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, weight in weights:
+        if config.untrained and name.startswith("space."):
+            continue
         loaded = to_numpy(weight)
         digest.update(name.encode())
         digest.update(loaded.astype(np.float32 if loaded.dtype.kind == "f" else loaded.dtype).tobytes())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from suma import text
 from suma.backbone import build_clip, cell_width, encode_trunk, is_convolutional, load_backbone, project
-from suma.clusters import STARTS, cluster
+from suma.clusters import STARTS, Clusters, cluster
 from suma.concepts import ConceptSpace
 from suma.config import SUMAConfig, fingerprint
 from suma.pixels import normalize
@@ -25,7 +25,10 @@ from suma.saved import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer
 from suma.similarity import Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
 from suma.tokens import load_tokenizer
-from suma.words import common_words, count_words, nfc
+from suma.words import common_words, count_words, ignored_words, nfc
+from suma.zero_shot import cluster_by_prompts, mean_feature, orthogonal
+
+ZERO_SHOT_SHARE = 0.0  # of the score, for concepts that were not trained
 
 
 class SUMA(
@@ -52,7 +55,7 @@ class SUMA(
         self.grid = FrameGrid(grid, cell_width(self.clip, dim), dim) if grid else None
         self.space = ConceptSpace(
             config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor,
-            config.activation,
+            config.activation, config.ignored_words,
         )  # fmt: skip
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
@@ -70,16 +73,14 @@ class SUMA(
         seed: int = 0,
         min_count: int = 1,
         tokenizer_folder: str | Path | None = None,
-        concept_start: str = "tokens",
+        concept_start: str | None = None,
         word_vectors: Mapping[str, np.ndarray] | None = None,
         **options: Any,
     ) -> "SUMA":
         """The start of a training, or a zero-shot model: an open_clip backbone and a concept space made from words.
 
-        Without captions the words are those of `common_words`, and the concept space has no share of the score: before
-        any training its concepts lie where words lie, not where what they name is seen. (Scenes, the bundled model's
-        towers: R@1 2.6 % by the concepts alone, 63 % without them, not measurably more with any share of them.) Set
-        `concept_share` to give it one.
+        Without captions the words are those of `common_words` but for `ignored_words`, and the concepts lie where the
+        text tower puts prompts with their words (suma/zero_shot.py).
 
         Args:
             name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip model config of your own (a dict, or a
@@ -91,8 +92,10 @@ class SUMA(
             seed: of the k-means and of the new weights.
             min_count: words in fewer captions make no clusters; they go to the nearest one.
             tokenizer_folder: where SigLIP's tokenizer lies (as transformers saves it), instead of at the Hub.
-            concept_start: where the concepts begin: at their words' mean token embeddings ("tokens"), where the text
-                tower puts the words, which are then clustered by that too ("sentences"), or at "random".
+            concept_start: where the concepts begin: at their words' mean token embeddings ("tokens", the default with
+                captions), where the text tower puts the words, which are then clustered by that too ("sentences"),
+                where it puts prompts with the words, centred on both sides ("prompts", the default without captions),
+                or at "random".
             word_vectors: cluster the words by these instead (word -> vector, all of one length).
             options: fields of SUMAConfig (num_concepts, temporal_layers, ...).
 
@@ -113,26 +116,19 @@ class SUMA(
         unknown = set(options) - {f.name for f in fields(SUMAConfig)}
         if unknown:
             raise ValueError(f"{', '.join(sorted(unknown))}: no such option of SUMAConfig")
+        counts, num_captions = _words_of(captions)
         if captions is None:
-            counts, num_captions = common_words()
-            options.setdefault("concept_share", 0.0)
-        else:
-            captions = list(captions)
-            counts, num_captions = count_words(captions), len(captions)
-        if not counts:
-            raise ValueError("`captions` hold no words to make concepts of: leave them out to start from common words")
-        if concept_start not in STARTS:
-            raise ValueError(f"concept_start {concept_start!r}: choose one of {', '.join(STARTS)}")
-        words, tokenizer = list(counts), load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
-        embeddings, sentences = text.word_embeddings(clip, tokenizer, words).cpu().numpy(), None
-        if concept_start == "sentences":
-            sentences = text.word_sentences(clip, tokenizer, words, cfg["text_cfg"])
-            if sentences.shape[1] != embeddings.shape[1]:
-                raise ValueError('concept_start="sentences" needs token embeddings as wide as the joint space')
+            left_out = ignored_words()
+            for word in left_out:
+                counts.pop(word, None)
+            options = {"concept_share": ZERO_SHOT_SHARE, "untrained": True, "ignored_words": left_out} | options
+        concept_start = concept_start or ("prompts" if captions is None else "tokens")
+        tokenizer = load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
         num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
-        clusters = cluster(
-            counts, embeddings, num_concepts, min_count, seed, sentences, word_vectors, concept_start == "random"
+        clusters = _clusters(
+            clip, tokenizer, cfg["text_cfg"], counts, num_concepts, min_count, seed, concept_start, word_vectors
         )
+        words = list(counts)
         config = SUMAConfig(
             clip=cfg, image=image, tokenizer=tokenizer_name, num_concepts=num_concepts, num_captions=num_captions,
             words=[words[i] for i in clusters.order], word_counts=[counts[words[i]] for i in clusters.order], **options,
@@ -140,13 +136,18 @@ class SUMA(
         model = cls(config, tokenizer_folder)
         towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
         model.clip.load_state_dict(towers)
-        model.space.start(clusters.centres, clusters.assignment, clusters.concepts)
         for part in ("temporal", "grid"):
             new, old = model.state_dict(), {n: x for n, x in trained.items() if n.startswith(part + ".")}
             wanted = {n: x.shape for n, x in new.items() if n.startswith(part + ".")}
             if old and wanted == {n: x.shape for n, x in old.items()}:
                 model.load_state_dict(new | old)
-        return model.eval()
+        model.eval()
+        if concept_start == "prompts" and clusters.concepts is not None:
+            mean = mean_feature(model.encode_frames, image["size"])
+            model.space.start_at(clusters.centres, clusters.assignment, orthogonal(clusters.concepts, mean))
+        else:
+            model.space.start(clusters.centres, clusters.assignment, clusters.concepts)
+        return model
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
@@ -322,3 +323,33 @@ class SUMA(
         """Keep both scales at most 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
         for scale in (self.clip.logit_scale, self.concept_logit_scale):
             scale.clamp_(max=math.log(100))
+
+
+def _words_of(captions: Iterable[str] | None) -> tuple[dict[str, int], int]:
+    """Return word -> captions that hold it, and their number; of the bundled list where there are no captions."""
+    if captions is None:
+        return common_words()
+    captions = list(captions)
+    counts = count_words(captions)
+    if not counts:
+        raise ValueError("`captions` hold no words to make concepts of: leave them out to start from common words")
+    return counts, len(captions)
+
+
+def _clusters(
+    clip: Any, tokenizer: Any, text_cfg: dict[str, Any], counts: Mapping[str, int], num_concepts: int, min_count: int,
+    seed: int, start: str, vectors: Mapping[str, np.ndarray] | None,
+) -> Clusters:  # fmt: skip
+    """Return the clusters of the words of `counts`, as `SUMA.from_clip` says."""
+    if start not in STARTS:
+        raise ValueError(f"concept_start {start!r}: choose one of {', '.join(STARTS)}")
+    words = list(counts)
+    embeddings = text.word_embeddings(clip, tokenizer, words).cpu().numpy()
+    if start == "prompts":
+        return cluster_by_prompts(clip, tokenizer, text_cfg, counts, embeddings, num_concepts, seed)
+    sentences = None
+    if start == "sentences":
+        sentences = text.word_sentences(clip, tokenizer, words, text_cfg)
+        if sentences.shape[1] != embeddings.shape[1]:
+            raise ValueError('concept_start="sentences" needs token embeddings as wide as the joint space')
+    return cluster(counts, embeddings, num_concepts, min_count, seed, sentences, vectors, start == "random")

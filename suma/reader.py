@@ -91,7 +91,9 @@ class ReaderSpace(Vocabulary):
     """The aligned concept space of a Reader, with plain cosines (see suma.concepts.ConceptSpace)."""
 
     def __init__(self, config: SUMAConfig, weights: Mapping[str, np.ndarray]):
-        super().__init__(config.words, config.word_counts, config.num_captions, config.anchor)
+        super().__init__(
+            config.words, config.word_counts, config.num_captions, config.anchor, config.ignored_words
+        )  # fmt: skip
         self.word_to_concept, self.initial_centres = weights["space.word_to_concept"], weights["space.initial_centres"]
         concepts = weights["space.centres"]
         if "space.map.weight" in weights:

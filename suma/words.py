@@ -66,18 +66,26 @@ def common_words() -> tuple[dict[str, int], int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), 10_000
 
 
+def ignored_words() -> list[str]:
+    """Return the bundled words that name no concept without training: see the head of ignored_words.txt."""
+    lines = Path(__file__).with_name("ignored_words.txt").read_text(encoding="utf-8").splitlines()
+    return sorted({word for line in lines if not line.startswith("#") for word in line.split()})
+
+
 class Vocabulary:
     """Which concept each word names, and what it weighs in a sentence."""
 
     word_to_concept: Array  # (W,) int64
     initial_centres: Array  # (K, E): by which words never seen are told
 
-    def __init__(self, words: Sequence[str], counts: Sequence[int], num_captions: int, anchor: str):
+    def __init__(
+        self, words: Sequence[str], counts: Sequence[int], num_captions: int, anchor: str, ignored: Sequence[str] = ()
+    ):  # fmt: skip
         """The words, best names of a concept first, and in how many of `num_captions` captions each is; `anchor`: see
-        `anchors`. Raises ValueError where their numbers differ."""
+        `anchors`; ignored: words that name no concept. Raises ValueError where their numbers differ."""
         if len(words) != len(counts):
             raise ValueError(f"{len(words)} words but {len(counts)} counts")
-        self.words, self.anchor = list(words), anchor
+        self.words, self.anchor, self.ignored = list(words), anchor, frozenset(ignored)
         self._index = {word: i for i, word in enumerate(self.words)}
         self._idf = [math.log((1 + num_captions) / (1 + min(n, num_captions))) for n in counts]
 
@@ -116,12 +124,13 @@ class Vocabulary:
 
         `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
         words. A word never seen weighs what the average word of its concept does, but no more than the sentence's
-        heaviest seen word, times how surely it names the concept. Rows of zeros under `self`.
+        heaviest seen word, times how surely it names the concept. Ignored words add nothing. Rows of zeros under
+        `self`.
         """
         out = np.zeros((len(sentences), self.num_concepts), np.float32)
         if self.anchor == "self":
             return out
-        texts = [Counter(split_words(sentence)) for sentence in sentences]
+        texts = [Counter(w for w in split_words(sentence) if w not in self.ignored) for sentence in sentences]
         distinct = sorted(set().union(*texts)) if texts else []
         named = dict(zip(distinct, self._named(distinct, embed), strict=True))
         for row, text in zip(out, texts, strict=True):
