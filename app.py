@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from suma import SUMA, VideoIndex
+from suma import VideoIndex
 from suma.cpu import use_fast_matmul
 from suma.video import VIDEO_EXTENSIONS
 from ui import tiles
@@ -19,7 +19,7 @@ from ui.api import MAX_QUERY, TOP, Options
 from ui.gpu import zero_gpu
 from ui.handlers import MODES, NOTHING_YET, PAGE, Handlers
 from ui.look import launch_options
-from ui.startup import open_index, options_of, parser
+from ui.startup import load_model, open_index, options_of, parser
 from ui.tiles import ON_LOAD
 
 
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_fast_matmul()
     try:
         options = options_of(args)
-        model = SUMA.from_pretrained(args.model)
+        model = load_model(args.model, args.index)
         if zero_gpu():
             model.to("cuda")
         demo = build_demo(open_index(model, args.index, args.videos, options.read_only), options)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from suma.caption_files import read_captions
 from suma.decoder import TIME_LIMIT
 from suma.files import IGNORE_FILE, IGNORE_HELP, find_videos
-from suma.index import VideoIndex
+from suma.index import VideoIndex, model_of
 from suma.milvus import is_server
 from suma.query import Filter
 from suma.reader import Reader, load_reader
-from suma.saved import bundled_model
+from suma.saved import STRONGER
 from suma.search import Match
 from suma.video import SEGMENT
 
@@ -39,6 +39,7 @@ the query: a plain sentence means itself; besides there are
 a query that begins with - follows two of them: search INDEX -- "-night beach"
 
 """
+MODEL_HELP = "a SUMA folder, a Hub id, or an open_clip model NAME:TAG such as PE-Core-B-16:meta"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,9 +52,7 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, epilog=more + EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        sub.add_argument(
-            "--model", default=bundled_model(), help="a SUMA folder or Hub id (default: the bundled model)"
-        )
+        sub.add_argument("--model", help=f"{MODEL_HELP} (default: the index's own, at first the bundled one)")
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
@@ -158,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
     if args.command in ("index", "merge"):
         return fill(args)
-    model = load_reader(args.model)
+    model = load_reader(args.model or model_of(args.index))
     if not isinstance(model, Reader):
         from suma.cpu import use_fast_matmul
 
@@ -191,7 +190,8 @@ def fill(args: argparse.Namespace) -> int:
     from suma.model import SUMA
 
     use_fast_matmul()
-    model = SUMA.from_pretrained(args.model)
+    name = args.model or model_of(args.output if args.command == "index" else args.indexes[0])
+    model = SUMA.from_pretrained(name)
     if args.command == "merge":
         from suma.merge import merge_folders
 
@@ -222,6 +222,8 @@ def fill(args: argparse.Namespace) -> int:
         index = VideoIndex.load(args.output, model, args.segment)
     except FileNotFoundError:
         index = VideoIndex(model, length)
+        if not model.source:
+            print(STRONGER, file=sys.stderr)
     if args.captions:
         index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
     index.save(args.output)

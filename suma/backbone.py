@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suma.tokens import brings_tokenizer
+
 
 class Backbone(NamedTuple):
     """A CLIP and what is needed to build and feed it again."""
@@ -32,32 +34,30 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     if not isinstance(name, dict) and str(name).endswith(".json"):
         name = json.loads(Path(name).read_text(encoding="utf-8-sig"))
     if isinstance(name, dict):
-        cfg = dict(name)
-        preprocess, tokenizer = cfg.pop("preprocess_cfg", {}), ""
+        cfg, known = dict(name), ""
+        preprocess = cfg.pop("preprocess_cfg", {})
     else:
-        tokenizer = str(name)
-        if tokenizer not in open_clip.list_models():
-            raise ValueError(
-                f"{tokenizer!r} is no open_clip model (`open_clip.list_models()`), .json file or SUMA folder"
-            )
-        cfg = open_clip.get_model_config(tokenizer)
-        preprocess = family_preprocessing(tokenizer)
+        known = str(name)
+        cfg, preprocess = backbone_config(known), family_preprocessing(known)
     if "multimodal_cfg" in cfg:
         raise ValueError("captioning models (CoCa) are not dual encoders: choose a CLIP or SigLIP name")
     if not pretrained:
         clip = build_clip(cfg)
-    elif tokenizer and open_clip.get_pretrained_cfg(tokenizer, str(pretrained)):
-        clip = open_clip.create_model(tokenizer, pretrained=str(pretrained), pretrained_text=False)
+    elif known and (tagged := open_clip.get_pretrained_cfg(known, str(pretrained))):
+        if tagged.get("quick_gelu"):  # these weights were trained with it, whatever the name says
+            cfg["quick_gelu"] = True
+        clip = open_clip.create_model(
+            known, str(pretrained), pretrained_text=False, force_quick_gelu=bool(cfg.get("quick_gelu"))
+        )
         preprocess = open_clip.get_model_preprocess_cfg(clip)
     elif Path(pretrained).is_file():
         clip = build_clip(cfg)
         load_weights(clip, Path(pretrained))
         warn_of_guesses(preprocess, pretrained)
     else:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(tokenizer)) if tokenizer else ""
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(known)) if known else ""
         raise ValueError(
-            f"pretrained={str(pretrained)!r} is no file"
-            + (f" and no tag of {tokenizer} (those are {tags})" * bool(tags))
+            f"pretrained={str(pretrained)!r} is no file" + (f" and no tag of {known} (those are {tags})" * bool(tags))
         )
     size = preprocess.get("size", cfg["vision_cfg"].get("image_size", 224))
     image = {
@@ -67,7 +67,16 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
         "interpolation": preprocess.get("interpolation", "bicubic"),
         "resize_mode": preprocess.get("resize_mode", "shortest"),
     }
-    return Backbone(clip, cfg, image, tokenizer)
+    return Backbone(clip, cfg, image, known if known and brings_tokenizer(known) else "")
+
+
+def backbone_config(name: str) -> dict[str, Any]:
+    """Return a copy of the config that open_clip has for a name. Raises ValueError for an unknown one."""
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ValueError(f"{name!r} is no open_clip model (`open_clip.list_models()`), .json file or SUMA folder")
+    return open_clip.get_model_config(name)
 
 
 def build_clip(cfg: dict[str, Any]) -> Any:

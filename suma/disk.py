@@ -40,6 +40,11 @@ def on_disk(path: str | os.PathLike[str]) -> str:
     return os.path.join(folder, name)
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: SUMA_CACHE, or one in the user's home."""
+    return Path(os.environ.get("SUMA_CACHE") or Path.home() / ".cache" / "suma")
+
+
 def digest_of(path: str | Path) -> str:
     """sha256 of a file's content; empty where it cannot be read."""
     try:

@@ -4,6 +4,7 @@ Shapes: N videos, F frames, D joint width, K concepts.
 """
 
 import math
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,11 +20,12 @@ from suma.disk import digest_of, on_disk
 from suma.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.milvus import MilvusStore, is_server
 from suma.query import ALL, Filter, Query, parse
-from suma.reader import AnyModel
+from suma.reader import AnyModel, load_reader
 from suma.rows import REMOVED, Row, describe, key
+from suma.saved import BUNDLED
 from suma.search import Match, Page, Searcher, nearest
 from suma.similarity import Texts, Videos, fold_texts
-from suma.store import MANIFEST, Store
+from suma.store import MANIFEST, Store, remembered_model
 from suma.stores import AnyStore, State
 from suma.video import SEGMENT
 
@@ -31,6 +33,19 @@ if TYPE_CHECKING:
     from suma.build import Report
 
 STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
+
+
+def model_of(place: str | Path) -> str:
+    """Return the string that loads the model of an index: what it remembers, or the bundled model's folder.
+
+    Raises FileNotFoundError where the folder that it remembers is gone.
+    """
+    source = MilvusStore.remembered_model(str(place)) if is_server(place) else remembered_model(Path(place))
+    if os.path.isabs(source) and not os.path.isdir(source):
+        raise FileNotFoundError(
+            f"{place} was made with the model in {source}, which is gone: say by --model where it is now"
+        )
+    return source or str(BUNDLED)
 
 
 class Rows(Sequence[Row]):
@@ -86,8 +101,9 @@ class VideoIndex:
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
             self._store = Store.create(
-                Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim, self._segment
-            )
+                Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim, self._segment,
+                self.model.source,
+            )  # fmt: skip
         return self._store
 
     @property
@@ -369,7 +385,8 @@ class VideoIndex:
                 raise ValueError(f"{old.place} cannot be copied: index the videos into {folder}")
         elif is_server(folder):
             listed = listed or CaptionList.load(old)
-            new = MilvusStore.open(str(folder), self.model.fingerprint(), self.model.dim, old.segment, create=True)
+            made_with = (self.model.fingerprint(), self.model.dim, old.segment)
+            new = MilvusStore.open(str(folder), *made_with, create=True, source=self.model.source)
             with new.writing():
                 for files, clips in old.blocks():
                     new.commit(files, clips)
@@ -398,10 +415,12 @@ class VideoIndex:
             self._temporary = None
 
     @classmethod
-    def load(cls, folder: str | Path, model: AnyModel, segment: float | None = None) -> "VideoIndex":
-        """Open a saved index, also one in Milvus (suma/milvus.py). Raises FileNotFoundError where there is none, and
-        ValueError for a damaged or foreign one, or one made with another model, or with parts of another length than
-        `segment`, if given (naming both)."""
+    def load(cls, folder: str | Path, model: "AnyModel | None" = None, segment: float | None = None) -> "VideoIndex":
+        """Open a saved index, also one in Milvus (suma/milvus.py). Without `model` it loads the one that it remembers.
+
+        Raises FileNotFoundError where there is none, and ValueError for a damaged or foreign one, or one made with
+        another model, or with parts of another length than `segment`, if given (naming both)."""
+        model = model or load_reader(model_of(folder))
         index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
         is_milvus = is_server(folder)
         index._keep(

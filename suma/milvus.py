@@ -89,20 +89,20 @@ class MilvusStore:
 
     @classmethod
     def open(
-        cls, place: str, model: str, dim: int, segment: float | None = None, create: bool = False
+        cls, place: str, model: str, dim: int, segment: float | None = None, create: bool = False, source: str = ""
     ) -> "MilvusStore":
-        """The index at a place; with `create` made where there is none. Raises FileNotFoundError where there is none,
-        ValueError for collections of other things and an index made with another model or with parts of another length
-        than `segment`, if given, StoreError where Milvus does not answer."""
+        """The index at a place; with `create` made where there is none; source: what its model was loaded by. Raises
+        FileNotFoundError where there is none, ValueError for collections of other things and an index made with another
+        model or with parts of another length than `segment`, if given, StoreError where Milvus does not answer."""
         store = cls(Client(place), model, dim, segment)
         if not store.client.exists("log") or store._marker() is None:
             if not create:
                 raise FileNotFoundError(f"{store.place} holds no index: make one with `index FOLDER -o {store.place}`")
-            store._make()
+            store._make(source)
         store.refresh()
         return store
 
-    def _make(self) -> None:
+    def _make(self, source: str) -> None:
         """Empty collections; without the first marker they are no index yet, and are made anew."""
         client = self.client
         if client.exists("") and not client.exists("log"):
@@ -118,8 +118,16 @@ class MilvusStore:
         first = {
             "format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "commit": 0, "next": 0,
             "rows": 0, "captions": 0, "cut": False, "segment": SEGMENT if self.segment is None else self.segment,
+            "source": source,
         }  # fmt: skip
         self._log([(0, MARKER, {**first, "written": time.time()})])
+
+    @classmethod
+    def remembered_model(cls, place: str) -> str:
+        """Return the string that the model of the index at a place was loaded by; "" where there is no index."""
+        store = cls(Client(place), "", 0, None)
+        marker = store._marker() if store.client.exists("log") else None
+        return str((marker or {}).get("source", ""))
 
     def refresh(self) -> None:
         """Take over the last complete state."""

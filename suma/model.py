@@ -20,8 +20,9 @@ from suma.backbone import build_clip, cell_width, encode_trunk, is_convolutional
 from suma.clusters import STARTS, Clusters, cluster
 from suma.concepts import ConceptSpace
 from suma.config import SUMAConfig, fingerprint
+from suma.open_clip_models import is_named, prepare, prepared_folder
 from suma.pixels import normalize
-from suma.saved import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer
+from suma.saved import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer, source_of
 from suma.similarity import Texts, Videos, score
 from suma.temporal import FrameGrid, TemporalEncoder
 from suma.tokens import load_tokenizer
@@ -61,6 +62,7 @@ class SUMA(
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
         self.shorten = text.can_shorten(self.clip)
         self._fingerprint = ""
+        self.source = ""  # the string that an index remembers its model by
 
     # ---- where models come from ------------------------------------------------------------------------------------
 
@@ -151,15 +153,20 @@ class SUMA(
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
-        """A trained model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed.
+        """A model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed; or an
+        open_clip model NAME:TAG, whose weights are downloaded once (suma/open_clip_models.py).
 
         Options for the Hub: revision, token, cache_dir, force_download, local_files_only.
         Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
         ValueError, a path that does not exist FileNotFoundError; see also `suma.saved.find`. Only safetensors are read.
         """
-        folder = find(pretrained_model_name_or_path, **{k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs})
+        name, options = str(pretrained_model_name_or_path), {k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs}
+        if is_named(name) and not (options.get("local_files_only") or prepared_folder(name).is_dir()):
+            prepare(name, cls.from_clip)
         kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
-        return super().from_pretrained(folder, **kwargs)
+        model = super().from_pretrained(find(name, **options), **kwargs)
+        model.source = source_of(name)
+        return model
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":

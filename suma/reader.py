@@ -13,7 +13,8 @@ import numpy as np
 
 from suma.arrays import unit
 from suma.config import SUMAConfig, fingerprint
-from suma.saved import WEIGHTS, find, read_config
+from suma.open_clip_models import is_named, prepared_folder
+from suma.saved import WEIGHTS, find, read_config, source_of
 from suma.similarity import Texts, Videos, score
 from suma.tokens import load_tokenizer, token_ids
 from suma.words import Vocabulary, nfc
@@ -26,10 +27,15 @@ TOWER = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "l
 
 
 def load_reader(model: str | Path) -> AnyModel:
-    """A saved model, in a folder or at the Hub, for searching: a Reader, or the whole SUMA where its text tower is not
-    OpenAI's. Raises as `SUMA.from_pretrained` does, but for faults of weights that no sentence needs."""
+    """A model (see `SUMA.from_pretrained`) for searching: a Reader, or the whole SUMA where its text tower is not
+    OpenAI's, or where NAME:TAG is used for the first time. Raises as `SUMA.from_pretrained` does, but for faults of
+    weights that no sentence needs."""
     from safetensors import SafetensorError, safe_open
 
+    if is_named(str(model)) and not prepared_folder(str(model)).is_dir():
+        from suma.model import SUMA
+
+        return SUMA.from_pretrained(model)
     folder = find(model)
     config = read_config(folder)
     weights: dict[str, np.ndarray] = {}
@@ -54,10 +60,10 @@ def load_reader(model: str | Path) -> AnyModel:
         except SafetensorError as error:
             raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
     if weights:
-        return Reader(config, weights, name_of_all, folder)
+        return Reader(config, weights, name_of_all, folder, source_of(model))
     from suma.model import SUMA
 
-    return SUMA.from_pretrained(folder)
+    return SUMA.from_pretrained(model)
 
 
 def fits(cfg: dict[str, Any]) -> bool:
@@ -112,11 +118,15 @@ class ReaderSpace(Vocabulary):
 class Reader:
     """What a search asks of a model (see the methods' namesakes in suma.model.SUMA), from `load_reader`."""
 
-    def __init__(self, config: SUMAConfig, weights: Mapping[str, np.ndarray], name: str, folder: Path):
-        """weights: those of `_shapes`; name: the whole model's fingerprint; folder: where it was read from."""
+    def __init__(
+        self, config: SUMAConfig, weights: Mapping[str, np.ndarray], name: str, folder: Path, source: str = ""
+    ):  # fmt: skip
+        """weights: those of `_shapes`; name: the whole model's fingerprint; folder: where it was read from; source: the
+        string that an index remembers it by."""
         loaded = {n: x.astype(np.float32) if x.dtype.kind == "f" else x for n, x in weights.items()}
         self._weights = {n.removeprefix("clip."): x for n, x in loaded.items()}
         self.config, self.space, self._name, self._folder = config, ReaderSpace(config, loaded), name, folder
+        self.source = source
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"])
         self._whole: SUMA | None = None
 

@@ -1,4 +1,4 @@
-"""The files of a saved model, in a folder or at the Hub."""
+"""The files of a model: in a folder, at the Hub, or made of an open_clip model's weights."""
 
 import json
 from dataclasses import fields
@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from suma.config import SUMAConfig
+from suma.open_clip_models import advice, is_named, prepared_folder
 
+_PACKED = Path(__file__).resolve().with_name("bundled")  # pyproject.toml puts it into the installed package
+BUNDLED = _PACKED if _PACKED.is_dir() else _PACKED.parents[1] / "assets" / "model"
+STRONGER = (
+    "note: the bundled model is a small one: in real videos, an index made with --model PE-Core-B-16:meta (1.8 GB, "
+    "downloaded once) finds more"
+)
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
 
-def bundled_model() -> Path:
-    """Return the folder of the model that comes with SUMA: in the installed package, or among a clone's assets."""
-    inside = Path(__file__).with_name("bundled")  # pyproject.toml puts it there
-    return inside if inside.is_dir() else Path(__file__).resolve().parents[1] / "assets" / "model"
-
-
 def find(model: str | Path, **options: Any) -> Path:
-    """The folder that holds a saved model: itself, or where the Hub's client keeps one of the Hub, all of one commit.
+    """The folder that holds a model: itself, or where the Hub's client keeps one of the Hub, all of one commit, or
+    where the cache keeps an open_clip model NAME:TAG (suma/open_clip_models.py).
 
-    Options: HUB_OPTIONS, as `huggingface_hub.hf_hub_download` has them. Raises FileNotFoundError for what is neither, a
-    folder without a model's files, and a model that is not cached while the Hub does not answer; ValueError for a
-    config that is damaged or another kind of model's. What the Hub refuses raises huggingface_hub's errors.
+    Options: HUB_OPTIONS, as `huggingface_hub.hf_hub_download` has them. Raises FileNotFoundError for what is none of
+    these, a folder without a model's files, and a model that is not cached while the Hub does not answer; ValueError
+    for an unknown NAME:TAG, and a config that is damaged or another kind of model's. What the Hub refuses raises
+    huggingface_hub's errors.
     """
     folder = Path(str(model))
     if folder.is_dir():
@@ -32,8 +35,19 @@ def find(model: str | Path, **options: Any) -> Path:
                 raise FileNotFoundError(f"{folder} is not a SUMA model: it has no {needed}")
         read_config(folder)
         return folder
+    if is_named(str(model)):
+        if options.get("revision"):
+            raise ValueError(f"{model} is an open_clip model, which has no revisions: leave `revision` out")
+        folder = prepared_folder(str(model))
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{model} is not in the cache ({folder}): load it by SUMA.from_pretrained")
+        return folder
     if folder.exists() or str(folder).startswith((".", "/", "~")) or str(folder).count("/") != 1:
-        raise FileNotFoundError(f"no model folder {folder} (a Hub id has the form owner/name)")
+        hint = advice(str(folder)) if "/" not in str(folder) else ""
+        raise FileNotFoundError(
+            f"no model folder {folder} (a Hub id has the form owner/name{', an open_clip model NAME:TAG' * (not hint)})"
+            + f": {hint}" * bool(hint)
+        )
     name, folder = str(folder), _download(str(folder), CONFIG, **options).parent
     options["revision"] = folder.name  # the commit: the weights must be of the same one
     config = read_config(folder)
@@ -42,6 +56,14 @@ def find(model: str | Path, **options: Any) -> Path:
         for file in TOKENIZER_FILES:
             _download(name, f"{TOKENIZER}/{file}", **options)
     return folder
+
+
+def source_of(model: str | Path) -> str:
+    """The string by which an index remembers its model: a folder's whole path, "" for the bundled model."""
+    folder = Path(str(model))
+    if not folder.is_dir():
+        return str(model)
+    return "" if folder.resolve() == BUNDLED else str(folder.absolute())
 
 
 def _download(model_id: str, name: str, **options: Any) -> Path:

@@ -2,7 +2,7 @@
 
 | file | holds |
 |---|---|
-| `manifest.json` | format version, model's fingerprint, length of parts, generation G of the others |
+| `manifest.json` | format version, the model's fingerprint and name, length of parts, generation G of the others |
 | `rows-G.sqlite` | what is known of each file and clip (suma/rows.py) |
 | `features-G.f16` | of each clip the video's feature, then those of its frames (D each), float16 |
 | `scales-G.f32` | 1 / |C f| of each of these rows: what brings them into the concept space (suma/similarity.py) |
@@ -63,6 +63,7 @@ class Store:
     def __init__(self, folder: Path, model: str, dim: int, segment: float | None = SEGMENT):
         self.folder, self.model, self.dim, self.generation = folder.resolve(), model, dim, 0
         self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the manifest says
+        self.source = ""  # the string that its model was loaded by
         self._mutex, self._depth = threading.RLock(), 0  # of the writers
 
     @property
@@ -73,12 +74,14 @@ class Store:
     # ---- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, model: str, dim: int, segment: float = SEGMENT) -> "Store":
-        """A new, empty index. Raises ValueError for a folder that holds other things or an index already."""
+    def create(cls, folder: Path, model: str, dim: int, segment: float = SEGMENT, source: str = "") -> "Store":
+        """A new, empty index; source: the string that its model was loaded by. Raises ValueError for a folder that
+        holds other things or an index already."""
         refuse_other_things(folder)
         with clear_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         store = cls(folder, model, dim, segment)
+        store.source = source
         with writer_lock(folder), clear_errors(folder):
             if (folder / MANIFEST).exists():
                 raise ValueError(f"{folder} holds an index already: open it")
@@ -99,7 +102,7 @@ class Store:
     def refresh(self) -> None:
         """Take over the last complete state on disk."""
         for attempt in range(5):  # a writer may bring in a new generation between the two reads
-            generation, self.segment = _read_manifest(self.folder, self.model, self.dim, self.segment)
+            generation, self.segment, self.source = _read_manifest(self.folder, self.model, self.dim, self.segment)
             try:
                 same = generation == self.generation
                 table = self.snapshot.table if same else RowTable(self._rows_file(generation), self.folder.parent)
@@ -263,6 +266,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
         with self.writing() if folder.resolve() == self.folder else writer_lock(folder), clear_errors(folder):
             new = Store(folder, self.model, self.dim, self.segment)
+            new.source = self.source
             new._start(1 + max((int(file.stem.split("-")[1]) for file in folder.glob("rows-*.sqlite")), default=0))
             for files, clips in self.blocks():
                 new._write(files, clips)
@@ -307,6 +311,7 @@ class Store:
         manifest = {
             "format_version": FORMAT_VERSION,
             "model": self.model,
+            "source": self.source,
             "dim": self.dim,
             "segment": self.segment,
             "generation": self.generation,
@@ -338,8 +343,16 @@ def refuse_other_things(folder: Path) -> None:
         raise ValueError(f"{folder} holds other things than an index: choose a new folder")
 
 
-def _read_manifest(folder: Path, model: str, dim: int, segment: float | None) -> tuple[int, float]:
-    """The generation in use, and the length of a part. Raises FileNotFoundError or ValueError as `open` says."""
+def remembered_model(folder: Path) -> str:
+    """Return the string that an index's model was loaded by; "" where there is no index, or it has none."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return str(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("source", ""))
+    return ""
+
+
+def _read_manifest(folder: Path, model: str, dim: int, segment: float | None) -> tuple[int, float, str]:
+    """The generation in use, the length of a part, and the model's string. Raises FileNotFoundError or ValueError as
+    `open` says."""
     file = folder / MANIFEST
     if not file.is_file():
         raise FileNotFoundError(f"{folder} holds no index ({MANIFEST} is missing)")
@@ -363,4 +376,4 @@ def _read_manifest(folder: Path, model: str, dim: int, segment: float | None) ->
         raise ValueError(
             f"{folder} has parts of {cut:g} s, not {segment:g} s: leave that as it is, or make another index"
         )
-    return generation, float(cut)
+    return generation, float(cut), str(manifest.get("source", ""))

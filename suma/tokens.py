@@ -29,8 +29,7 @@ def load_tokenizer(name: str, text_cfg: dict[str, Any], folder: str | Path | Non
         import open_clip
 
         return open_clip.get_tokenizer(name)
-    there = _open_clip_folder()
-    if name and not (there / "model_configs" / f"{name}.json").is_file():
+    if name and not brings_tokenizer(name):
         raise ValueError(f"tokenizer {name!r} is no open_clip model")
     context, size = text_cfg.get("context_length", 77), text_cfg.get("vocab_size", CLIP_VOCABULARY)
     tokenizer = _open_clip_tokenizer().SimpleTokenizer(context_length=context)
@@ -47,6 +46,11 @@ def load_tokenizer(name: str, text_cfg: dict[str, Any], folder: str | Path | Non
     tokenizer.all_special_ids = [size - 2, size - 1]
     tokenizer.sot_token_id, tokenizer.eot_token_id = size - 2, size - 1
     return tokenizer
+
+
+def brings_tokenizer(name: str) -> bool:
+    """Return whether a name is one of open_clip's own models, and not one that was added to its list."""
+    return (_open_clip_folder() / "model_configs" / f"{name}.json").is_file()
 
 
 def _open_clip_folder() -> Path:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hub import TOKEN, running_hub
 
-from ui import gpu
+from ui import gpu, space
 from ui.startup import parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +51,14 @@ def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: 
     assert not [
         path for path in files if "__pycache__" in path or path.startswith(("tests/", "train/", ".")) or ".git" in path
     ]
+
+
+def test_a_space_takes_only_models_that_it_could_load(tmp_path: Path):
+    with pytest.raises(ValueError, match="did you mean PE-Core-B-16"):
+        space.push("me/suma", model="PE-Core-B16:meta")
+    for model in (str(tmp_path), "assets/model", "no-model"):
+        with pytest.raises(ValueError, match=r"Hub id OWNER/NAME or an open_clip model NAME:TAG"):
+            space.push("me/suma", model=model)
 
 
 def test_every_option_is_explained():

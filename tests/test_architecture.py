@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LEVELS = {  # a file imports only files of lower levels
     "suma.hdr": -2, "suma.upright": -1, "suma.heif": 0, "suma.flv": -1,
-    "suma.arrays": 0, "suma.packets": 0, "suma.disk": 0, "suma.rows": 0, "suma.codes": 0, "suma.backbone": 0,
+    "suma.arrays": 0, "suma.packets": 0, "suma.disk": 0, "suma.rows": 0, "suma.codes": 0, "suma.backbone": 1,
     "suma.saved": 3, "suma.temporal": 0, "suma.clusters": 0, "suma.pixels": 0, "suma.text": 0, "suma.cpu": 0,
     "suma.tokens": 0, "suma.video": 1, "suma.words": 1, "suma.similarity": 1, "suma.snapshot": 1, "suma.config": 2,
-    "suma.zero_shot": 2,
+    "suma.open_clip_models": 1, "suma.zero_shot": 2,
     "suma.files": 2, "suma.decoder": 2, "suma.store": 2, "suma.concepts": 3, "suma.candidates": 3, "suma.stores": 3,
     "suma.caption_files": 0, "suma.progress": 0,
     "suma.milvus_client": 4, "suma.model": 4, "suma.build": 5, "suma.reader": 5,

@@ -93,7 +93,7 @@ def client(server: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             assert pool.submit(os.getpid).result() != os.getpid()
             patch.undo()
-            yield lambda function, *args, **options: pool.submit(function, *args, **options).result(60)
+            yield lambda function, *args, **options: pool.submit(function, *args, **options).result(300)
 
 
 @pytest.fixture(scope="module")
@@ -363,6 +363,147 @@ def test_the_datas_revision_is_the_one_that_was_downloaded(tiny_model: SUMA, tmp
     assert downloaded_revision("me/scenes") == "abc123"
     made = card(tiny_model, dataset="me/scenes")
     assert "revision `abc123`" in made.text and made.data.eval_results[0].dataset_revision == "abc123"
+
+
+# ---- open_clip's models by name and tag ------------------------------------------------------------------------------
+
+NAMED, TAG = "tiny-CLIP-B", "web_s1b"
+
+
+def named(cache: Path, *argv: str, repo: str = "me/tower") -> tuple[int, list[list[float]], str, str]:
+    """Have open_clip list a tiny model whose weights are at the Hub; run the command line or, without one, load the
+    model: exit code, scores, output, errors."""
+    import io
+
+    import open_clip
+    from conftest import TOWER
+
+    from suma.__main__ import main
+
+    torch.set_num_threads(1)
+    os.environ["SUMA_CACHE"] = str(cache)
+    open_clip.factory._MODEL_CONFIGS[NAMED] = TOWER
+    tagged = open_clip.pretrained._pcfg(hf_hub=f"{repo}/", mean=(0.5, 0.5, 0.5), interpolation="bilinear")
+    open_clip.pretrained._PRETRAINED[NAMED] = {TAG: tagged, "other_s2b": tagged}
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        if argv:
+            return main(argv), [], out.getvalue(), err.getvalue()
+        found = scores(SUMA.from_pretrained(f"{NAMED}:{TAG}")).tolist()
+    return 0, found, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def weights(hub: Hub, tower: dict[str, Any], request: pytest.FixtureRequest) -> str:
+    """A repository of the test's own with weights of an open_clip model, which the client has not cached."""
+    import open_clip
+
+    torch.manual_seed(3)
+    repo = f"me/{request.node.name.replace('_', '-')[:40].rstrip('-')}"
+    state = open_clip.CLIP(**tower).state_dict()
+    hub.commit(f"models/{repo}", {"open_clip_model.safetensors": safetensors.torch.save(state)})
+    return repo
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """A folder with two videos."""
+    (tmp_path / "videos").mkdir()
+    for fps in (5, 10):
+        write_video(tmp_path / "videos" / f"{fps}.mp4", 8, (64, 64), fps)
+    return tmp_path / "videos"
+
+
+def test_an_index_made_with_an_open_clip_model_remembers_it_and_later_needs_no_network(hub, client, weights, videos):
+    cache, index = videos.parent / "cache", str(videos.parent / "my.index")
+    command = ("index", str(videos), "-o", index, "--model", f"{NAMED}:{TAG}", "--workers", "1")
+    code, _, _, told = client(named, cache, *command, repo=weights)
+    assert code == 0 and "the bundled model" not in told, told
+    assert [call for call in hub.calls if call.startswith("GET") and "open_clip_model.safetensors" in call]
+    hub.repos.clear()
+    hub.calls.clear()
+    code, _, out, told = client(named, cache, "search", index, "a dog", "--json")  # no --model, and the Hub has nothing
+    assert code == 0 and len(json.loads(out)) == 2 and hub.calls == [], told
+    assert client(named, cache, "index", str(videos), "-o", index)[0] == 0 and hub.calls == []
+    config = json.loads(next(cache.glob(f"models/{NAMED}--{TAG}-*/config.json")).read_text())
+    image = config["image"]
+    assert config["untrained"] and image["mean"] == [0.5] * 3 and image["interpolation"] == "bilinear"
+    assert [folder.name for folder in (cache / "models").iterdir()] == [f"{NAMED}--{TAG}-1"]
+
+
+def test_an_open_clip_model_has_the_weights_of_its_tag(hub, client, weights, tower, tmp_path):
+    _, first, _, _ = client(named, tmp_path, repo=weights)
+    model = SUMA.from_pretrained(next(tmp_path.glob("models/*")))
+    told = safetensors.torch.load(hub.files(f"models/{weights}")["open_clip_model.safetensors"])
+    assert all(torch.equal(model.clip.state_dict()[name], x) for name, x in told.items())
+    assert client(named, tmp_path, repo=weights)[1] == first == scores(model).tolist()
+    with pytest.raises(ValueError, match="no revisions"):
+        SUMA.from_pretrained(f"{NAMED}:{TAG}", revision="main")
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (f"tiny-CLIP-C:{TAG}", f"did you mean {NAMED}"),
+        ("PE-Core-B16:meta", "did you mean PE-Core-B-16"),
+        (f"{NAMED}:web_s2b", f"'web_s2b' is no tag of {NAMED}: did you mean {TAG}"),
+        (f"{NAMED}:qqq", f"choose one of {TAG}, other_s2b"),
+        (NAMED, f"{NAMED}:{TAG}"),
+        ("ViT-B32", "did you mean the open_clip model ViT-B-32"),
+    ],
+)
+def test_a_wrong_name_or_tag_is_answered_with_the_nearest(hub, client, tmp_path, model, told):
+    code, _, out, error = client(named, tmp_path, "search", str(tmp_path), "a dog", "--model", model)
+    assert (code, out) == (2, "") and told in error and error.count("\n") == 1, error
+    assert hub.calls == []
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line_that_says_what_to_do(hub, client, tmp_path, weights, videos):
+    command = ("index", str(videos), "-o", str(tmp_path / "index"), "--model", f"{NAMED}:{TAG}")
+    code, _, _, error = client(named, tmp_path / "cache", *command, repo="me/nothing")
+    assert code == 2 and error.count("\n") == 1, error
+    assert f"{NAMED}:{TAG} are not in the cache" in error and "connect to the internet once" in error
+    assert not (tmp_path / "index").exists() and not (tmp_path / "cache").exists()
+    assert client(named, tmp_path / "cache", *command, repo=weights)[0] == 0
+
+
+def test_without_a_network_an_open_clip_model_is_one_line_that_says_what_to_do(tmp_path, monkeypatch, capsys):
+    from suma.__main__ import main
+
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    monkeypatch.setenv("SUMA_CACHE", str(tmp_path))
+    assert main(["search", "my.index", "a dog", "--model", "ViT-B-32:laion2b_s34b_b79k"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "connect to the internet once" in error and str(tmp_path) in error
+    with pytest.raises(FileNotFoundError, match="not in the cache"):
+        SUMA.from_pretrained("ViT-B-32:openai", local_files_only=True)
+
+
+def test_the_stronger_models_are_named_once_to_who_indexes_with_the_bundled_one(videos, capsys):
+    from suma.__main__ import main
+
+    command = ["index", str(videos), "-o", str(videos.parent / "my.index"), "--workers", "1"]
+    assert main(command) == 0
+    assert "--model PE-Core-B-16:meta" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "--model" not in capsys.readouterr().err
+    assert json.loads((videos.parent / "my.index" / "manifest.json").read_text())["source"] == ""
+
+
+def test_an_index_remembers_a_folder_and_says_where_it_was(videos, tiny_model, capsys):
+    from suma import VideoIndex
+    from suma.__main__ import main
+
+    folder, place = videos.parent / "model", str(videos.parent / "my.index")
+    tiny_model.save_pretrained(folder)
+    assert main(["index", str(videos), "-o", place, "--model", str(folder), "--workers", "1"]) == 0
+    assert main(["search", place, "a dog"]) == 0
+    assert VideoIndex.load(place).model.fingerprint() == tiny_model.fingerprint()
+    folder.rename(videos.parent / "moved")
+    capsys.readouterr()
+    assert main(["search", place, "a dog"]) == 2
+    assert f"{folder}, which is gone" in capsys.readouterr().err
+    assert main(["search", place, "a dog", "--model", str(videos.parent / "moved")]) == 0
 
 
 # ---- the whole road --------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from suma.open_clip_models import check_name, is_named
+
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = [
     "app.py", "README.md", "LICENSE", "requirements.txt", "suma/**", "ui/**", "assets/model/**", "assets/gallery/**",
@@ -18,8 +20,16 @@ NEVER = ["**/__pycache__/**", "**/.*", "**/*.partial"]
 
 
 def push(name: str, private: bool = False, model: str = "") -> str:
-    """Create the Space where it is not there yet, and push; returns its address."""
+    """Create the Space where it is not there yet, and push; returns its address.
+
+    Raises ValueError for a model that the Space could not load: a folder of this computer, an unknown NAME:TAG.
+    """
     from huggingface_hub import HfApi
+
+    if is_named(model):
+        check_name(*model.split(":"))
+    elif model and (model.count("/") != 1 or Path(model).exists()):
+        raise ValueError(f"--model {model}: a Space loads a Hub id OWNER/NAME or an open_clip model NAME:TAG")
 
     api = HfApi()
     address = str(api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, exist_ok=True))
@@ -37,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m ui.space", description=__doc__)
     p.add_argument("name", help="OWNER/NAME of the Space")
     p.add_argument("--private", action="store_true", help="only you can see it (where it is made now)")
-    p.add_argument("--model", default="", help="a Hub id that the Space loads instead of the bundled model")
+    p.add_argument("--model", default="", help="a Hub id, or an open_clip model NAME:TAG, that the Space "
+                   "loads instead of the bundled model")  # fmt: skip
     args = p.parse_args(argv)
     try:
         print(push(args.name, args.private, args.model))

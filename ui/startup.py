@@ -10,6 +10,8 @@ import zlib
 from pathlib import Path
 
 from suma import SUMA, VideoIndex
+from suma.index import model_of
+from suma.saved import BUNDLED, STRONGER
 from suma.store import MANIFEST
 from ui import media
 from ui.api import Options, on_spaces
@@ -26,8 +28,9 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     def yes(name: str, default: bool) -> bool:
         return env(name, str(int(default))).lower() in ("1", "true", "yes", "on")
 
-    p.add_argument("--model", default=env("SUMA_MODEL", str(ASSETS / "model")),
-                   help="a SUMA folder or Hub id (default: the bundled model; env SUMA_MODEL)")  # fmt: skip
+    p.add_argument("--model", default=env("SUMA_MODEL", ""),
+                   help="a SUMA folder, a Hub id, or an open_clip model NAME:TAG such as PE-Core-B-16:meta (default: "
+                   "that of --index, or the bundled model; env SUMA_MODEL)")  # fmt: skip
     p.add_argument("--index", default=env("SUMA_INDEX", ""),
                    help="the folder of a saved index (default: the bundled gallery; env SUMA_INDEX); with --videos it "
                    "is where their index is kept")  # fmt: skip
@@ -81,6 +84,11 @@ def options_of(args: argparse.Namespace) -> Options:
     return Options(args.read_only or args.share, folders, library, uploads)
 
 
+def load_model(model: str, index: str) -> SUMA:
+    """Return the model that `--model` names, or else the one that the index remembers, or the bundled one."""
+    return SUMA.from_pretrained(model or (model_of(index) if index else BUNDLED))
+
+
 def open_index(model: SUMA, index: str, videos: str, read_only: bool = True) -> VideoIndex:
     """The index to show: loaded, or made of a folder of videos and kept in `index`, else in the cache.
 
@@ -105,7 +113,10 @@ def open_index(model: SUMA, index: str, videos: str, read_only: bool = True) -> 
             return found
     source_id = zlib.crc32(os.path.realpath(videos).encode())
     folder = Path(index) if index else media.CACHE / "indexes" / f"{model.fingerprint()}-{source_id:08x}"
-    made = VideoIndex.load(folder, model) if (folder / MANIFEST).is_file() else VideoIndex(model)
+    is_there = (folder / MANIFEST).is_file()
+    made = VideoIndex.load(folder, model) if is_there else VideoIndex(model)
+    if not (is_there or model.source or Path(videos).is_relative_to(ASSETS)):
+        print(STRONGER, file=sys.stderr)
     _keep(made, folder, must=bool(index))
     try:
         report = made.add(videos)
