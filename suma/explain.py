@@ -48,6 +48,7 @@ class Explanation:
     duration: float  # seconds, of the whole file
     start: float = 0.0  # seconds: the part of a long video that is explained
     end: float = 0.0
+    untrained: bool = False  # concepts that no video has trained (suma/zero_shot.py)
 
 
 @no_grad
@@ -110,7 +111,8 @@ def explain(
     ]
     score = sum(part_of.values())
     text, length = query.strip(), row.duration
-    return Explanation(str(path), text, score, part_of, row.times, per_frame, concepts, length, row.start, row.end)
+    part = (length, row.start, row.end, model.config.untrained)
+    return Explanation(str(path), text, score, part_of, row.times, per_frame, concepts, *part)
 
 
 def standout(index: "VideoIndex", activations: Array) -> Array:

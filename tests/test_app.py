@@ -23,8 +23,9 @@ from gradio_client.exceptions import AppError
 import app
 from suma import SUMA, VideoIndex, read_frames
 from suma.explain import explain
+from suma.saved import BUNDLED
 from ui import colours, heat, media, startup, steering, tiles
-from ui.handlers import NOTHING_YET
+from ui.handlers import NOTHING_YET, Handlers
 from ui.look import launch_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -458,3 +459,36 @@ def test_steering_answers_in_a_tenth_of_a_second():
     app_paint = pytest.importorskip("app_paint", reason="playwright is not installed: pip install playwright")
     medians = [statistics.median(app_paint.steering_milliseconds(7)) for _ in range(3)]
     assert min(medians) < 100
+
+
+# ---- which model -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_says_where_concepts_are_untrained(tmp_path: Path, tiny_model: SUMA):
+    model = SUMA.from_clip(tiny_model.config.clip, num_concepts=40, temporal_layers=0)
+    write_video(tmp_path / "videos.mp4", 8, (64, 64))
+    untrained = VideoIndex(model)
+    untrained.add(tmp_path / "videos.mp4")
+    found = explain(untrained, tmp_path / "videos.mp4", "a dog runs")
+    assert "untrained concept in the frame" in heat.why(found, [], 1.0, "#player", 0.0)
+    assert "Untrained concepts that carried it" in heat.carried(found)
+    assert "Untrained concepts" in steering.bar(model, "a dog runs")
+    assert "40 untrained concepts" in Handlers(untrained).show_concepts("")
+    assert "ntrained" not in steering.bar(tiny_model, "a dog runs")
+
+
+def test_the_app_takes_the_model_that_an_index_remembers(tmp_path: Path, tiny_model: SUMA):
+    tiny_model.save_pretrained(tmp_path / "model")
+    VideoIndex(SUMA.from_pretrained(tmp_path / "model")).save(tmp_path / "index")
+    assert startup.load_model("", str(tmp_path / "index")).fingerprint() == tiny_model.fingerprint()
+    assert startup.load_model("", "").fingerprint() == SUMA.from_pretrained(BUNDLED).fingerprint()
+    assert startup.load_model(str(tmp_path / "model"), "").fingerprint() == tiny_model.fingerprint()
+
+
+def test_the_app_names_stronger_models_when_it_indexes_with_the_bundled_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(media, "CACHE", tmp_path / "cache")
+    (tmp_path / "mine").mkdir()
+    write_video(tmp_path / "mine" / "one.mp4", 8, (64, 64))
+    for told in (1, 0):
+        startup.open_index(SUMA.from_pretrained(BUNDLED), "", str(tmp_path / "mine"))
+        assert capsys.readouterr().err.count("--model PE-Core-B-16:meta") == told

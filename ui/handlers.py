@@ -201,7 +201,8 @@ class Handlers(Api):
     def show_concepts(self, words: str) -> str:
         """The list of concepts, found by a word."""
         found = self.gallery.find_concepts(words or "", 2000)
-        return tiles.concept_list(found, self.index.model.space.num_concepts)
+        model = self.index.model
+        return tiles.concept_list(found, model.space.num_concepts, model.config.untrained)
 
     @kind
     def show_map(self) -> str:

@@ -83,7 +83,7 @@ def why(found: Explanation, thumbs: Sequence[str], aspect: float, player: str, s
         f'aria-valuetext="{start:.1f} seconds" aria-label="Moment of the video; below, the activation of '
         f'{len(found.concepts)} concepts in {count} frames" '
         f'{mark(player, found.path, start)} data-times="{esc(json.dumps(found.times))}">{"".join(svg)}</svg></div>'
-        f"{_legend(low, high) if values else empty}{EXPORT}</div>"
+        f"{_legend(low, high, found.untrained) if values else empty}{EXPORT}</div>"
     )
 
 
@@ -114,7 +114,8 @@ def carried(found: Explanation) -> str:
         for concept in named[:5]
     )
     return (
-        '<table class="suma-shares suma-carried"><caption>Concepts that carried it <i>weight in the query, '
+        '<table class="suma-shares suma-carried"><caption>'
+        f"{'Untrained concepts' if found.untrained else 'Concepts'} that carried it <i>weight in the query, "
         "activation in the video</i></caption>"
         "<tr><th scope=col>words</th><th scope=col>weight</th><th scope=col>activation</th>"
         f"<th scope=col>score</th></tr>{rows}</table>"
@@ -157,9 +158,9 @@ def _timeline(found: Explanation) -> list[str]:
     return out
 
 
-def _legend(low: float, high: float) -> str:
+def _legend(low: float, high: float, untrained: bool) -> str:
     return (
         f'<div class="suma-legend"><span>{low:.3f}</span>'
         f'<i style="background:linear-gradient(90deg,{",".join(SCALE)})"></i><span>{high:.3f}</span>'
-        f"<span>activation (cosine) of the concept in the frame</span></div>"
+        f"<span>activation (cosine) of the {'untrained ' * untrained}concept in the frame</span></div>"
     )

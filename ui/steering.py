@@ -37,7 +37,7 @@ def bar(model: Any, text: str) -> str:
     anchor, said = asked.anchor(model), " ".join(text for text, _ in asked.mixed)
     set_by = concepts_of(model, weights)
     named = [] if anchor is None else [int(k) for k in anchor.argsort(descending=True)[:SHOWN] if anchor[k] >= 0.005]
-    chips = []
+    head, chips = "Untrained concepts" if model.config.untrained else "Concepts", []
     word_of = {concept: word for word, concept in zip(weights, _each(model, weights), strict=True)}
     for concept in [*set_by, *(k for k in named if k not in set_by)]:
         value = set_by.get(concept, 0.0 if anchor is None else float(anchor[concept]))
@@ -52,7 +52,7 @@ def bar(model: Any, text: str) -> str:
         else ""
     )
     return (
-        f'<div class="suma-steer"><div class="suma-knobs"><span class="suma-steer-head">Concepts</span>{"".join(chips)}'
+        f'<div class="suma-steer"><div class="suma-knobs"><span class="suma-steer-head">{head}</span>{"".join(chips)}'
         '</div><div class="suma-tools"><form data-add class="suma-add"><input type="text" maxlength="60" '
         'aria-label="add a concept by a word" placeholder="add a word"><button class="suma-link">Add</button></form>'
         f'<span class="suma-actions">{reset}{copy}</span>{_unknown(model, said)}</div></div>'

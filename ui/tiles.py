@@ -81,7 +81,7 @@ def captions(found: Sequence[tuple[str, float]]) -> str:
     return head("Captions", f'<ol class="suma-captions">{rows}</ol>' if rows else "")
 
 
-def concept_list(rows: Sequence[tuple[int, str, str, float]], total: int) -> str:
+def concept_list(rows: Sequence[tuple[int, str, str, float]], total: int, untrained: bool = False) -> str:
     """Concepts (id, name, more words, share of frames where it stands out)."""
     if not rows:
         return note("No concept has such a word.")
@@ -92,7 +92,7 @@ def concept_list(rows: Sequence[tuple[int, str, str, float]], total: int) -> str
         f'<i><i style="width:{100 * share / largest:.0f}%"></i></i><small>{100 * share:.1f} %</small></button>'
         for k, name, words, share in rows
     )
-    shown = f"{len(rows)} of {total}" if len(rows) < total else str(total)
+    shown = (f"{len(rows)} of {total}" if len(rows) < total else str(total)) + " untrained" * untrained
     return (
         f'<div class="suma-listhead"><span>{shown} concepts</span><span>stands out in, of all frames</span></div>'
         f'<div class="suma-concepts">{items}</div>'
