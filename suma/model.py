@@ -120,10 +120,9 @@ class SUMA(
             raise ValueError(f"{', '.join(sorted(unknown))}: no such option of SUMAConfig")
         counts, num_captions = _words_of(captions)
         if captions is None:
-            left_out = ignored_words()
-            for word in left_out:
-                counts.pop(word, None)
-            options = {"concept_share": ZERO_SHOT_SHARE, "untrained": True, "ignored_words": left_out} | options
+            options = {"concept_share": ZERO_SHOT_SHARE, "untrained": True, "ignored_words": ignored_words()} | options
+        for word in options.get("ignored_words", ()):
+            counts.pop(word, None)
         concept_start = concept_start or ("prompts" if captions is None else "tokens")
         tokenizer = load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
         num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)

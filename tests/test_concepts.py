@@ -299,3 +299,11 @@ def test_wrong_arguments_are_named():
 
 def test_the_examples_in_the_docstrings_hold():
     assert doctest.testmod(concepts).failed == 0
+
+
+def test_words_that_are_to_be_ignored_name_no_concept_and_weigh_nothing(tower):
+    captions = ["a dog runs on the grass", "the cat sleeps on a bed", "two red cars race", "the bird sings"] * 2
+    model = SUMA.from_clip(tower, captions, num_concepts=8, ignored_words=["a", "the", "on", "two"])
+    assert not {"a", "the", "on", "two"} & set(model.space.words) and {"dog", "cat"} <= set(model.space.words)
+    plain, wordy = model.anchors(["dog grass"]), model.anchors(["the dog on a grass"])
+    assert torch.equal(plain, wordy) and not model.anchors(["on the two"]).any()

@@ -39,6 +39,7 @@ from optimizer import freeze, learn, learning_rate, parameter_groups
 from suma.cpu import use_fast_attention_backward, use_fast_matmul
 from suma.model import SUMA
 from suma.similarity import Similarities, combine
+from suma.words import ignored_words
 
 
 class Run(NamedTuple):
@@ -64,12 +65,25 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     train = spoil(clips, train, c.shuffle_captions, c.drop_words, c.train_clips, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
     model = SUMA.from_clip(
-        c.clip, captions, c.pretrained or None, c.seed, c.min_count, concept_start=c.concept_start,
-        word_vectors=read_vectors(c.word_vectors), num_concepts=c.num_concepts, anchor=c.anchor,
-        activation=c.activation, frame_grid=c.frame_grid, temporal_layers=c.temporal_layers,
-        temporal_frames=c.temporal_frames, aggregation=c.aggregation,
-        aggregation_temperature=c.temperature, coarse_share=c.coarse_share, num_frames=c.num_frames,
-    )  # fmt: skip
+        c.clip,
+        captions,
+        c.pretrained or None,
+        c.seed,
+        c.min_count,
+        concept_start=c.concept_start,
+        word_vectors=read_vectors(c.word_vectors),
+        ignored_words=ignored_words() if c.ignore_words else [],
+        num_concepts=c.num_concepts,
+        anchor=c.anchor,
+        activation=c.activation,
+        frame_grid=c.frame_grid,
+        temporal_layers=c.temporal_layers,
+        temporal_frames=c.temporal_frames,
+        aggregation=c.aggregation,
+        aggregation_temperature=c.temperature,
+        coarse_share=c.coarse_share,
+        num_frames=c.num_frames,
+    )
     freeze(model, c)
     model.clip.set_grad_checkpointing(c.checkpoint_activations)
     if c.compile:
