@@ -46,7 +46,10 @@ def view_of(container: "InputContainer", stream: "VideoStream") -> View:
 
 def view_from(frame: "VideoFrame", view: View) -> View:
     """Return the view with its turn settled by a first frame, so that all frames after it have one shape."""
-    return view if view.turn else view._replace(turn=_frame_turn(frame))
+    if view.turn:
+        return view
+    small = frame.reformat(16, 16, "gray", threads=1)  # PyAV frees a frame late once its side data was read
+    return view._replace(turn=_frame_turn(small))
 
 
 def shown_size(frame: "VideoFrame", view: View, longest: int | None = None) -> tuple[int, int]:
@@ -66,10 +69,10 @@ def upright(frame: "VideoFrame", view: View, size: tuple[int, int] | None = None
     check_size(frame.width, frame.height)
     check_size(width, height)
     if view.transfer in (PQ, HLG):
-        codes = frame.to_ndarray(format="rgb48le", width=width, height=height)
+        codes = frame.to_ndarray(format="rgb48le", width=width, height=height, threads=1)
         picture = to_sdr(codes, view.transfer, view.primaries)
     else:
-        picture = frame.to_ndarray(format="rgb24", width=width, height=height)
+        picture = frame.to_ndarray(format="rgb24", width=width, height=height, threads=1)
     return turned(picture, view.turn or _frame_turn(frame))
 
 
