@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -32,9 +33,11 @@ def _kind(event: gr.EventData) -> str:
     return str(event._data.get("kind", ""))
 
 
-def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
-    """The app over an index. Launch it with `ui.look.launch_options()`."""
+def build_demo(index: VideoIndex, options: Options | None = None, waiting: Sequence[Path] = ()) -> gr.Blocks:
+    """Return the app over an index, which begins to add `waiting` videos. Launch it with `ui.look.launch_options()`."""
     h = Handlers(index, options)
+    if waiting:
+        h.fill(waiting)
     model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 4}  # Gallery.lock orders what they share
     page: dict[str, Any] = {**model, "api_visibility": "private", "show_progress": "hidden"}
     latest: dict[str, Any] = {**page, "trigger_mode": "always_last"}  # asked again meanwhile: the last is answered
@@ -59,13 +62,15 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
                 with gr.Row(equal_height=True):
                     query = field("query", "what happens in the video", scale=8, autofocus=True)
                     button = gr.Button("Search", variant="primary", scale=1, min_width=100, elem_id="search")
+                if waiting:
+                    filling, again, filled = clickable("filling"), gr.Timer(1.5), gr.State(len(h.gallery.names))
                 examples = clickable("examples", tiles.queries(h.gallery.examples()))
                 steer = clickable("steer")
                 live = clickable("live", "<i data-live hidden></i>")
                 with gr.Row():
                     with gr.Column(scale=5, min_width=300):
-                        empty = tiles.note("The gallery is empty: add videos in the Gallery tab.")
-                        results = clickable("results", tiles.skeleton(TOP) if len(index) else empty)
+                        there = tiles.skeleton(TOP) if len(index) else tiles.note(h.nothing_there)
+                        results = clickable("results", there)
                     with gr.Column(scale=8, min_width=320, elem_id="detail"):
                         title = clickable("title")
                         with gr.Row():
@@ -128,6 +133,8 @@ def build_demo(index: VideoIndex, options: Options | None = None) -> gr.Blocks:
 
         detail = [video_shown, player, title, why, shares]
         shown = [results, steer]
+        if waiting:
+            again.tick(h.show_filling, [query, filled], [filling, again, filled, examples, *shown], **page)
         gr.on([query.submit, button.click], h.show_results, query, shown, **page).then(
             h.show_best, [query, mode], detail, **latest)  # fmt: skip
         live.input(h.show_typed, query, shown, **latest).then(h.show_best, [query, mode], detail, **latest)
@@ -205,7 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(args.model, args.index)
         if zero_gpu():
             model.to("cuda")
-        demo = build_demo(open_index(model, args.index, args.videos, options.read_only), options)
+        waiting: list[Path] = []
+        index = open_index(model, args.index, args.videos, options.read_only, waiting)
+        demo = build_demo(index, options, waiting)
         demo.queue(max_size=args.queue)
         auth = tuple(args.auth.split(":", 1)) if args.auth else None
         demo.launch(server_name=args.host, server_port=args.port, share=args.share, auth=auth, mcp_server=args.mcp,

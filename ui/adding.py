@@ -1,5 +1,7 @@
 """Adding videos to the gallery while the page shows how far it is."""
 
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -53,3 +55,23 @@ def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | 
         took = time.monotonic() - step_began
         step = max(1, min(256, round(step * min(2.0, PATIENCE / max(took, 1e-3)))))
         yield progress
+
+
+class Filling:
+    """Add videos to the gallery in a thread, while the page is open and what is there can be searched."""
+
+    def __init__(self, gallery: Gallery, paths: Sequence[Path]):
+        self.gallery, self.progress, self.error = gallery, Progress(len(paths)), ""
+        self.thread = threading.Thread(target=self._run, args=(paths,), daemon=True)
+        self.thread.start()
+
+    def _run(self, paths: Sequence[Path]) -> None:
+        try:
+            for progress in add_paths(self.gallery, paths):
+                self.progress = progress
+            self.gallery.list_captions()
+        except (ValueError, OSError, RuntimeError) as error:  # a full disk, another process that writes
+            self.error = str(error)
+            print(f"error: indexing ended early: {error}", file=sys.stderr)
+        for name, reason in self.progress.failed.items():
+            print(f"skipped {name}: {reason}", file=sys.stderr)

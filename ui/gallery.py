@@ -46,8 +46,13 @@ class Gallery:
         self._captions: dict[str, list[str]] = {}
         self._use: ConceptUse | None = None
         self.refresh()
-        if not index.caption_list and self._captions:
-            index.set_captions([caption for captions in self._captions.values() for caption in captions])
+        self.list_captions()
+
+    def list_captions(self) -> None:
+        """Rank the captions in `captions.json` files, where the index has no list of captions."""
+        with self.lock:
+            if not self.index.caption_list and self._captions:
+                self.index.set_captions([caption for captions in self._captions.values() for caption in captions])
 
     def refresh(self) -> None:
         """Take over what is in the index now; a video keeps its name as long as it stays."""

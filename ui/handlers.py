@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from suma.explain import Explanation, heat_map
 from suma.files import find_videos
 from suma.steer import parse
 from ui import heat, media, steering, tiles
-from ui.adding import Progress, add_paths
+from ui.adding import Filling, Progress, add_paths
 from ui.api import MAX_QUERY, Api, kind
 from ui.concept_map import place
 from ui.tiles import esc
@@ -28,6 +28,36 @@ MODES = {"concepts of the query": "query", "strongest in the video": "video"}
 
 class Handlers(Api):
     """What the page shows, in the order of its tabs; the functions for programs are in ui/api.py."""
+
+    filling: Filling | None = None  # videos that are indexed since the app was started
+
+    def fill(self, paths: Sequence[Path]) -> None:
+        """Begin to add videos, while the page can be used."""
+        self.filling = Filling(self.gallery, paths)
+
+    def show_filling(self, text: str, shown: int) -> list[Any]:
+        """Return how far the indexing is, whether to ask again, the number of videos now, and where the first have come
+        since, the examples and the results for what is in the box."""
+        filling = self.filling
+        if filling is None:
+            return ["", gr.Timer(active=False), *[gr.skip()] * 4]
+        busy, p, count = filling.thread.is_alive(), filling.progress, len(self.gallery.names)
+        said = "" if not busy else "Indexing your videos: those that are done can be searched."
+        if filling.error:
+            said = "Indexing ended early. The message is where the app was started."
+        bar = tiles.progress(p.total, p.done, len(p.added), p.skipped, p.failed, p.rate, p.left)
+        parts: list[Any] = [gr.skip()] * 3
+        if count and not shown:
+            parts = [tiles.queries(self.gallery.examples()), *self.show_typed(text)]
+        bar = tiles.note(said) + bar if said or p.failed else ""
+        return [bar, gr.Timer(active=busy), count, *parts]
+
+    @property
+    def nothing_there(self) -> str:
+        """What to say where the gallery is empty."""
+        if self.filling and self.filling.thread.is_alive():
+            return "The first videos are being indexed; they can be searched as soon as they are done."
+        return "The gallery is empty: add videos in the Gallery tab."
 
     # ---- text to videos --------------------------------------------------------------------------------------------
 
@@ -50,7 +80,9 @@ class Handlers(Api):
             gr.Warning("Type what happens in the video, then press Enter.", title="Empty search")
             return self.show_typed("")
         if not len(self.index):
-            gr.Warning("Start the app with --videos FOLDER, or add videos in the Gallery tab.", title="Empty gallery")
+            busy = self.filling and self.filling.thread.is_alive()
+            said = "Start the app with --videos FOLDER, or add videos in the Gallery tab."
+            gr.Warning(self.nothing_there if busy else said, title="Empty gallery")
             return [gr.skip()] * 2
         if len(text) > MAX_QUERY:
             gr.Warning(f"Only the first {MAX_QUERY} characters of the query are read.", title="A long query")
@@ -66,7 +98,9 @@ class Handlers(Api):
 
     def _results(self, text: str) -> list[Any]:
         sentence, weights = parse(text)
-        if not (sentence or weights) or not len(self.index):
+        if not len(self.index):
+            return [tiles.tiles([], empty=self.nothing_there, link=text), ""]
+        if not (sentence or weights):
             return [tiles.tiles([], empty="Type what happens in the video.", link=""), ""]
         shown = self.gallery.tiles(self.find(sentence, weights))
         with self.gallery.lock:

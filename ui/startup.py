@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 from suma import SUMA, VideoIndex
+from suma.files import find_videos
 from suma.index import model_of
 from suma.saved import BUNDLED, STRONGER
 from suma.store import MANIFEST
@@ -35,8 +36,8 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
                    help="the folder of a saved index (default: the bundled gallery; env SUMA_INDEX); with --videos it "
                    "is where their index is kept")  # fmt: skip
     p.add_argument("--videos", default=env("SUMA_VIDEOS", ""),
-                   help="a folder of videos to index at start; what is in the index already is skipped, what is "
-                   "not there now stays, and what a .sumaignore names is left out (env "
+                   help="a folder of videos to index while the page is open already; what is in the index is skipped, "
+                   "what is not there now stays, and what a .sumaignore names is left out (env "
                    "SUMA_VIDEOS)")  # fmt: skip
     p.add_argument("--read-only", action=argparse.BooleanOptionalAction, default=yes("SUMA_READ_ONLY", on_spaces()),
                    help="whether visitors can add and remove videos (default: read-only on Spaces and with --share, "
@@ -56,7 +57,8 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
                    "SUMA_QUEUE)")  # fmt: skip
     p.add_argument("--host", default=env("SUMA_HOST", "0.0.0.0" if on_spaces() else "127.0.0.1"),
                    help="address to listen on; 0.0.0.0 opens it to the network (default: %(default)s; env "
-                   "SUMA_HOST)")  # fmt: skip
+                   "SUMA_HOST). Behind a proxy that serves the app under a path of its site, say that path by env "
+                   "GRADIO_ROOT_PATH, like /videos")  # fmt: skip
     p.add_argument("--port", type=int, default=int(env("SUMA_PORT", "0")) or None,
                    help="default: the first free one from 7860 on (env SUMA_PORT)")  # fmt: skip
     p.add_argument("--auth", default=env("SUMA_AUTH", ""), metavar="NAME:PASSWORD",
@@ -89,10 +91,13 @@ def load_model(model: str, index: str) -> SUMA:
     return SUMA.from_pretrained(model or (model_of(index) if index else BUNDLED))
 
 
-def open_index(model: SUMA, index: str, videos: str, read_only: bool = True) -> VideoIndex:
+def open_index(
+    model: SUMA, index: str, videos: str, read_only: bool = True, later: list[Path] | None = None
+) -> VideoIndex:
     """The index to show: loaded, or made of a folder of videos and kept in `index`, else in the cache.
 
-    The bundled one is never written to: where visitors may add videos it is carried on in the cache.
+    The bundled one is never written to: where visitors may add videos it is carried on in the cache. `later`: a list
+    that gets the videos of the folder, for the caller to add them; else they are added here.
     Raises ValueError or FileNotFoundError where there is nothing to show.
     """
     if not videos:
@@ -119,6 +124,9 @@ def open_index(model: SUMA, index: str, videos: str, read_only: bool = True) -> 
         print(STRONGER, file=sys.stderr)
     _keep(made, folder, must=bool(index))
     try:
+        if later is not None:
+            later += find_videos(videos)
+            return made
         report = made.add(videos)
     except (ValueError, FileNotFoundError, PermissionError) as error:  # maybe of a drive that is not connected
         if not len(made):
