@@ -26,14 +26,14 @@ MANIFEST = "/manifest.json"  # of installable apps: Gradio links it at the site'
 
 
 def proxy_to(url: str) -> uvicorn.Server:
-    """Serve what lies at `url` under PATH, and nothing else, as a web server in front of the app would."""
+    """Serve what lies at `url` under PATH, and nothing else, as a web server in front of the app would: the Host header
+    is passed on, since Gradio makes the addresses of files from it."""
     http = httpx.AsyncClient(base_url=url, timeout=60)
 
     async def forward(request: Request) -> Response:
-        headers = {k: v for k, v in request.headers.items() if k != "host"}
         asked = http.build_request(
-            request.method, request.url.path.removeprefix(PATH), params=request.query_params, headers=headers,
-            content=await request.body(),
+            request.method, request.url.path.removeprefix(PATH), params=request.query_params,
+            headers=dict(request.headers), content=await request.body(),
         )  # fmt: skip
         answer = await http.send(asked, stream=True)
 

@@ -58,7 +58,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     p.add_argument("--host", default=env("SUMA_HOST", "0.0.0.0" if on_spaces() else "127.0.0.1"),
                    help="address to listen on; 0.0.0.0 opens it to the network (default: %(default)s; env "
                    "SUMA_HOST). Behind a proxy that serves the app under a path of its site, say that path by env "
-                   "GRADIO_ROOT_PATH, like /videos")  # fmt: skip
+                   "GRADIO_ROOT_PATH, like /videos; the proxy must pass the Host header on")  # fmt: skip
     p.add_argument("--port", type=int, default=int(env("SUMA_PORT", "0")) or None,
                    help="default: the first free one from 7860 on (env SUMA_PORT)")  # fmt: skip
     p.add_argument("--auth", default=env("SUMA_AUTH", ""), metavar="NAME:PASSWORD",
