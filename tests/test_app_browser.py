@@ -301,6 +301,42 @@ def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str
     page.wait_for_function("new URL(location.href).searchParams.get('q') == 'a dog runs'")
 
 
+def test_back_and_forward_show_the_results_before_and_after(page: Any):
+    """One entry for each search, however many letters it was typed in; Back comes to the search tab."""
+    shown = "all => all.map(t => t.dataset.video)"
+    seen: list[tuple[str, list[str]]] = []
+
+    def note(query: str) -> None:
+        page.wait_for_function("q => document.querySelector('#title .suma-heading')?.dataset.for == q", arg=query)
+        page.wait_for_function("q => new URL(location.href).searchParams.get('q') == q", arg=query)
+        quiet(page)
+        seen.append((query, page.locator("#results .suma-tile").evaluate_all(shown)))
+
+    note(box(page).input_value())
+    length = page.evaluate("history.length")
+    box(page).fill("")
+    for part in ("a woman ", "cooks ", "rice"):
+        box(page).press_sequentially(part, delay=20)
+        page.wait_for_timeout(600)  # each part is searched
+    note("a woman cooks rice")
+    search(page, "a dog runs")
+    note("a dog runs")
+    page.get_by_role("tab", name="From a video").click()
+    page.locator("#picker .suma-tile").nth(1).click()
+    page.locator("#captions button", has_text="a cat sits").click()
+    note("a cat sits")
+    assert page.evaluate("history.length") == length + 3
+    assert len({str(names) for _, names in seen}) > 1
+    page.get_by_role("tab", name="Gallery").click()
+    for step, at in (("back", 2), ("back", 1), ("forward", 2), ("back", 1), ("back", 0)):
+        page.evaluate(f"history.{step}()")
+        query, names = seen[at]
+        note(query)
+        assert box(page).input_value() == query and seen.pop() == (query, names)
+    search(page, "a bird flies")
+    assert page.evaluate("history.length") == length + 1  # what lay ahead is gone, as everywhere
+
+
 def test_steering_by_keyboard_keeps_its_place_and_nothing_below_moves(page: Any):
     search(page, "a dog runs [ball 0.5]")
     quiet(page)

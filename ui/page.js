@@ -1,5 +1,8 @@
 // What every gr.HTML of the app listens to: each calls this when it is loaded, with what Gradio gives its js_on_load.
 // data-kind="seek" jumps in the player, "copy" fills the clipboard, anything else goes to Python as `data-event`.
+let typed = false;  // the search under way was typed (or dragged), so that another one may follow at once
+let typedOn = false;  // the history's last entry is one of those: what follows takes its place
+document.addEventListener('pointerdown', () => { typedOn = false; }, true);
 window.sumaListen = (element, trigger, watch) => {
   const player = (of) => document.querySelector(of.dataset.player + ' video');
   // A frame's own time is where the frame before ends: rounding puts a seek there on either of the two. So seek a
@@ -33,7 +36,10 @@ window.sumaListen = (element, trigger, watch) => {
       for (const on of element.querySelectorAll('[aria-pressed=true]')) on.setAttribute('aria-pressed', 'false');
       hit.setAttribute('aria-pressed', 'true');
     }
-    if (hit.dataset.kind === 'query' || hit.dataset.event === 'input') busy();
+    if (hit.dataset.kind === 'query' || hit.dataset.event === 'input') {
+      typed = false;
+      busy();
+    }
     if (['video', 'concept'].includes(hit.dataset.kind)) window.sumaChosen = performance.now();
     held = hit === document.activeElement ? hit.dataset.word : undefined;
     trigger(hit.dataset.event || 'select', {...hit.dataset});
@@ -51,6 +57,7 @@ window.sumaListen = (element, trigger, watch) => {
     const value = Number(slider.value);
     slider.parentElement.querySelector('output').textContent = value.toFixed(2);
     slider.setAttribute('aria-valuetext', value.toFixed(2));
+    typed = true;
     trigger('input', {kind: 'weight', word: slider.dataset.word, value});
   });
   element.addEventListener('submit', (event) => {
@@ -60,6 +67,7 @@ window.sumaListen = (element, trigger, watch) => {
     const word = form.querySelector('input').value.trim();
     if (!word) return;
     held = '';
+    typed = false;
     form.reset();
     trigger('input', {kind: 'add', word});
   });
@@ -119,11 +127,15 @@ window.sumaListen = (element, trigger, watch) => {
     const answer = element.querySelector('.suma-heading, .suma-playing');
     if (answer && performance.now() - (window.sumaChosen || -9999) < 4000) answer.scrollIntoView({block: 'nearest'});
     const link = element.querySelector('[data-link]');
-    if (link) {  // the state of the page is in its address
-      const url = new URL(window.location.href);
+    if (link) {  // what was asked is in the page's address, and in the history: Back shows the results before
+      const url = new URL(window.location.href), {state} = window.history;
+      const same = (url.searchParams.get('q') || '') === link.dataset.link;
       if (link.dataset.link) url.searchParams.set('q', link.dataset.link);
       else url.searchParams.delete('q');
-      window.history.replaceState(window.history.state, '', url);
+      const first = !state?.suma;
+      if (same || first || (typed && typedOn)) window.history.replaceState({...state, suma: true}, '', url);
+      else window.history.pushState({...state, suma: true}, '', url);
+      if (!same) typedOn = typed && !first;
     }
     const file = element.querySelector('a[download]');
     if (file) file.click();
@@ -151,13 +163,24 @@ window.sumaListen = (element, trigger, watch) => {
       if (!inQuery(event) || event.isComposing) return;
       clearTimeout(timer);
       timer = setTimeout(() => {
+        typed = true;
         busy();
         trigger('input', {});
       }, 350);
     });
+    window.addEventListener('popstate', () => {
+      const box = document.querySelector('#query textarea, #query input');
+      if (!box.offsetParent) document.querySelector('[role=tab]').click();
+      box.value = new URL(window.location.href).searchParams.get('q') || '';
+      box.dispatchEvent(new Event('input', {bubbles: true}));
+      typedOn = false;
+    });
     document.addEventListener('keydown', (event) => {
       if (inQuery(event)) {
-        if (event.key === 'Enter') clearTimeout(timer);
+        if (event.key === 'Enter') {
+          clearTimeout(timer);
+          typed = typedOn = false;
+        }
         if (event.key === 'ArrowDown') {
           event.preventDefault();
           document.querySelector('#results .suma-tile')?.focus();
