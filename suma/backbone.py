@@ -26,8 +26,9 @@ class Backbone(NamedTuple):
 def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | None) -> Backbone:
     """An open_clip backbone by name, by a config of its own, or by a .json file of one; see `SUMA.from_clip`.
 
-    `pretrained` is an open_clip tag, a checkpoint file, or None for random weights. Raises ValueError for an unknown
-    name or tag and for a file that holds more than weights, RuntimeError for weights of another model.
+    `pretrained` is an open_clip tag, a checkpoint file, or None for random weights (but for an image tower whose config
+    has timm_model_pretrained: timm downloads it). Raises ValueError for an unknown name or tag and for a file that
+    holds more than weights, RuntimeError for weights of another model.
     """
     import open_clip
 
@@ -42,7 +43,11 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     if "multimodal_cfg" in cfg:
         raise ValueError("captioning models (CoCa) are not dual encoders: choose a CLIP or SigLIP name")
     if not pretrained:
-        clip = build_clip(cfg)
+        from_timm = bool(cfg["vision_cfg"].get("timm_model_pretrained"))
+        clip = build_clip(cfg, from_timm)
+        if from_timm:
+            trained = clip.visual.trunk.pretrained_cfg
+            preprocess = {name: trained[name] for name in ("mean", "std", "interpolation")} | preprocess
     elif known and (tagged := open_clip.get_pretrained_cfg(known, str(pretrained))):
         if tagged.get("quick_gelu"):  # these weights were trained with it, whatever the name says
             cfg["quick_gelu"] = True
@@ -79,13 +84,14 @@ def backbone_config(name: str) -> dict[str, Any]:
     return open_clip.get_model_config(name)
 
 
-def build_clip(cfg: dict[str, Any]) -> Any:
-    """An open_clip model of random weights from its config; nothing is downloaded, `cfg` is left as it is."""
+def build_clip(cfg: dict[str, Any], from_timm: bool = False) -> Any:
+    """Return an open_clip model of random weights from its config, which is left as it is; `from_timm`: but for a timm
+    image tower, which gets timm's own weights, downloaded once. Otherwise nothing is downloaded."""
     import open_clip
 
     cfg = {name: value for name, value in cfg.items() if name != "preprocess_cfg"}
     custom = cfg.pop("custom_text", False) or cfg["text_cfg"].get("hf_model_name") is not None
-    cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
+    cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": from_timm}
     cfg["text_cfg"] = {**cfg["text_cfg"], "hf_model_pretrained": False}
     return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
 

@@ -414,6 +414,32 @@ def videos(tmp_path: Path) -> Path:
     return tmp_path / "videos"
 
 
+def timm_start(cfg: dict[str, Any], captions: list[str]) -> tuple[list[float], dict[str, Any]]:
+    """The image feature of a grey picture, of a new model with timm's weights, and its preprocessing."""
+    model = SUMA.from_clip(cfg, captions, num_concepts=4, temporal_layers=0)
+    assert not model.config.clip["vision_cfg"].get("timm_model_pretrained") or SUMA(model.config)  # builds offline
+    with torch.no_grad():
+        feature = model.clip.visual.trunk(torch.full((1, 3, 64, 64), 0.5))
+    return feature[0, :4].tolist(), model.config.image
+
+
+def test_an_image_tower_gets_the_weights_that_timm_has_at_the_hub(hub: Hub, client, tower, captions):
+    import timm
+
+    torch.manual_seed(5)
+    trunk = timm.create_model("test_efficientnet", pretrained=False).eval()
+    files = {"model.safetensors": safetensors.torch.save(trunk.state_dict()), "config.json": b"{}"}
+    hub.commit("models/timm/test_efficientnet.r160_in1k", files)
+    vision = {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64}
+    cfg = {**tower, "vision_cfg": {**vision, "timm_model_pretrained": True}}
+    found, image = client(timm_start, cfg, captions)
+    trunk.reset_classifier(0)
+    with torch.no_grad():
+        expected = trunk(torch.full((1, 3, 64, 64), 0.5))[0, :4].tolist()
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert image["mean"] == pytest.approx([0.485, 0.456, 0.406]) and image["interpolation"] == "bicubic"
+
+
 def test_an_index_made_with_an_open_clip_model_remembers_it_and_later_needs_no_network(hub, client, weights, videos):
     cache, index = videos.parent / "cache", str(videos.parent / "my.index")
     command = ("index", str(videos), "-o", index, "--model", f"{NAMED}:{TAG}", "--workers", "1")
