@@ -276,7 +276,9 @@ class SUMA(
         if not bool(mask.any(1).all()):
             raise ValueError("every video needs at least one valid frame")
         encode = self.encode_frames if pixels.ndim == 5 else self.frame_features
-        frames = encode(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+        encoded = encode(pixels[mask])  # not the padding
+        frames = encoded.new_zeros(*mask.shape, self.dim)
+        frames[mask] = encoded
         return self.in_time(frames, mask)
 
     # ---- the concept space and the score ---------------------------------------------------------------------------

@@ -41,7 +41,7 @@ class FrameFeatures:
         features: np.ndarray | None = None
         on_cpu = model.device.type == "cpu"
         with half_image_tower(model.clip) if on_cpu and has_bf16() else nullcontext():
-            for i in Progress(range(0, len(self.clips), BATCH), "encode frames", "batch"):
+            for i in Progress(range(0, len(self.clips), BATCH), desc="encode frames", unit="batch"):
                 rows = [j for j in range(i, min(i + BATCH, len(self.clips))) if self.counts[j]]
                 if not rows:
                     continue

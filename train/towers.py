@@ -27,10 +27,10 @@ from benchmarks import load_clips
 from safetensors.torch import save_file
 from static_words import folder_of
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from suma.backbone import build_clip
-from suma.cpu import use_fast_attention_backward, use_fast_matmul
+from suma.cpu import has_bf16, use_fast_attention_backward, use_fast_matmul
+from suma.progress import Progress
 from suma.text import encode_tokens, tokenize
 from suma.tokens import load_tokenizer
 
@@ -79,12 +79,17 @@ def sentence_model() -> Teacher:
         raise ValueError("the sentence model needs transformers: pip install transformers") from error
     folder = folder_of(SENTENCES) / "model"
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    model = model.to(torch.bfloat16) if has_bf16() else model
 
     @torch.no_grad()
     def encode(texts: Sequence[str]) -> Tensor:
-        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=64, return_tensors="pt")
-        mask = inputs["attention_mask"][..., None]
-        return F.normalize((model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1), dim=-1)
+        order, found = sorted(range(len(texts)), key=lambda i: len(texts[i])), []
+        for i in range(0, len(order), 64):  # of like length, so that little is padding
+            chunk = [texts[j] for j in order[i : i + 64]]
+            inputs = tokenizer(chunk, padding=True, truncation=True, max_length=64, return_tensors="pt")
+            mask = inputs["attention_mask"][..., None]
+            found.append((model(**inputs).last_hidden_state.float() * mask).sum(1) / mask.sum(1))
+        return F.normalize(torch.cat(found)[np.argsort(order)], dim=-1)
 
     return encode
 
@@ -104,7 +109,7 @@ def whole_words(tokenizer: Any) -> dict[int, str]:
 def start_table(table: nn.Embedding, words: dict[int, str], teach: Teacher) -> tuple[Tensor, Tensor]:
     """Put each word's token where the sentence model puts the word; return the mean and axes of that (384, E)."""
     ids, names = list(words), list(words.values())
-    placed = torch.cat([teach(names[i : i + 512]) for i in tqdm(range(0, len(names), 512), desc="words", disable=None)])
+    placed = torch.cat([teach(names[i : i + 512]) for i in Progress(range(0, len(names), 512), desc="words")])
     mean, axes = principal_axes(placed, table.embedding_dim)
     with torch.no_grad():
         known = F.normalize((placed - mean) @ axes, dim=-1)
@@ -135,11 +140,12 @@ def distil(
     optimizer = torch.optim.AdamW(tower, rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     rng, words, context = np.random.default_rng(0), list(names.values()), CONFIG["text_cfg"]["context_length"]
-    bar = tqdm(range(steps), desc="distil", disable=None)
-    for step in bar:
+    for step in Progress(range(steps), desc="distil", unit="step"):
         texts = texts_of_a_step(captions, words, batch, rng)
         target = F.normalize((teach(texts) - mean) @ axes, dim=-1)
-        found = F.normalize(encode_tokens(clip, tokenize(tokenizer, texts, context, True)).float(), dim=-1)
+        tokens = tokenize(tokenizer, texts, context, True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+            found = F.normalize(encode_tokens(clip, tokens).float(), dim=-1)
         loss = 1 - (found * target).sum(-1).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(tower, 1.0)
