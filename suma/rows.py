@@ -236,7 +236,8 @@ class RowTable:
 
     def put_file(self, run: Run, row: Row) -> None:
         """Add a file, or replace what is known of it."""
-        path, values = self.stored(row.path), (row.size, row.mtime, row.digest, row.duration, row.reason)
+        reason = row.reason.encode(errors="backslashreplace").decode()  # it may quote a name that is no UTF-8
+        path, values = self.stored(row.path), (row.size, row.mtime, row.digest, row.duration, reason)
         named = [f"{name} = ?" for name in FILE.split(", ")[1:]]
         same = "path = ? AND removed = 0 AND digest = ?"
         if run(f"UPDATE files SET {', '.join(named)} WHERE {same}", (*values, path, row.digest)).rowcount:

@@ -417,3 +417,16 @@ def test_ctrl_c_at_a_bad_moment_costs_nothing(
         assert torch.allclose(kept.frames, whole.frames, atol=1e-3) and torch.allclose(
             kept.features, whole.features, atol=1e-3
         )
+
+
+def test_a_broken_file_whose_name_is_no_utf8_costs_that_file_alone(tiny_model: SUMA, tmp_path: Path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_video(folder / "good.mp4", 6, (64, 64), fps=6)
+    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.mp4")).write_bytes(b"no video")
+    index = VideoIndex(tiny_model)
+    index.save(tmp_path / "index")
+    report = index.add(folder)
+    assert [Path(path).name for path in report.added] == ["good.mp4"] and len(report.failed) == 1
+    again = VideoIndex.load(tmp_path / "index", tiny_model)
+    assert "bad\\udcff.mp4" in again.failed[0].reason and again.failed[0].path == next(iter(report.failed))
