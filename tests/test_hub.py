@@ -462,7 +462,8 @@ def test_an_open_clip_model_has_the_weights_of_its_tag(hub, client, weights, tow
     model = SUMA.from_pretrained(next(tmp_path.glob("models/*")))
     told = safetensors.torch.load(hub.files(f"models/{weights}")["open_clip_model.safetensors"])
     assert all(torch.equal(model.clip.state_dict()[name], x) for name, x in told.items())
-    assert client(named, tmp_path, repo=weights)[1] == first == scores(model).tolist()
+    assert client(named, tmp_path, repo=weights)[1] == first
+    assert torch.allclose(torch.tensor(first), scores(model), atol=1e-4)  # commands make the client's products faster
     with pytest.raises(ValueError, match="no revisions"):
         SUMA.from_pretrained(f"{NAMED}:{TAG}", revision="main")
 
