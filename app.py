@@ -6,7 +6,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
 
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from ui.api import MAX_QUERY, TOP, Options
 from ui.gpu import zero_gpu
 from ui.handlers import MODES, NOTHING_YET, PAGE, Handlers
 from ui.look import launch_options
-from ui.startup import load_model, open_index, options_of, parser
+from ui.media import prepare
+from ui.startup import load_model, open_index, options_of, parser, use_own_temp
 from ui.tiles import ON_LOAD
 
 
@@ -53,10 +54,21 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         return gr.Video(elem_id=elem_id, label="video", show_label=False, interactive=False, visible=False, buttons=[],
                         loop=True)  # fmt: skip
 
+    def then_copy(event: Any, video: gr.State, player: gr.Video, bar: gr.HTML, play: bool = False) -> None:
+        """After an event that shows a video: its copy, where browsers need one, outside the queue of searches."""
+
+        async def show(name: Any, request: gr.Request) -> AsyncIterator[list[Any]]:
+            async for shown in h.show_copy(name, (request.session_hash or "", str(player.elem_id)), play):
+                yield shown
+
+        event.then(show, video, [player, bar], concurrency_id="copies", concurrency_limit=None,
+                   api_visibility="private", show_progress="hidden", trigger_mode="multiple")  # fmt: skip
+
     with gr.Blocks(title="SUMA: video search", fill_width=True, delete_cache=(3600, 6 * 3600)) as demo:
         gr.HTML('<header class="suma-brand"><h1>SUMA</h1><p>Find the moment in a video by what happens in it, and see '
                 "why it was found.</p></header>", apply_default_css=False)  # fmt: skip
         video_shown, limit, current, member = gr.State(""), gr.State(PAGE), gr.State({}), gr.State("")
+        concept_video = gr.State("")
         with gr.Tabs(selected="text") as tabs:
             with gr.Tab("Search", id="text", elem_id="tab-text"):
                 with gr.Row(equal_height=True):
@@ -75,7 +87,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
                         title = clickable("title")
                         with gr.Row():
                             with gr.Column(scale=5, min_width=280, elem_id="stage"):
-                                player = screen("player")
+                                player, player_copy = screen("player"), clickable("player-copy")
                             with gr.Column(scale=6, min_width=280):
                                 shares = clickable("shares")
                         mode = gr.Radio(list(MODES), value=next(iter(MODES)), label="concepts shown", show_label=False,
@@ -87,6 +99,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
                     upload = gr.Video(elem_id="query-video", label="Upload or record a video, or pick one below",
                                       sources=["upload", "webcam"], height=270, buttons=[],
                                       interactive=True)  # fmt: skip
+                    upload_copy = clickable("query-video-copy")
                     lines = field("lines", "your own captions, one per line (instead of the gallery's)", lines=2,
                                   max_lines=6)  # fmt: skip
                     words = field("filter", "filter the gallery")
@@ -104,7 +117,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
                 with gr.Column(scale=5, min_width=320):
                     concept = clickable("concept", tiles.note("Choose a concept to see where it is strongest."))
                     concept_query = clickable("concept-query")
-                    concept_player = screen("concept-player")
+                    concept_player, concept_copy = screen("concept-player"), clickable("concept-player-copy")
                     playing = clickable("playing")
                     concept_tiles = clickable("concept-videos")
             with gr.Tab("Gallery", id="gallery", elem_id="tab-gallery") as gallery_tab, gr.Row():
@@ -114,7 +127,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
                     members = clickable("members")
                 with gr.Column(scale=5, min_width=320):
                     member_title = clickable("member-title")
-                    member_player = screen("member-player")
+                    member_player, member_copy = screen("member-player"), clickable("member-player-copy")
                     removal = gr.Button("Remove from the gallery", visible=False, elem_id="remove", size="sm")
                     if h.options.read_only:
                         gr.HTML(tiles.note("This gallery is read-only. Run the app yourself to add your own videos: "
@@ -135,15 +148,18 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         shown = [results, steer]
         if waiting:
             again.tick(h.show_filling, [query, filled], [filling, again, filled, examples, *shown], **page)
-        gr.on([query.submit, button.click], h.show_results, query, shown, **page).then(
-            h.show_best, [query, mode], detail, **latest)  # fmt: skip
-        live.input(h.show_typed, query, shown, **latest).then(h.show_best, [query, mode], detail, **latest)
-        steer.input(h.steer, query, [query, *shown], **latest).then(h.show_best, [query, mode], detail, **latest)
+
+        def then_best(found: Any) -> None:
+            then_copy(found.then(h.show_best, [query, mode], detail, **latest), video_shown, player, player_copy)
+
+        then_best(gr.on([query.submit, button.click], h.show_results, query, shown, **page))
+        then_best(live.input(h.show_typed, query, shown, **latest))
+        then_best(steer.input(h.steer, query, [query, *shown], **latest))
         for source in (examples, why, shares, captions, seen, concept_query):
-            source.select(_asked, None, [query, tabs], **page).then(h.show_results, query, shown, **page).then(
-                h.show_best, [query, mode], detail, **latest)  # fmt: skip
+            then_best(source.select(_asked, None, [query, tabs], **page).then(h.show_results, query, shown, **page))
         # Gradio would drop a second click while the first loads, and "always_last" would ask the first again
-        results.select(h.show_video, [query, mode], detail, trigger_mode="multiple", **page)
+        clicked = results.select(h.show_video, [query, mode], detail, trigger_mode="multiple", **page)
+        then_copy(clicked, video_shown, player, player_copy, True)
         mode.change(h.show_mode, [query, video_shown, mode], why, **page)
         why.submit(h.save, [query, video_shown, mode], saved, **page)
 
@@ -156,11 +172,15 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
 
         video_tab.select(h.show_picker, [words, limit], picker, **page)
         words.change(h.show_picker, [words, limit], picker, **latest)
-        picker.select(picked, [words, limit, lines], [picker, limit, upload, current, *described], **page)
-        similar.select(h.show_picked, lines, [upload, current, *described], **page)
+        for event in (
+            picker.select(picked, [words, limit, lines], [picker, limit, upload, current, *described], **page),
+            similar.select(h.show_picked, lines, [upload, current, *described], **page),
+        ):
+            then_copy(event, current, upload, upload_copy)
         waiting = {**page, "show_progress": "minimal", "show_progress_on": about}
-        gr.on([upload.upload, upload.stop_recording, upload.clear], h.show_upload, [upload, lines],
-              [upload, current, *described], **waiting)  # fmt: skip
+        uploaded = gr.on([upload.upload, upload.stop_recording, upload.clear], h.show_upload, [upload, lines],
+                         [upload, current, *described], **waiting)  # fmt: skip
+        then_copy(uploaded, current, upload, upload_copy)
         lines.change(h.show_captions, [current, lines], captions, **latest)
         demo.unload(h.forget_upload)
 
@@ -168,7 +188,8 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         word.change(h.show_concepts, word, listed, **latest)
         for source in (listed, mapped):
             source.select(h.show_concept, None, [concept, concept_tiles, concept_query], **page)
-        concept_tiles.select(h.play, None, [concept_player, playing], **page)
+        played = concept_tiles.select(h.play, None, [concept_player, playing, concept_video], **page)
+        then_copy(played, concept_video, concept_player, concept_copy, True)
 
         def chosen(words: str, limit: int, event: gr.EventData) -> list[Any]:
             if _kind(event) == "more":
@@ -178,8 +199,10 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         stocked = [stock, members]
         gallery_tab.select(h.show_gallery, [members_filter, limit], stocked, **page)
         members_filter.change(h.show_picker, [members_filter, limit], members, **latest)
-        members.select(chosen, [members_filter, limit],
-                       [members, limit, member_player, member_title, member, removal], **page)  # fmt: skip
+        opened_member = members.select(chosen, [members_filter, limit],
+                                       [members, limit, member_player, member_title, member, removal],
+                                       **page)  # fmt: skip
+        then_copy(opened_member, member, member_player, member_copy)
         if not h.options.read_only:
             writing: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "writing", "concurrency_limit": 1}
             gone = [member_player, member_title, member, removal]
@@ -199,7 +222,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         call.click(h.similar, [name, file, number], answer, api_name="similar", **model)
         call.click(h.add, file, answer, api_name="add", concurrency_id="writing", concurrency_limit=1)
         opened = demo.load(None, query, query, js=h.first_query, api_visibility="private")
-        opened.then(h.show_typed, query, shown, **page).then(h.show_best, [query, mode], detail, **latest)
+        then_best(opened.then(h.show_typed, query, shown, **page))
     return demo
 
 
@@ -209,12 +232,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_fast_matmul()
     try:
         options = options_of(args)
+        use_own_temp()
         model = load_model(args.model, args.index)
         if zero_gpu():
             model.to("cuda")
         waiting: list[Path] = []
         index = open_index(model, args.index, args.videos, options.read_only, waiting)
         demo = build_demo(index, options, waiting)
+        if options.make_copies:
+            prepare(index.rows)
         demo.queue(max_size=args.queue)
         auth = tuple(args.auth.split(":", 1)) if args.auth else None
         demo.launch(server_name=args.host, server_port=args.port, share=args.share, auth=auth, mcp_server=args.mcp,

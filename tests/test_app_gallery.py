@@ -15,17 +15,19 @@ import gradio as gr
 import pytest
 from clips import corner_picture, noise_picture, write_audio, write_video
 from gradio_client import Client, handle_file
-from test_app import make_gallery
+from test_app import make_gallery, shown_copies
 
 import app
 from suma import SUMA, VideoIndex, read_frames
+from suma.packets import list_frames
 from suma.similarity import score
 from ui import startup
 from ui.api import Options
+from ui.copies import encode, plan_for
 from ui.look import launch_options
-from ui.media import playable
+from ui.media import ask
 from ui.startup import options_of, parser
-from ui.uploads import Uploads, browser_plays, keep, playable_upload, to_mp4
+from ui.uploads import Uploads, keep, playable_upload
 
 
 def session(name: str) -> Any:
@@ -155,9 +157,10 @@ def test_limits_are_said(made: app.Handlers, tmp_path: Path, monkeypatch: pytest
 
 def test_an_upload_is_deleted_when_the_next_comes_and_when_its_visitor_leaves(made: app.Handlers, tmp_path: Path):
     files = [noise(tmp_path / str(n) / "clip.avi", n) for n in range(3)]
-    shown = made.show_upload(str(files[0]), "", session("a"))[0]
+    current = made.show_upload(str(files[0]), "", session("a"))[1]
     made.show_upload(str(files[0]), "", session("b"))
-    assert shown != str(files[0]) and browser_plays(shown)
+    shown, _ = shown_copies(made, current)[-1]
+    assert shown != str(files[0]) and plan_for(shown).as_it_is
     made.show_upload(str(files[1]), "", session("a"))
     assert files[0].exists()  # b still looks at it
     made.forget_upload(session("b"))
@@ -170,8 +173,10 @@ def test_an_upload_is_deleted_when_the_next_comes_and_when_its_visitor_leaves(ma
 @pytest.mark.parametrize("suffix", [".avi", ".gif", ".mkv", ".ts", ".webm"])
 def test_any_format_that_is_read_is_made_playable(tmp_path: Path, suffix: str):
     clip = write_video(tmp_path / f"clip{suffix}", frames=20, size=(64, 48), picture=corner_picture)
+    while ask(str(clip)) < 1:
+        time.sleep(0.1)
     shown = playable_upload(str(clip))
-    assert browser_plays(shown) and (shown == str(clip)) == (suffix == ".webm")
+    assert plan_for(shown).as_it_is and (shown == str(clip)) == (suffix == ".webm")
     frames, _, duration = read_frames(shown, 4)
     assert frames.shape == (4, 48, 64, 3) and duration == pytest.approx(2, abs=0.3)
     assert frames[0, 5, 5, 0] > 180 and frames[0, 5, 50, 2] > 180  # red top left, blue top right
@@ -179,22 +184,16 @@ def test_any_format_that_is_read_is_made_playable(tmp_path: Path, suffix: str):
 
 def test_a_copy_is_upright_and_not_larger_than_it_must_be(tmp_path: Path):
     clip = write_video(tmp_path / "turned.mp4", frames=6, size=(1600, 900), rotation=90, picture=corner_picture)
-    to_mp4(clip, tmp_path / "copy.mp4")
+    encode(str(clip), tmp_path / "copy.mp4", list_frames(str(clip)), [0.0])
     copy, original = read_frames(tmp_path / "copy.mp4", 1).frames[0], read_frames(clip, 1).frames[0]
     assert copy.shape == (720, 404, 3) and original.shape == (1600, 900, 3)
     for y, x in ((100, 100), (100, 300), (600, 100), (600, 300)):
         assert abs(int(copy[y, x, 0]) - int(original[y * 20 // 9, x * 20 // 9, 0])) < 25
     (tmp_path / "broken.mkv").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="cannot be converted"):
-        to_mp4(tmp_path / "broken.mkv", tmp_path / "no.mp4")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        while ask(str(tmp_path / "broken.mkv")) < 1:
+            time.sleep(0.1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mkv", "copy.mp4", "turned.mp4"]
-
-
-def test_a_gallery_video_that_browsers_cannot_play_is_served_as_a_copy(tiny_model: SUMA, tmp_path: Path):
-    noise(tmp_path / "old.avi")
-    index = VideoIndex(tiny_model)
-    index.add(tmp_path)
-    assert browser_plays(playable(index.rows[0])) and playable(index.rows[0]).endswith("old.mp4")
 
 
 def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from test_app_browser import browser, quiet, search  # noqa: F401
 import app
 from suma import SUMA, VideoIndex, read_frames
 from suma.explain import explain
+from ui import media
 from ui.look import launch_options
 
 pytestmark = pytest.mark.browser
@@ -79,10 +80,11 @@ def number_on(page: Any, player: str) -> int:
     return told(page.evaluate(GRAY.replace("PLAYER", player)))
 
 
-def choose(page: Any, name: str) -> None:
+def choose(page: Any, index: VideoIndex, name: str) -> None:
+    sent = Path(media.playable(next(row for row in index.rows if Path(row.path).name == name))).name
     page.locator(f"#results .suma-tile[data-video='{name}']").click()
     page.wait_for_function("n => document.querySelector('#title h3').textContent == n", arg=name.rsplit(".", 1)[0])
-    page.wait_for_function("n => document.querySelector('#player video')?.currentSrc.endsWith(n)", arg=name)
+    page.wait_for_function("n => document.querySelector('#player video')?.currentSrc.endsWith(n)", arg=sent)
 
 
 def click_column(page: Any, column: int, count: int, y: float) -> str:
@@ -97,7 +99,7 @@ def click_column(page: Any, column: int, count: int, y: float) -> str:
 def test_every_column_of_the_heat_map_plays_its_own_picture(page: Any, clips: tuple[str, VideoIndex], name: str):
     """By the pixels: the thumbnail, the cell's number and the player's picture of a column are of the same frame."""
     search(page, "a dog runs")
-    choose(page, name)
+    choose(page, clips[1], name)
     path = next(row.path for row in clips[1].rows if row.path.endswith(name))
     frames, found = read_frames(path, 12), explain(clips[1], path, "a dog runs")
     expected = [told(float(frame[4:28, 4:28].mean())) for frame in frames.frames]
@@ -123,7 +125,7 @@ def test_a_result_opens_on_the_picture_of_its_best_moment(page: Any, clips: tupl
         quiet(page)
         for match in clips[1].search(query, 12):
             name = Path(match.path).name
-            choose(page, name)
+            choose(page, clips[1], name)
             best = explain(clips[1], match.path, query)
             expected = best.frame_scores.index(max(best.frame_scores))
             frame = read_frames(match.path, 12).frames[expected]

@@ -14,7 +14,7 @@ from suma.cpu import half_image_tower, has_bf16
 from suma.model import SUMA
 from suma.progress import Progress
 
-BATCH = 64  # clips encoded at once
+BATCH = 4  # clips encoded at once: more pictures than a processor's cache holds take twice as long each
 
 
 class FrameFeatures:

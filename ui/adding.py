@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ui.gallery import Gallery
+from ui.media import readable
 
 PATIENCE = 1.0  # seconds that one step should take: so long may a search have to wait
 
@@ -48,7 +49,9 @@ def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | 
             gallery.refresh()
         progress.added += [gallery.name(path) for path in report.added]
         progress.skipped += len(report.skipped) + len(report.moved) + len(report.duplicates)
-        progress.failed |= {Path(path).name: reason for path, reason in report.failed.items()}
+        progress.failed |= {
+            readable(Path(path).name): reason.replace(path, Path(path).name) for path, reason in report.failed.items()
+        }
         progress.done += min(step, len(paths) - at)
         progress.seconds = time.monotonic() - began
         at += step

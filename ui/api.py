@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from suma import Match, VideoIndex
 from suma.explain import Explanation, explain
@@ -18,6 +19,7 @@ from suma.similarity import Texts
 from ui.adding import Progress, add_paths
 from ui.gallery import Gallery
 from ui.gpu import on_gpu, zero_gpu
+from ui.media import CACHE, prepare, readable
 from ui.tiles import esc
 from ui.uploads import Uploads, keep
 
@@ -35,6 +37,19 @@ class Options:
     folders: list[Path] = field(default_factory=list)  # of the server, which visitors may add
     library: Path | None = None  # where uploads for the gallery are kept; None: none are taken
     uploads: Uploads = field(default_factory=Uploads)
+    make_copies: bool = False  # copies for browsers are made when videos are added, not when they are shown first
+
+
+def plain(error: Exception, gallery: Gallery | None = None) -> str:
+    """Return what a visitor reads of an error, at most 500 characters, without the folders of the server."""
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{readable(os.path.basename(os.fsdecode(error.filename)))}: " if error.filename else ""
+        return f"{name}{error.strerror}"[:500]
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    for folder in (get_upload_folder(), str(CACHE), gallery.root if gallery else ""):
+        if len(folder) > 1:
+            text = text.replace(folder + os.sep, "")
+    return readable(text)[:500]
 
 
 def kind(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,8 +60,8 @@ def kind(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*args, **kwargs)
         except (ValueError, KeyError, OSError) as error:
-            text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            raise gr.Error(esc(text[:500]), title="That did not work", print_exception=False) from error
+            text = plain(error, getattr(args[0], "gallery", None))
+            raise gr.Error(esc(text), title="That did not work", print_exception=False) from error
 
     return wrapped
 
@@ -248,10 +263,18 @@ class Api:
                 self.options.uploads.check(file)
                 kept.append(keep(file, self.options.library))
             except ValueError as error:
-                failed[Path(file).name] = str(error)
+                failed[readable(Path(file).name)] = plain(error)
             finally:
                 self.options.uploads.leave(file)
-        yield from add_paths(self.gallery, kept, failed)
+        yield from self.add_paths(kept, failed)
+
+    def add_paths(self, paths: list[Path], failed: dict[str, str] | None = None) -> Iterator[Progress]:
+        """Index files, and make their copies for browsers where the operator wants them at once."""
+        step = None
+        for step in add_paths(self.gallery, paths, failed):
+            yield step
+        if step and self.options.make_copies:
+            prepare([self.gallery.row(name) for name in step.added])
 
     @contextmanager
     def _using(self, video: str, file: str | None) -> Iterator[str]:

@@ -15,7 +15,7 @@ import torch
 from suma import Match, VideoIndex
 from suma.rows import Row
 from suma.words import fold, nfc, split_words
-from ui.media import captions_beside, examples_beside, name_for, poster, thumbnails
+from ui.media import captions_beside, examples_beside, forget, name_for, poster, readable, thumbnails
 from ui.tiles import Tile
 
 EXAMPLES = 6
@@ -83,6 +83,7 @@ class Gallery:
             paths = {row.path, *(copy.path for copy in self.index.store.snapshot.table.files_of(row.digest))}
             self.index.remove(paths, for_good=True)
             self.refresh()
+        forget(row)
         for path in paths if own is not None else ():
             if Path(path).is_relative_to(own):
                 Path(path).unlink(missing_ok=True)
@@ -105,7 +106,7 @@ class Gallery:
     def title(self, path: str) -> str:
         """What to call a video: its caption, or its file's name."""
         captions = self._captions.get(path)
-        return captions[0] if captions else Path(path).stem
+        return captions[0] if captions else readable(Path(path).stem)
 
     def examples(self) -> list[str]:
         """Queries to click: those in `examples.json` beside the videos, else short captions from all over the list."""

@@ -1,8 +1,9 @@
 """What the page shows: a handler for each thing a visitor does, in the order of the tabs."""
 
+import asyncio
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 
 import gradio as gr
 
-from suma import Match
+from suma import Match, VideoIndex
 from suma.explain import Explanation, heat_map
 from suma.files import find_videos
+from suma.rows import Row
 from suma.steer import parse
 from ui import heat, media, steering, tiles
 from ui.adding import Filling, Progress, add_paths
-from ui.api import MAX_QUERY, Api, kind
+from ui.api import MAX_QUERY, Api, Options, kind, plain
 from ui.concept_map import place
+from ui.copies import plan_for
 from ui.tiles import esc
 from ui.uploads import playable_upload
 
@@ -29,7 +32,10 @@ MODES = {"concepts of the query": "query", "strongest in the video": "video"}
 class Handlers(Api):
     """What the page shows, in the order of its tabs; the functions for programs are in ui/api.py."""
 
-    filling: Filling | None = None  # videos that are indexed since the app was started
+    def __init__(self, index: VideoIndex, options: Options | None = None):
+        super().__init__(index, options)
+        self._watching: dict[tuple[str, str], object] = {}  # who waits for a copy -> the last call of show_copy
+        self.filling: Filling | None = None  # videos that are indexed since the app was started
 
     def fill(self, paths: Sequence[Path]) -> None:
         """Begin to add videos, while the page can be used."""
@@ -153,12 +159,58 @@ class Handlers(Api):
         row = self.gallery.row(name)
         found = self._why(row.path, text, mode)
         note = f"score {found.score:.3f} · best moment at {moment:.1f} s · {row.duration:.1f} s long"
-        try:
-            player = gr.Video(media.playable(row), autoplay=play, visible=True)
-        except (FileNotFoundError, ValueError) as error:
-            player, note = gr.Video(None, visible=False), f"{note} · {error}"
+        player, missing = self._player(row, play)
+        note += f" · {missing}" * bool(missing)
         title = tiles.heading(self.gallery.title(row.path), note, (text or "").strip()[:MAX_QUERY])
         return [name, player, title, self._map(found), heat.shares(found) + heat.carried(found)]
+
+    def _player(self, row: Row, play: bool = False) -> tuple[gr.Video, str]:
+        """Return the player, hidden where there is nothing to play (yet), and a sentence where there never will be."""
+        try:
+            shown = media.playable(row)
+        except OSError as error:
+            return gr.Video(None, visible=False), plain(error)
+        return gr.Video(shown or None, autoplay=play, visible=bool(shown)), ""
+
+    async def show_copy(
+        self, video: str | dict[str, str], watcher: tuple[str, str], play: bool = False
+    ) -> AsyncIterator[list[Any]]:
+        """Yield the player and a bar while the copy of a video is made, at most until this watcher asks for another.
+
+        Args:
+            video: its name in the gallery, or {"video": name} or {"file": an upload}; "" or {} for none.
+            watcher: who waits: a session and its player.
+            play: whether the copy plays at once.
+        """
+        mine = self._watching[watcher] = object()
+        try:
+            done = False
+            while not done and self._watching.get(watcher) is mine:
+                *shown, done = await asyncio.to_thread(self._copy, video, play)
+                if self._watching.get(watcher) is mine:
+                    yield shown
+                    await asyncio.sleep(0 if done else 0.5)
+        finally:
+            if self._watching.get(watcher) is mine:
+                del self._watching[watcher]
+
+    def _copy(self, video: str | dict[str, str], play: bool) -> tuple[Any, str, bool]:
+        """Return the player, the bar, and whether there is nothing to wait for."""
+        current = {"video": video} if isinstance(video, str) else video
+        try:
+            row = self.gallery.row(current["video"]) if current.get("video") else None
+            file = row or current.get("file", "")
+            if not file or plan_for(row.path if row else current["file"]).as_it_is:
+                return gr.skip(), "", True
+            share = media.ask(file)
+            if share < 1:
+                return gr.skip(), tiles.copying(share), False
+            if row is None:
+                return playable_upload(current["file"]), "", True
+            return self._player(row, play)[0], "", True
+        except (OSError, ValueError) as error:
+            text = f"It cannot be played here: no copy for browsers can be made ({plain(error, self.gallery)})."
+            return gr.skip(), tiles.note(text), True
 
     def _why(self, path: str, text: str, mode: str) -> Explanation:
         return self.why(path, *parse((text or "").strip()[:MAX_QUERY]), MODES[mode])
@@ -184,7 +236,9 @@ class Handlers(Api):
         row = self.gallery.row(event._data.get("video", ""))
         start = float(event._data.get("moment", 0))
         about = self._about(row.path, self.gallery.title(row.path), lines, start)
-        return [media.playable(row), {"video": self.gallery.name(row.path)}, *about]
+        with suppress(OSError):
+            return [media.playable(row) or None, {"video": self.gallery.name(row.path)}, *about]
+        return [None, {"video": self.gallery.name(row.path)}, *about]
 
     def show_upload(self, path: str | None, lines: str, request: gr.Request) -> list[Any]:
         """The same for an uploaded or recorded file, in a form that the browser plays."""
@@ -196,9 +250,9 @@ class Handlers(Api):
         try:
             uploads.check(path)
             about = self._about(path, "Your video", lines)
-            return [playable_upload(path), {"file": path}, *about]
+            return [playable_upload(path) or gr.skip(), {"file": path}, *about]
         except (ValueError, OSError) as error:
-            gr.Warning(esc(str(error)[:300]), title="This video cannot be used")
+            gr.Warning(esc(plain(error)[:300]), title="This video cannot be used")
             uploads.goodbye(request.session_hash or "")
             return [None, {}, NOTHING_YET, *[""] * 3]
 
@@ -266,14 +320,18 @@ class Handlers(Api):
         row = self.gallery.row(event._data.get("video", ""))
         moment = float(event._data.get("moment", 0))
         now = tiles.playing("#concept-player", row.path, self.gallery.title(row.path), moment)
-        return [gr.Video(media.playable(row), autoplay=True, visible=True), now]
+        player, missing = self._player(row, play=True)
+        return [player, now + tiles.note(missing), self.gallery.name(row.path)]
 
     # ---- the gallery -----------------------------------------------------------------------------------------------
 
     def show_gallery(self, words: str, limit: int) -> list[str]:
         """What is in it, and the files that could not be read."""
         with self.gallery.lock:
-            failed = {Path(row.path).name: row.reason for row in self.index.failed}
+            failed = {
+                media.readable(name := Path(row.path).name): row.reason.replace(row.path, name)
+                for row in self.index.failed
+            }
             seconds = sum(row.duration for row in self.gallery.rows.values())
         facts = f"{len(self.gallery.names)} videos, {seconds / 60:.1f} minutes"
         facts += f", {len(failed)} files could not be read" if failed else ""
@@ -284,12 +342,8 @@ class Handlers(Api):
         """One video of the gallery, to play or remove."""
         row, name = self.gallery.row(event._data.get("video", "")), str(event._data.get("video", ""))
         heading = tiles.heading(self.gallery.title(row.path), f"{name} · {row.duration:.1f} s long")
-        return [
-            gr.Video(media.playable(row), visible=True),
-            heading,
-            name,
-            gr.Button(visible=not self.options.read_only),
-        ]
+        player, missing = self._player(row)
+        return [player, heading + tiles.note(missing), name, gr.Button(visible=not self.options.read_only)]
 
     def add_uploads(self, files: list[str] | None) -> Iterator[Any]:
         """Uploads into the gallery, with progress."""
@@ -312,11 +366,12 @@ class Handlers(Api):
         allowed = {str(path): path for path in self.options.folders}
         if self.options.read_only or folder not in allowed:
             raise ValueError("choose one of the folders that the operator allowed")
-        yield from add_paths(self.gallery, find_videos(allowed[folder]))
+        yield from self.add_paths(find_videos(allowed[folder]))
 
     def _adding(self, steps: Iterator[Progress]) -> Iterator[Any]:
         try:
             for p in steps:
                 yield tiles.progress(p.total, p.done, len(p.added), p.skipped, p.failed, p.rate, p.left)
         except (ValueError, OSError) as error:
-            raise gr.Error(esc(str(error)[:500]), title="Nothing was added", print_exception=False) from error
+            text = plain(error, self.gallery)
+            raise gr.Error(esc(text), title="Nothing was added", print_exception=False) from error

@@ -5,6 +5,8 @@ from typing import Any
 
 import gradio as gr
 
+from ui.media import ROUTES
+
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
@@ -62,4 +64,5 @@ def launch_options(max_megabytes: int = 200) -> dict[str, Any]:
         "state_session_capacity": 300,  # Gradio keeps some 200 kB for each visitor, and for each call without a session
         "footer_links": ["api", "settings"],
         "max_file_size": f"{max_megabytes}mb",
+        "app_kwargs": {"routes": ROUTES},
     }

@@ -1,27 +1,36 @@
-"""Videos as a page needs them: names, captions, posters, frame thumbnails, and a copy that may be played."""
+"""Videos as a page needs them: names, captions, posters, frame thumbnails, and how each is played and served."""
 
 import base64
 import hashlib
 import io
 import json
 import os
-import shutil
+import re
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Container, Iterable
 from functools import lru_cache
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from fastapi import Request
+from fastapi.responses import FileResponse, Response
 from gradio.utils import get_upload_folder
 from PIL import Image
+from starlette.routing import Route
 
 from suma import read_frames
 from suma.caption_files import read_captions, read_text
 from suma.explain import Explanation
 from suma.rows import Row
 from suma.words import nfc
-from ui.uploads import browser_plays, to_mp4
+from ui.copies import Copies, plan_for
+from ui.uploads import played_copy
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
 POSTER, THUMB = 240, 96  # pixels, the longer side
@@ -31,15 +40,26 @@ MISSING = "data:image/svg+xml," + quote(
 )
 
 
+COPIES = Copies()
+SERVED_FROM = "suma-gallery"  # a folder that does not exist: what seems to lie in it is sent by `serve`
+_served: dict[str, str] = {}  # key -> the file that is sent: what was shown of the gallery, nothing else
+
+
+def readable(name: str) -> str:
+    """Return a file name as text for people and JSON: control characters, and bytes that are not UTF-8, as \\xNN."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", name)
+
+
 def name_for(path: str, taken: Container[str]) -> str:
     """What a video is called on the page: the shortest end of its path that is not taken, so it tells no more of the
     path than it must."""
-    parts = Path(path).parts
+    parts = [readable(part) for part in Path(path).parts]
     for n in range(1, len(parts)):
         name = nfc("/".join(parts[-n:]))
         if name not in taken:
             return name
-    return path
+    others = (f"{parts[-1]} ({n})" for n in count(2))
+    return next(name for name in chain([readable(path)], others) if name not in taken)
 
 
 def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
@@ -101,7 +121,7 @@ def _poster(path: str, digest: str) -> tuple[str, float]:
 
 def poster(row: Row) -> tuple[str, float]:
     """A video's picture as a data URI, and its width / height: the gallery's poster, or its middle frame."""
-    return _poster(row.path, row.digest or hashlib.sha256(row.path.encode()).hexdigest())
+    return _poster(row.path, row.digest or hashlib.sha256(os.fsencode(row.path)).hexdigest())
 
 
 @lru_cache(maxsize=256)
@@ -131,28 +151,79 @@ def thumbnails(part: Row | Explanation, num_frames: int) -> tuple[list[str], flo
 
 
 def playable(row: Row) -> str:
-    """The video's file, or a copy that browsers can play, as a hard link (or copy) in Gradio's cache: so the server
-    gives out this file alone.
+    """Return a path for gr.Video under which `serve` sends the video or its copy; "" while the copy is to be made.
 
-    Raises FileNotFoundError where the video is gone, ValueError where no copy can be made.
+    Raises FileNotFoundError where the video is gone, OSError where it may not be read.
     """
-    source = Path(row.path)
-    if not source.is_file():
-        raise FileNotFoundError(f"{source.name} is no longer where it was indexed")
-    digest = row.digest[:32] or hashlib.sha256(row.path.encode()).hexdigest()[:32]
-    if not browser_plays(row.path):
-        source = CACHE / "playable" / digest / f"{source.stem}.mp4"
-        if not source.is_file():
-            to_mp4(row.path, source)
-    target = Path(get_upload_folder()) / "suma" / digest / source.name
-    if not target.is_file() or target.stat().st_size != source.stat().st_size:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source.resolve(), target)
-        except OSError:  # another file system
-            shutil.copyfile(source, target)
-    return str(target)
+    if not os.path.isfile(row.path):
+        raise FileNotFoundError(f"{readable(Path(row.path).name)} is no longer where it was indexed")
+    plan = plan_for(row.path)
+    source = row.path if plan.as_it_is else str(copy_of(row))
+    if not os.path.isfile(source):
+        return ""
+    if not os.access(source, os.R_OK):
+        raise PermissionError("its file cannot be read by the server")
+    key = _key(row) + plan.suffix
+    _served[key] = source
+    return str(Path(get_upload_folder(), SERVED_FROM, key))
+
+
+def copy_of(row: Row) -> Path:
+    """Return where the copy of a video for the browser is kept, under a short name."""
+    return CACHE / "playable" / (_key(row) + plan_for(row.path).suffix)
+
+
+def _key(row: Row) -> str:
+    return row.digest[:32] or hashlib.sha256(os.fsencode(row.path)).hexdigest()[:32]
+
+
+def ask(file: Row | str) -> float:
+    """Return how much of the copy of a video of the gallery, or of an upload, is made: 1 where it can be played.
+
+    Each call says that somebody waits. Raises OSError or ValueError where no copy can be made.
+    """
+    path = file if isinstance(file, str) else file.path
+    if plan_for(path).as_it_is:
+        return 1.0
+    return COPIES.ask(path, played_copy(path) if isinstance(file, str) else copy_of(file))
+
+
+def prepare(rows: Iterable[Row]) -> None:
+    """Make the copies of these videos in the background, those of all calls one after the other."""
+
+    def work() -> None:
+        for row in rows:
+            try:
+                while ask(row) < 1:
+                    time.sleep(1)
+            except (OSError, ValueError) as error:
+                print(f"no copy of {readable(row.path)} for the browser: {error}", file=sys.stderr)
+
+    threading.Thread(target=work, name="copies", daemon=True).start()
+
+
+def forget(row: Row) -> None:
+    """Serve this video no more."""
+    for suffix in (".mp4", ".webm"):
+        _served.pop(_key(row) + suffix, None)
+
+
+def serve(request: Request) -> Response:
+    """Send a video of the gallery that was shown, from where it lies; visitors must have logged in where that is asked.
+
+    Gradio would copy it into its own folder first.
+    """
+    app: Any = request.app
+    tokens = [request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure")]
+    if app.auth is not None and not any(token in app.tokens for token in tokens if token):
+        return Response("Not authenticated", 401)
+    key = request.path_params["key"]
+    if request.path_params["folder"] != get_upload_folder() or not os.path.isfile(_served.get(key, "")):
+        return Response("File not found", 404)
+    return FileResponse(_served[key], media_type=f"video/{key.rsplit('.', 1)[1]}")
+
+
+ROUTES = [Route("/gradio_api/file={folder:path}/" + SERVED_FROM + "/{key}", serve)]  # before gradio's own
 
 
 def _jpeg(picture: Image.Image, side: int) -> bytes:

@@ -9,6 +9,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from gradio.utils import get_upload_folder
+
 from suma import SUMA, VideoIndex
 from suma.files import find_videos
 from suma.index import model_of
@@ -48,6 +50,9 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     p.add_argument("--library", default=env("SUMA_LIBRARY", ""),
                    help="where uploads to the gallery are kept (default: in the cache, see SUMA_CACHE; env "
                    "SUMA_LIBRARY)")  # fmt: skip
+    p.add_argument("--make-copies", action="store_true", default=yes("SUMA_MAKE_COPIES", False),
+                   help="make the copies of files that browsers cannot play when videos are added, in the background, "
+                   "instead of when one is first shown (env SUMA_MAKE_COPIES=1)")  # fmt: skip
     p.add_argument("--max-megabytes", type=int, default=int(env("SUMA_MAX_MEGABYTES", "200")),
                    help="largest upload (default: %(default)s; env SUMA_MAX_MEGABYTES)")  # fmt: skip
     p.add_argument("--max-seconds", type=float, default=float(env("SUMA_MAX_SECONDS", "600")),
@@ -83,7 +88,19 @@ def options_of(args: argparse.Namespace) -> Options:
         raise ValueError("--auth takes NAME:PASSWORD")
     library = Path(args.library or media.CACHE / "library").resolve()
     uploads = Uploads(args.max_megabytes, args.max_seconds)
-    return Options(args.read_only or args.share, folders, library, uploads)
+    return Options(args.read_only or args.share, folders, library, uploads, args.make_copies)
+
+
+def use_own_temp() -> None:
+    """Let gradio keep uploads in a folder of this run where its own, often shared with other users, is not writable."""
+    folder = Path(get_upload_folder())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="suma-")
+        atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+        print(f"note: {folder}: {error.strerror}; uploads of this run go elsewhere (GRADIO_TEMP_DIR)", file=sys.stderr)
 
 
 def load_model(model: str, index: str) -> SUMA:

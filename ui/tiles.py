@@ -2,6 +2,7 @@
 
 import base64
 import html
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ class Tile:
 
 
 def esc(text: str) -> str:
-    """Text for HTML: a caption `<img onerror=...>` stays text, in an attribute too."""
-    return html.escape(text, quote=True)
+    """Text for HTML: a caption `<img onerror=...>` stays text, in an attribute too; half a character becomes "?"."""
+    return html.escape(text.encode("utf-8", "replace").decode(), quote=True)
 
 
 def tiles(
@@ -154,6 +155,15 @@ def progress(total: int, done: int, added: int, skipped: int, failed: dict[str, 
     )
 
 
+def copying(share: float) -> str:
+    """Return a bar: how much is made of the copy that a browser can play (0 to 1)."""
+    said = f"{100 * share:.0f} %" if share else "soon"
+    return (
+        f'<div class="suma-progress" role="status"><progress max="1" value="{share:.2f}" aria-label="copy made">'
+        f"</progress><p>Browsers cannot play this file: a copy is being made · {said}</p></div>"
+    )
+
+
 def failures(failed: dict[str, str], limit: int = 50) -> str:
     """Files that could not be read, with reasons."""
     rows = "".join(
@@ -182,7 +192,7 @@ def head(text: str, content: str) -> str:
 
 def mark(player: str, path: str, start: float) -> str:
     """Attributes that tell a player (a CSS selector) which clip it has and where to start, in seconds."""
-    return f'data-player="{esc(player)}" data-clip="{zlib.crc32(path.encode())}" data-start="{start:.6f}"'
+    return f'data-player="{esc(player)}" data-clip="{zlib.crc32(os.fsencode(path))}" data-start="{start:.6f}"'
 
 
 def playing(player: str, path: str, title: str, start: float) -> str:
