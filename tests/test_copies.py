@@ -28,6 +28,7 @@ from ui.api import Options
 from ui.copies import Copies, encode, make, plan_for, remux
 from ui.handlers import MODES
 from ui.look import launch_options
+from ui.uploads import playable_upload
 
 MODE = next(iter(MODES))
 RED_BLUE = [(230, 20, 20), (20, 20, 230)]  # of clips.corner_picture
@@ -206,6 +207,19 @@ def test_a_copy_has_the_colours_of_its_video(tmp_path: Path, matrix: int | None,
         assert [shown[16, x].tolist() for x in (24, 72)] == [pytest.approx(c, abs=6) for c in RED_BLUE]
     with av.open(str(tmp_path / "b.mp4")) as copy:  # said: browsers would guess it by the size
         assert copy.streams.video[0].codec_context.colorspace == (matrix or 6)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name", "same"),
+    [(".mp4", "a.mp4", True), (".mp4", "a.avi", False), (".webm", "a.mp4", False), (".mp4", "a.webm", False)],
+)
+def test_an_upload_under_a_wrong_name_is_copied_under_a_right_one(tmp_path: Path, suffix: str, name: str, same: bool):
+    """It is served under its name, and gradio would convert it."""
+    upload = str(noise(tmp_path / "made" / f"clip{suffix}").rename(tmp_path / name))
+    wait_for(lambda: media.ask(upload) == 1)
+    shown = playable_upload(upload)
+    assert (shown == upload) is same and Path(shown).suffix == suffix
+    assert np.array_equal(read_frames(shown, 3).frames, read_frames(upload, 3).frames)
 
 
 # ---- nobody else waits -----------------------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from ui import heat, media, steering, tiles
 from ui.adding import Filling, Progress, add_paths
 from ui.api import MAX_QUERY, Api, Options, kind, plain
 from ui.concept_map import place
-from ui.copies import plan_for
 from ui.tiles import esc
 from ui.uploads import playable_upload
 
@@ -200,7 +199,7 @@ class Handlers(Api):
         try:
             row = self.gallery.row(current["video"]) if current.get("video") else None
             file = row or current.get("file", "")
-            if not file or plan_for(row.path if row else current["file"]).as_it_is:
+            if not file or media.plays(file):
                 return gr.skip(), "", True
             share = media.ask(file)
             if share < 1:

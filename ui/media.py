@@ -30,7 +30,7 @@ from suma.explain import Explanation
 from suma.rows import Row
 from suma.words import nfc
 from ui.copies import Copies, plan_for
-from ui.uploads import played_copy
+from ui.uploads import played_copy, upload_plays
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
 POSTER, THUMB = 240, 96  # pixels, the longer side
@@ -177,15 +177,19 @@ def _key(row: Row) -> str:
     return row.digest[:32] or hashlib.sha256(os.fsencode(row.path)).hexdigest()[:32]
 
 
+def plays(file: Row | str) -> bool:
+    """Return whether browsers play a video of the gallery, or an upload, without a copy."""
+    return upload_plays(file) if isinstance(file, str) else plan_for(file.path).as_it_is
+
+
 def ask(file: Row | str) -> float:
     """Return how much of the copy of a video of the gallery, or of an upload, is made: 1 where it can be played.
 
     Each call says that somebody waits. Raises OSError or ValueError where no copy can be made.
     """
-    path = file if isinstance(file, str) else file.path
-    if plan_for(path).as_it_is:
+    if plays(file):
         return 1.0
-    return COPIES.ask(path, played_copy(path) if isinstance(file, str) else copy_of(file))
+    return COPIES.ask(file, played_copy(file)) if isinstance(file, str) else COPIES.ask(file.path, copy_of(file))
 
 
 def prepare(rows: Iterable[Row]) -> None:

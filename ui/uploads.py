@@ -68,9 +68,15 @@ def played_copy(path: str) -> Path:
     return Path(path).with_name("playable") / f"copy{plan_for(path).suffix}"
 
 
+def upload_plays(path: str) -> bool:
+    """Return whether browsers play an upload as it is. It is served under its own name: that must be right, too."""
+    plan = plan_for(path)
+    return plan.as_it_is and Path(path).suffix.lower() == plan.suffix
+
+
 def playable_upload(path: str) -> str:
     """Return the upload, or the copy beside it that a browser can play; "" while that is to be made."""
-    shown = Path(path) if plan_for(path).as_it_is else played_copy(path)
+    shown = Path(path) if upload_plays(path) else played_copy(path)
     return str(shown) if shown.is_file() else ""
 
 
