@@ -285,7 +285,6 @@ def _decodable(
     """Each decodable frame and its tick, from the packet with tick `begin` on, or from the `wanted` packets only."""
     import av
 
-    stream = video_stream(container)
     count, current = 0, None
     for tick, packet in _ticked(container, stream):
         if packet.size and not counted:
