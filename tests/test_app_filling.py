@@ -10,7 +10,7 @@ from clips import noise_picture, write_video
 
 import app
 from suma import SUMA, VideoIndex
-from ui import adding
+from ui import adding, api
 
 
 def write_clips(folder: Path, count: int) -> list[Path]:
@@ -38,12 +38,16 @@ def test_while_the_first_videos_are_indexed_the_page_says_so_and_finds_those_tha
     go, done, steps = threading.Semaphore(0), threading.Semaphore(0), adding.add_paths
 
     def by_step(*given: Any) -> Any:
-        for step in steps(*given):
-            yield step
+        given_steps = steps(*given)
+        yield next(given_steps)
+        while True:
             done.release()
             assert go.acquire(timeout=60)
+            if (step := next(given_steps, None)) is None:
+                return
+            yield step
 
-    monkeypatch.setattr(adding, "add_paths", by_step)
+    monkeypatch.setattr(api, "add_paths", by_step)
     monkeypatch.setattr(adding, "PATIENCE", 1e-9)  # one video a step
     handlers = app.Handlers(VideoIndex(tiny_model))
     handlers.fill(paths)

@@ -63,15 +63,16 @@ def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | 
 class Filling:
     """Add videos to the gallery in a thread, while the page is open and what is there can be searched."""
 
-    def __init__(self, gallery: Gallery, paths: Sequence[Path]):
-        self.gallery, self.progress, self.error = gallery, Progress(len(paths)), ""
-        self.thread = threading.Thread(target=self._run, args=(paths,), daemon=True)
+    def __init__(self, gallery: Gallery, steps: Iterator[Progress]):
+        """steps: of `add_paths`, none of which was taken yet."""
+        self.gallery, self.progress, self.error = gallery, next(steps), ""
+        self.thread = threading.Thread(target=self._run, args=(steps,), daemon=True)
         self.thread.start()
 
-    def _run(self, paths: Sequence[Path]) -> None:
+    def _run(self, steps: Iterator[Progress]) -> None:
         try:
-            for progress in add_paths(self.gallery, paths):
-                self.progress = progress
+            for self.progress in steps:
+                pass
             self.gallery.list_captions()
         except (ValueError, OSError, RuntimeError) as error:  # a full disk, another process that writes
             self.error = str(error)

@@ -17,7 +17,7 @@ from suma.files import find_videos
 from suma.rows import Row
 from suma.steer import parse
 from ui import heat, media, steering, tiles
-from ui.adding import Filling, Progress, add_paths
+from ui.adding import Filling, Progress
 from ui.api import MAX_QUERY, Api, Options, kind, plain
 from ui.concept_map import place
 from ui.tiles import esc
@@ -38,7 +38,7 @@ class Handlers(Api):
 
     def fill(self, paths: Sequence[Path]) -> None:
         """Begin to add videos, while the page can be used."""
-        self.filling = Filling(self.gallery, paths)
+        self.filling = Filling(self.gallery, self.add_paths(list(paths)))
 
     def show_filling(self, text: str, shown: int) -> list[Any]:
         """Return how far the indexing is, whether to ask again, the number of videos now, and where the first have come
