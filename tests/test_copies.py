@@ -1,6 +1,7 @@
 """How videos are played and served: as they are, in another container, or as a copy that nobody else waits for."""
 
 import asyncio
+import base64
 import os
 import shutil
 import subprocess
@@ -16,9 +17,10 @@ import httpx
 import numpy as np
 import pytest
 from clips import corner_picture, gray_picture, noise_picture, numbers, write_video
+from gradio.context import LocalContext
 from gradio_client import Client
 from test_app import clicked, shown_copies
-from test_clock import shift
+from test_clock import CHROMIUM, FLAGS, PLAY, shift
 
 import app
 from suma import SUMA, VideoIndex, read_frames
@@ -222,6 +224,34 @@ def test_an_upload_under_a_wrong_name_is_copied_under_a_right_one(tmp_path: Path
     assert np.array_equal(read_frames(shown, 3).frames, read_frames(upload, 3).frames)
 
 
+@pytest.mark.browser
+def test_a_browser_shows_each_frame_of_a_copy_at_its_time(tmp_path: Path):
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.skip(f"{CHROMIUM} is not installed")
+    plain, smooth = write_video(tmp_path / "a.mp4"), {"bf": "2"}
+    webm = write_video(tmp_path / "a.webm")
+    (tmp_path / "twice.webm").write_bytes(2 * webm.read_bytes())
+    clips = [
+        write_video(tmp_path / "b.avi", options={**smooth, "qmax": "3"}),
+        *(write_video(tmp_path / f"b{s}", codec="libx264", options=smooth) for s in (".mkv", ".ts", ".flv", ".mov")),
+        write_video(tmp_path / "vp8.mkv", codec="libvpx"),
+        *(shift(plain, tmp_path / f"{sound}{s}", 3.0, sound) for s in (".mp4", ".mkv") for sound in (True, False)),
+        tmp_path / "twice.webm",
+    ]
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = chromium.new_page()
+        for n, clip in enumerate(clips):
+            copy = tmp_path / f"copy{n}{plan_for(str(clip)).suffix}"
+            make(str(clip), copy, [0.0])
+            ours = read_frames(clip, 7)
+            into = [float(time) + 0.05 for time in ours.times]  # a frame lasts 0.1 s
+            seen = page.evaluate(PLAY, [base64.b64encode(copy.read_bytes()).decode(), into])
+            assert [round((gray - 12) / 8) for gray in seen] == numbers(ours.frames), clip.name
+        chromium.close()
+
+
 # ---- nobody else waits -----------------------------------------------------------------------------------------------
 
 
@@ -245,6 +275,20 @@ def test_a_video_that_plays_as_it_is_waits_for_nothing(tiny_model: SUMA, tmp_pat
     name, player, *_ = handlers.show_best("a dog", MODE)
     assert player.visible is True and [bar for _, bar in shown_copies(handlers, name)] == [""]
     assert not cache.exists() and not (tmp_path / "gradio").exists()  # it is served where it is
+
+
+def test_a_picked_video_is_shown_as_a_handler_of_the_page_does(tiny_model: SUMA, tmp_path: Path, cache: Path):
+    """There, gradio's components are only changes of those on the page, without values of their own."""
+    for name in ("a.mp4", "b.avi"):
+        noise(tmp_path / "videos" / name, len(name))
+    handlers = gallery_of(tiny_model, tmp_path / "videos")
+    token = LocalContext.in_event_listener.set(True)
+    try:
+        for name, there in (("a.mp4", True), ("b.avi", False)):
+            shown, current, *_ = handlers.show_picked("", clicked(video=name))
+            assert bool(shown) is there and current == {"video": name}
+    finally:
+        LocalContext.in_event_listener.reset(token)
 
 
 def test_a_copy_for_which_nobody_waits_is_given_up(
