@@ -1,4 +1,4 @@
-"""Make the README's pictures from the running app: `python tests/pictures.py` (needs playwright and Chromium).
+"""Make the pictures of README and docs: `python tests/pictures.py` starts the app (needs playwright and Chromium).
 
 Two screenshots, assets/app.png and assets/concepts.png, and a short film of a search, assets/app.gif.
 """

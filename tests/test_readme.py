@@ -1,4 +1,4 @@
-"""The README's program prints what the README says."""
+"""The README is short, its program prints what it says, and its links, and those of docs/, lead somewhere."""
 
 import io
 import re
@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_short_program_prints_what_stands_below_it(monkeypatch: pytest.MonkeyPatch):
@@ -21,8 +28,23 @@ def test_the_short_program_prints_what_stands_below_it(monkeypatch: pytest.Monke
     assert printed.getvalue().strip() == found[2].strip()
 
 
-def test_every_file_the_readme_points_to_exists():
+def test_the_readme_is_short():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", readme)
-    assert len(links) > 5
-    assert not [link for link in links if not (ROOT / link).exists()]
+    assert len(readme.splitlines()) <= 200
+    assert len(readme.split()) <= 1600
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_file_leads_somewhere(page: Path):
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), link
+        assert not anchor or anchor in anchors(file), link
+
+
+def test_the_readme_leads_to_every_page_of_docs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [page.name for page in PAGES[1:] if f"](docs/{page.name}" not in readme]

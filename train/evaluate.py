@@ -203,7 +203,7 @@ def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
 
 
 def table(results: dict) -> str:  # type: ignore[type-arg]
-    """The results as the README's Markdown tables."""
+    """Return the results as Markdown, in the tables of docs/results.md."""
     lines = [f"{results['videos']} videos, {results['captions']} captions of `{results['config']}`", ""]
     lines += HEAD
     for space, both in results["retrieval"].items():
