@@ -45,7 +45,7 @@ def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: 
         files = hub.files("spaces/me/suma")
         assert push(TOKEN).returncode == 0  # again: an update
     assert files["app.py"] == (ROOT / "app.py").read_bytes() and "README.md" in files and "requirements.txt" in files
-    for folder in ("suma", "ui", "assets/model", "assets/gallery"):
+    for folder in ("suma", "ui", "docs", "assets/model", "assets/gallery"):
         there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {path for path in there if "__pycache__" not in path} <= set(files)
     assert not [

@@ -14,7 +14,7 @@ from suma.open_clip_models import check_name, is_named
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = [
     "app.py", "README.md", "LICENSE", "requirements.txt", "suma/**", "ui/**", "assets/model/**", "assets/gallery/**",
-    "assets/*.png", "assets/*.gif",
+    "assets/*.png", "assets/*.gif", "docs/*.md",
 ]  # fmt: skip
 NEVER = ["**/__pycache__/**", "**/.*", "**/*.partial"]
 
