@@ -49,8 +49,8 @@ def proxy_to(url: str) -> uvicorn.Server:
 
 
 @pytest.fixture(scope="module")
-def site(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of the app under the proxy, and a file that its player was given."""
+def site(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+    """The address of the app under the proxy, what its player was given, and the video that this is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         patch.setenv("GRADIO_ROOT_PATH", PATH)
@@ -63,14 +63,15 @@ def site(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         thread.start()
         while not server.started:
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", media.playable(index.rows[0])
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield address, media.playable(index.rows[0]), Path(index.rows[0].path)
         server.should_exit = True
         thread.join(10)
         demo.close()
 
 
-def test_page_searches_and_videos_work_under_the_path(site: tuple[str, str]):
-    address, played = site
+def test_page_searches_and_videos_work_under_the_path(site: tuple[str, str, Path]):
+    address, played, video_file = site
     page = httpx.get(f"{address}{PATH}/").text
     links = [link for link in re.findall(r'(?:src|href)="(\.?/[^"]+)"', page) if link != MANIFEST]
     assert links
@@ -79,13 +80,13 @@ def test_page_searches_and_videos_work_under_the_path(site: tuple[str, str]):
     config = httpx.get(f"{address}{PATH}/config").json()
     assert config["root"].endswith(PATH)
     video = httpx.get(f"{config['root']}{config['api_prefix']}/file={played}", headers={"Range": "bytes=0-9"})
-    assert video.content == Path(played).read_bytes()[:10]
+    assert video.content == video_file.read_bytes()[:10]
     client = Client(f"{address}{PATH}/", verbose=False)
     assert len(client.predict("a dog", api_name="/search")) == 4
 
 
 @pytest.mark.browser
-def test_the_browser_asks_for_nothing_outside_the_path(site: tuple[str, str]):
+def test_the_browser_asks_for_nothing_outside_the_path(site: tuple[str, str, Path]):
     from test_app_browser import CHROMIUM, FLAGS, quiet, search
 
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")

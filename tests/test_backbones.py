@@ -356,7 +356,7 @@ def test_a_model_without_captions_has_concepts_of_words_that_have_pictures(zero_
     assert set(zero_shot.config.words) == set(counts) - set(ignored_words())
     assert zero_shot.config.num_captions == captions and zero_shot.config.untrained
     assert zero_shot.config.anchor in ANCHORS and zero_shot.config.concept_share == ZERO_SHOT_SHARE
-    assert zero_shot.space._weight("giraffe", 0) > 3
+    assert zero_shot.space._weight("giraffe", 1, 0) > 3
 
 
 def test_no_concept_is_named_by_what_has_no_picture_or_hurts():

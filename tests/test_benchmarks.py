@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import evaluate
+import mixture
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -618,7 +619,7 @@ def reached(*_: Any, **options: Any) -> None:
 def test_every_option_of_the_loader_reaches_it_from_both_command_lines(tmp_path: Path, monkeypatch):
     assert set(OPTIONS) == set(GIVEN) == set(list(inspect.signature(load_clips).parameters)[2:])
     monkeypatch.setattr(evaluate, "load_clips", reached)
-    monkeypatch.setattr(train, "load_clips", reached)
+    monkeypatch.setattr(mixture, "load_clips", reached)
     monkeypatch.setattr(train, "evaluate", reached)
     for module in (train, evaluate):
         monkeypatch.setattr(module, "use_fast_matmul", lambda: True)

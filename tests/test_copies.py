@@ -366,7 +366,7 @@ def test_copies_wait_in_no_queue_of_searches(tiny_model: SUMA, tmp_path: Path):
 
 
 def test_a_copy_ends_with_the_app(tmp_path: Path):
-    clip = noise(tmp_path / "clip.avi", frames=3000, size=(640, 480))
+    clip = noise(tmp_path / "clip.avi", frames=240, size=(640, 480))
     child = copies._start(str(clip), tmp_path / "copy.partial.mp4")
     assert child.stdout is not None and child.stdout.readline()
     child.stdout.close()  # as when the app is killed

@@ -106,7 +106,7 @@ def test_a_slow_disk_or_a_long_computation_gives_up_no_video(tiny_model: SUMA, t
 def test_what_goes_round_in_circles_is_given_up(tmp_path: Path, naughty: None, name: str, told: str):
     path = clips.write_video(tmp_path / f"{name}.mp4", frames=3)
     with pytest.raises(TimeoutError, match=rf"{told}.*--time-limit"):
-        frames_of(path, time_limit=0.3)
+        frames_of(path, time_limit=0.6)
 
 
 def test_what_was_given_up_for_time_is_tried_at_the_next_run_and_so_are_its_copies(tiny_model, tmp_path, monkeypatch):
