@@ -1,5 +1,7 @@
 """What comes into the app and what goes: uploads, the library, removal, limits, copies that browsers play."""
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -12,16 +14,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pytest
 from clips import corner_picture, noise_picture, write_audio, write_video
 from gradio_client import Client, handle_file
+from PIL import Image
 from test_app import make_gallery, shown_copies
 
 import app
 from suma import SUMA, VideoIndex, read_frames
 from suma.packets import list_frames
+from suma.rows import describe
 from suma.similarity import score
-from ui import startup
+from ui import media, startup
 from ui.api import Options
 from ui.copies import encode, plan_for
 from ui.look import launch_options
@@ -358,3 +363,17 @@ def test_a_copy_is_shown_where_a_query_asks_for_it_and_goes_with_its_video(
     original.with_suffix(".away").rename(original)
     again = startup.open_index(tiny_model, str(tmp_path / "index"), str(tmp_path / "videos"))
     assert len(again) == 3  # also the copy that has come back stays removed
+
+
+def test_the_poster_of_a_film_is_no_blank_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Half a second of pictures, then white, as films end and begin; the middle key frame is white."""
+    monkeypatch.setattr(media, "CACHE", tmp_path / "cache")
+
+    def picture(i: int, w: int, h: int) -> np.ndarray:
+        return noise_picture(i, w, h) if i < 6 else np.full((h, w, 3), 255, np.uint8)
+
+    film = write_video(tmp_path / "film.mp4", 40, (64, 48), 10, picture=picture)
+    assert read_frames(film, 1, keyframes=True).frames[0].std() < media.FLAT
+    data, _ = media.poster(describe(film))
+    with Image.open(io.BytesIO(base64.b64decode(data.split(",", 1)[1]))) as shown:
+        assert np.asarray(shown).std() > 20

@@ -34,6 +34,7 @@ from ui.uploads import played_copy, upload_plays
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
 POSTER, THUMB = 240, 96  # pixels, the longer side
+FLAT = 8.0  # standard deviation of the pixels of a frame that shows next to nothing
 MISSING = "data:image/svg+xml," + quote(
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 10"><rect width="16" height="10" fill="#8886"/>'
     '<path d="M6.8 3.4v3.2L9.6 5z" fill="#fff9"/></svg>'
@@ -96,7 +97,9 @@ def _captions_of(file: Path) -> dict[str, list[str]]:
 @lru_cache(maxsize=4096)
 def _poster(path: str, digest: str) -> tuple[str, float]:
     ready = Path(path).parent.parent / "posters" / f"{Path(path).stem}.jpg"
-    cached = CACHE / "posters" / f"{digest}.2.jpg"  # 2: as players show it; older ones may be turned or dull
+    cached = (
+        CACHE / "posters" / f"{digest}.3.jpg"
+    )  # 3: as players show it, and no blank frame; older ones may be turned, dull or blank
     for file in (ready, cached):
         try:
             data = file.read_bytes()
@@ -105,7 +108,7 @@ def _poster(path: str, digest: str) -> tuple[str, float]:
         except OSError:
             continue
     try:
-        picture = Image.fromarray(read_frames(path, 1, keyframes=True).frames[0])
+        picture = Image.fromarray(_telling_frame(path))
     except (ValueError, OSError):
         return MISSING, 1.6
     data = _jpeg(picture, POSTER)
@@ -117,6 +120,13 @@ def _poster(path: str, digest: str) -> tuple[str, float]:
     except OSError:  # a read-only home: posters are made again next time
         pass
     return _uri(data), picture.width / picture.height
+
+
+def _telling_frame(path: str) -> np.ndarray:
+    """Return the middle key frame (h, w, 3), or where that is all of one shade (a fade, a title card), of nine frames
+    the one of most contrast."""
+    frame = read_frames(path, 1, keyframes=True).frames[0]
+    return frame if frame.std() > FLAT else max(read_frames(path, 9).frames, key=np.std)
 
 
 def poster(row: Row) -> tuple[str, float]:
