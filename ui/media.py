@@ -97,9 +97,7 @@ def _captions_of(file: Path) -> dict[str, list[str]]:
 @lru_cache(maxsize=4096)
 def _poster(path: str, digest: str) -> tuple[str, float]:
     ready = Path(path).parent.parent / "posters" / f"{Path(path).stem}.jpg"
-    cached = (
-        CACHE / "posters" / f"{digest}.3.jpg"
-    )  # 3: as players show it, and no blank frame; older ones may be turned, dull or blank
+    cached = CACHE / "posters" / f"{digest}.3.jpg"  # 3: as players show it, and never blank
     for file in (ready, cached):
         try:
             data = file.read_bytes()
