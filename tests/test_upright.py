@@ -189,15 +189,20 @@ def box(kind: bytes, *content: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(data), kind) + data
 
 
-def one_tile(picture: np.ndarray, codec: str, kind: bytes) -> tuple[bytes, bytes]:
+def one_tile(picture: np.ndarray, codec: str, kind: bytes, tries: int = 5) -> tuple[bytes, bytes]:
     """The decoder's configuration (a box) and the bytes of one encoded picture."""
     out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as container:
-        quick = {"x265-params": "pools=none:log-level=error"} if codec == "libx265" else {"preset": "12"}
-        stream = container.add_stream(codec, rate=1, options=quick)
-        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+    try:
+        with av.open(out, "w", format="mp4") as container:
+            quick = {"x265-params": "pools=none:log-level=error"} if codec == "libx265" else {"preset": "12"}
+            stream = container.add_stream(codec, rate=1, options=quick)
+            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+    except av.error.PatchWelcomeError:  # FFmpeg finds x265's header damaged, at random
+        if not tries:
+            raise
+        return one_tile(picture, codec, kind, tries - 1)
     data = out.getvalue()
     at, body = data.find(kind) - 4, data.find(b"mdat")
     return data[at : at + struct.unpack_from(">I", data, at)[0]], data[body + 4 : body - 4 + _size(data, body - 4)]

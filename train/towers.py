@@ -180,10 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_fast_matmul()
     use_fast_attention_backward()
     try:
+        captions = read_captions(args.captions)
         clip = build_clip(CONFIG)
         clip.visual.trunk.load_state_dict(image_weights(clip.visual.trunk), strict=True)
         tokenizer = load_tokenizer("", CONFIG["text_cfg"])
-        captions = read_captions(args.captions)
         distil(clip, tokenizer, captions, sentence_model(), args.steps, args.batch_size, args.rate)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
