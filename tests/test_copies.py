@@ -20,7 +20,7 @@ from clips import corner_picture, gray_picture, noise_picture, numbers, write_vi
 from gradio.context import LocalContext
 from gradio_client import Client
 from test_app import clicked, shown_copies
-from test_clock import CHROMIUM, FLAGS, PLAY, shift
+from test_clock import CHROMIUM, FLAGS, PLAY, shift, with_edits
 
 import app
 from suma import SUMA, VideoIndex, read_frames
@@ -192,6 +192,66 @@ def test_a_picture_that_comes_late_without_sound_is_encoded_from_the_beginning(
     assert times[1:] == pytest.approx(list_frames(str(clip)).times[1:], abs=0.002)
 
 
+def without_key_marks(path: Path) -> Path:
+    """Write an MP4 file whose first frame alone is a key frame, and which calls every frame one."""
+    data = write_video(path, gop=250).read_bytes()
+    assert data.count(b"stss") == 1
+    path.write_bytes(data.replace(b"stss", b"free"))
+    return path
+
+
+def with_mp2(path: Path) -> Path:
+    """Write an MP4 file with MPEG layer 2 sound, which MP4 calls MP3."""
+    with (
+        av.open(str(write_video(path.with_suffix(".mkv"), codec="libx264"))) as read,
+        av.open(str(path), "w") as written,
+    ):
+        picture = written.add_stream_from_template(read.streams.video[0])
+        sound = written.add_stream("mp2", rate=48000, layout="mono")
+        for at in range(0, 96000, 1152):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 48000, at
+            written.mux(sound.encode(frame))
+        written.mux(sound.encode(None))
+        for packet in read.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                written.mux(packet)
+    return path
+
+
+def test_a_file_whose_key_frames_are_none_is_encoded(tmp_path: Path):
+    """Chromium shows one picture, whichever moment is sought."""
+    refreshed = {"x264-params": "intra-refresh=1"}
+    for clip in (
+        without_key_marks(tmp_path / "all.mp4"),
+        write_video(tmp_path / "refreshed.mp4", gop=8, options=refreshed),  # decoding begins there, a picture is later
+        write_video(tmp_path / "refreshed.mkv", gop=8, options=refreshed),
+    ):
+        copy = tmp_path / f"{clip.name} copy.mp4"
+        make(str(clip), copy, [0.0])
+        assert plan_for(str(clip)).as_it_is is False and plan_for(str(copy)).as_it_is, clip.name
+        assert numbers(read_frames(copy, 20).frames) == list(range(20)), clip.name
+
+
+@pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "2"}, {"bf": "2", "x264-params": "open-gop=1"}])
+def test_a_file_with_key_frames_plays_as_it_is(tmp_path: Path, options: dict[str, str]):
+    clip = write_video(tmp_path / "a.mp4", options=options)
+    assert plan_for(str(clip)).as_it_is
+    with_edits(clip, [(1000, 2)])  # hides the last key frame
+    assert plan_for(str(clip)).as_it_is
+
+
+def test_sound_that_is_not_what_the_file_calls_it_is_left_out(tmp_path: Path):
+    """Chromium would stop at its first packet."""
+    make(str(with_mp2(tmp_path / "a.mp4")), tmp_path / "b.mp4", [0.0])
+    assert plan_for(str(tmp_path / "a.mp4")) == (".mp4", False, True)
+    assert plan_for(str(tmp_path / "b.mp4")).as_it_is
+    with av.open(str(tmp_path / "b.mp4")) as copy:
+        assert [stream.type for stream in copy.streams] == ["video"]
+    assert np.array_equal(read_frames(tmp_path / "a.mp4", 5).frames, read_frames(tmp_path / "b.mp4", 5).frames)
+
+
 @pytest.mark.parametrize("matrix", [None, 1, 6, 9])
 @pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "yuv444p"])
 def test_a_copy_has_the_colours_of_its_video(tmp_path: Path, matrix: int | None, form: str):
@@ -238,6 +298,8 @@ def test_a_browser_shows_each_frame_of_a_copy_at_its_time(tmp_path: Path):
         write_video(tmp_path / "vp8.mkv", codec="libvpx"),
         *(shift(plain, tmp_path / f"{sound}{s}", 3.0, sound) for s in (".mp4", ".mkv") for sound in (True, False)),
         tmp_path / "twice.webm",
+        without_key_marks(tmp_path / "keys.mp4"),
+        with_mp2(tmp_path / "mp2.mp4"),
     ]
     with api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -247,8 +309,9 @@ def test_a_browser_shows_each_frame_of_a_copy_at_its_time(tmp_path: Path):
             make(str(clip), copy, [0.0])
             ours = read_frames(clip, 7)
             into = [float(time) + 0.05 for time in ours.times]  # a frame lasts 0.1 s
-            seen = page.evaluate(PLAY, [base64.b64encode(copy.read_bytes()).decode(), into])
-            assert [round((gray - 12) / 8) for gray in seen] == numbers(ours.frames), clip.name
+            for shown in [copy, clip] if plan_for(str(clip)).as_it_is else [copy]:
+                seen = page.evaluate(PLAY, [base64.b64encode(shown.read_bytes()).decode(), into])
+                assert [round((gray - 12) / 8) for gray in seen] == numbers(ours.frames), shown.name
         chromium.close()
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 # What every browser plays, by container. PyAV's canonical names.
 PICTURES = {".mp4": {"h264", "vp9", "av1"}, ".webm": {"vp8", "vp9", "av1"}}
@@ -70,17 +71,54 @@ def _plan(path: str, changed: int, size: int) -> Plan:
         with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
             stream, form = video_stream(container), container.format.name
             codec, start = stream.codec_context.codec.canonical_name, container.start_time or 0
-            sounds = {s.codec_context.codec.canonical_name for s in container.streams.audio if s.codec_context}
+            sounds = _sounds(path)
             fits = [suffix for suffix in PICTURES if codec in PICTURES[suffix]]
             late = form.startswith("mov") and start > LATE * av.time_base
             if not fits or late or form == "avi" or not _is_plain(stream.codec_context):  # AVI lacks usable times
                 return encoded
             own, first = _suffix_of(path, container), stream is container.streams.video[0]
-        if own in fits and first:  # browsers take the first picture stream
+            if own == ".mp4" and not _begins_at_keys(container, stream):
+                return encoded
+        if own in fits and first and "mp2" not in sounds.values():  # browsers take the first picture stream
             return encoded if own == ".webm" and list_frames(path).joined else Plan(own, True, False)
     except (av.FFmpegError, ValueError, OSError):
         return encoded
-    return Plan(max(fits, key=lambda suffix: len(sounds & SOUNDS[suffix])), False, True)
+    return Plan(max(fits, key=lambda suffix: len({*sounds.values()} & SOUNDS[suffix])), False, True)
+
+
+def _begins_at_keys(container: "InputContainer", stream: "VideoStream") -> bool:
+    """Return whether decoding can begin at the last frame that an open file calls a key frame.
+
+    Where it cannot, Chromium shows one picture, whichever moment is sought. Raises av.FFmpegError where there is none.
+    """
+    container.seek((container.start_time or 0) + (container.duration or 0))
+    key = None
+    for packet in container.demux(stream):
+        if key is None:
+            if packet.is_discard:  # an edit list hides it, so that it gives no picture
+                return True
+            key = packet.pts
+        for frame in packet.decode():
+            if frame.pts is None or key is None or frame.pts >= key:  # those before it belong to an open group
+                return frame.pts == key and not frame.is_corrupt
+    return False
+
+
+def _sounds(path: str) -> dict[int, str]:
+    """Return the codec of each sound track of a file, by the number of its stream.
+
+    What an MP4 file calls MP3 may be another layer of MPEG audio, here "mp2": Chromium stops at its first packet.
+    """
+    import av
+
+    with av.open(path, metadata_errors="ignore") as container:
+        tracks = [track for track in container.streams.audio if track.codec_context]
+        codecs = {track.index: track.codec_context.codec.canonical_name for track in tracks}
+        for track in tracks:
+            if codecs[track.index] == "mp3":
+                begin = int.from_bytes(bytes(next(container.demux(track)))[:2], "big")
+                codecs[track.index] = "mp3" if begin & 0xFFE6 == 0xFFE2 else "mp2"  # the sync word and the layer
+    return codecs
 
 
 def _is_plain(context: "VideoCodecContext") -> bool:
@@ -243,7 +281,7 @@ def remux(source: str, target: Path, line: Timeline, share: list[float]) -> None
     with av.open(source, metadata_errors="ignore") as read, av.open(str(target), "w") as written:
         video = video_stream(read)
         assert video.time_base is not None
-        sounds = [s for s in read.streams.audio if s.codec_context.codec.canonical_name in SOUNDS[target.suffix]]
+        sounds = [read.streams[index] for index, codec in _sounds(source).items() if codec in SOUNDS[target.suffix]]
         out = {s.index: written.add_stream_from_template(s) for s in (video, *sounds[:1])}
         start = int(line.ticks[0]) * video.time_base - Fraction(float(line.times[0]))  # seconds: 0 of the copy
         for packet in _timed(read.demux(*(read.streams[index] for index in out))):
