@@ -119,9 +119,10 @@ PLAY = """async ([data, times]) => {
     await load;
     const shown = [];
     for (const time of times) {
-        const there = when('seeked');
+        const there = when('seeked'), drawn = new Promise((done) => video.requestVideoFrameCallback(done));
         video.currentTime = time;
         await there;
+        await Promise.race([drawn, new Promise((done) => setTimeout(done, 300))]);  // none where the picture stays
         canvas.drawImage(video, 0, 0, 1, 1);
         shown.push(canvas.getImageData(0, 0, 1, 1).data[0]);
     }
