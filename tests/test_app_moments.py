@@ -126,11 +126,11 @@ def test_a_result_opens_on_the_picture_of_its_best_moment(page: Any, clips: tupl
         for match in clips[1].search(query, 12):
             name = Path(match.path).name
             choose(page, clips[1], name)
-            best = explain(clips[1], match.path, query)
-            expected = best.frame_scores.index(max(best.frame_scores))
-            frame = read_frames(match.path, 12).frames[expected]
+            scores = np.array(explain(clips[1], match.path, query).frame_scores)
+            frames = read_frames(match.path, 12).frames[scores > scores.max() - 1e-3]  # which is best may be a near tie
             page.wait_for_function("document.querySelector('#player video').readyState > 1")
-            seen = number_on(page, "#player")
-            if seen != told(float(frame[4:28, 4:28].mean())):
-                wrong.append((query, name, match.moment, seen, told(float(frame[4:28, 4:28].mean()))))
+            seen, right = number_on(page, "#player"), [told(float(frame[4:28, 4:28].mean())) for frame in frames]
+            refresh = RATES.get(name, 0) // 60  # frames that pass where it played until the next picture of the screen
+            if not any(0 <= seen - number <= refresh for number in right):
+                wrong.append((query, name, match.moment, seen, right))
     assert wrong == []
