@@ -49,7 +49,7 @@ def _up_to(name: str, folder: str, root: str) -> str:
     inside, later = os.path.join(os.sep, os.path.normpath(name), ""), folder[len(root) :]
     before, found, _ = nfc(later).partition(inside)
     depth = (before + found).count(os.sep)
-    return root + os.sep.join(later.split(os.sep)[:depth]) + os.sep if found else ""
+    return folder[: len(root)] + os.sep.join(later.split(os.sep)[:depth]) + os.sep if found else ""
 
 
 def below(folder: str) -> str:

@@ -539,6 +539,15 @@ class Gallery:
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+def alike(a: Any, b: Any) -> bool:
+    """Return whether two answers are the same, but for the last digit that is printed of a score."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(alike, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(alike(a[key], b[key]) for key in a)
+    return a == b or (isinstance(a, float) and isinstance(b, float) and abs(a - b) < 1.5e-4)
+
+
 @pytest.fixture(scope="module")
 def gallery(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Gallery:
     return Gallery(tmp_path_factory.mktemp("gallery"), tiny_model)
@@ -559,7 +568,7 @@ def opened(gallery: Gallery, place: str | Path) -> VideoIndex:
 @pytest.mark.server
 def test_the_command_line_answers_as_from_a_folder(filled: str, gallery: Gallery, capsys: pytest.CaptureFixture):
     told = gallery.answers(filled, capsys)
-    assert told == gallery.answers(gallery.index, capsys)
+    assert alike(told, gallery.answers(gallery.index, capsys))
     assert len(told[0]) == 10 and len(told[-1]["failed"]) == 1 and told[-1]["parts"] > told[-1]["videos"] == 14
     assert gallery.add(filled) == 0 and gallery.run("check", filled) == 0
     assert "0 added, 15 unchanged, 1 failed" in capsys.readouterr().out
@@ -571,7 +580,7 @@ def test_an_index_in_a_folder_is_brought_into_the_server_as_it_is(
 ):
     place = f"milvus://{server.address}/brought"
     opened(gallery, gallery.index).save(place)
-    assert gallery.answers(place, capsys) == gallery.answers(gallery.index, capsys)
+    assert alike(gallery.answers(place, capsys), gallery.answers(gallery.index, capsys))
 
 
 @pytest.mark.server
@@ -613,7 +622,7 @@ def test_what_is_killed_in_the_middle_of_an_add_loses_and_doubles_nothing(
     assert gallery.add(place) == 0
     index = opened(gallery, place)
     assert held(index.store) == held(opened(gallery, gallery.index).store)
-    assert gallery.answers(place, capsys) == gallery.answers(gallery.index, capsys)
+    assert alike(gallery.answers(place, capsys), gallery.answers(gallery.index, capsys))
     rows, features = stored(index.store)
     assert features == len(index) and rows == len(list(index.store.snapshot.scan("id >= 0")))
 
