@@ -6,6 +6,7 @@ from pathlib import Path
 
 import imagenet_row
 import pytest
+import towers
 
 REALCLIPS = Path(__file__).parents[2] / "shared" / "realclips"
 
@@ -20,7 +21,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_real_clips_are_ranked_better_than_by_chance(capsys: pytest.CaptureFixture):
-    for package in (imagenet_row.NETWORK, "wordllama"):
+    for package in (towers.IMAGES, "wordllama"):
         pytest.importorskip(package)
     if not REALCLIPS.is_dir():
         pytest.skip("no ../shared/realclips")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from benchmarks import Clip
 from config import TrainConfig
-from data import Batches, Part, sizes
+from data import Batches, Part, pairs_of_each
 from frame_cache import FrameCache
-from mixture import load_mixture, parse_mix, place
+from mixture import load_mixture, merge_sets, parse_mix
 from PIL import Image
 from test_train import benchmark, clean_slate, flags  # noqa: F401  (fixtures)
 
@@ -42,12 +42,12 @@ def test_a_mix_that_is_not_written_as_it_should_be_is_refused(mix: str):
 
 def test_shares_become_pairs_of_a_batch_and_the_benchmark_takes_the_rest():
     parts = [Part("a", 0.5, list(range(90)), []), Part("b", 0.3, list(range(9)), []), Part("c", 0.2, [1, 2], [])]
-    assert sizes(parts, 10) == [5, 3, 2]
-    assert sizes(parts[:1], 7) == [7]
+    assert pairs_of_each(parts, 10) == [5, 3, 2]
+    assert pairs_of_each(parts[:1], 7) == [7]
     with pytest.raises(ValueError, match=r"c: 2 training clips do not fill one batch of 3"):
-        sizes(parts, 15)
+        pairs_of_each(parts, 15)
     with pytest.raises(ValueError, match=r"c gets no pair"):
-        sizes(parts, 2)
+        pairs_of_each(parts, 2)
 
 
 def test_a_source_held_out_of_one_set_is_trained_on_in_none_and_a_file_of_two_sets_is_one_clip():
@@ -55,7 +55,7 @@ def test_a_source_held_out_of_one_set_is_trained_on_in_none_and_a_file_of_two_se
     second = [clip("d", "film 1"), clip("b", "film 2", "said otherwise"), clip("e", "film 5")]
     third = [clip("f", "film 5"), clip("g")]
     named = [("one", ["train"], 0.5), ("two", ["train"], 0.25), ("three", ["train"], 0.25)]
-    clips, parts = place(named, [first, second, third], [[first[0]], [second[2]], []])
+    clips, parts = merge_sets(named, [first, second, third], [[first[0]], [second[2]], []])
     names = [clip.video_id for clip in clips]
     assert [[names[i] for i in part.train] for part in parts] == [["b", "c"], [], ["g"]]
     assert [[names[i] for i in part.held] for part in parts] == [["a"], ["e"], []]

@@ -147,7 +147,7 @@ class Part(NamedTuple):
     held: list[int]  # kept for selection
 
 
-def sizes(parts: Sequence[Part], batch_size: int) -> list[int]:
+def pairs_of_each(parts: Sequence[Part], batch_size: int) -> list[int]:
     """Return how many pairs of a batch each part gives; the first one's share takes what rounding leaves.
 
     Raise ValueError where a part would give none, or has too few clips for it.
@@ -202,7 +202,7 @@ class Batches:
         self.counts = cache.counts.tolist()
         self.readers = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # JPEGs take more than one core to feed a GPU
         self.buffers: list[np.ndarray] = []
-        numbered = enumerate(zip(parts, sizes(parts, c.batch_size), strict=True))
+        numbered = enumerate(zip(parts, pairs_of_each(parts, c.batch_size), strict=True))
         self.samplers = [Sampler(clips, part.train, size, c, (n,) if n else ()) for n, (part, size) in numbered]
 
     def load(self, step: int, rank: int, world: int) -> dict[str, Tensor]:

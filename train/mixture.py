@@ -53,10 +53,10 @@ def load_mixture(c: TrainConfig) -> tuple[list[Clip], list[Part]]:
             clips = join(clips, more, chosen)
         sets.append(clips)
         held.append([clips[i] for i in chosen])
-    return place(named, sets, held)
+    return merge_sets(named, sets, held)
 
 
-def place(
+def merge_sets(
     named: Sequence[tuple[str, list[str], float]], sets: Sequence[Sequence[Clip]], held: Sequence[Sequence[Clip]]
 ) -> tuple[list[Clip], list[Part]]:
     """Return one list of the sets' clips, and the parts as indices of it; see `load_mixture`."""
