@@ -41,7 +41,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         h.fill(waiting)
     model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 4}  # Gallery.lock orders what they share
     page: dict[str, Any] = {**model, "api_visibility": "private", "show_progress": "hidden"}
-    latest: dict[str, Any] = {**page, "trigger_mode": "always_last"}  # asked again meanwhile: the last is answered
+    latest: dict[str, Any] = {**page, "trigger_mode": "always_last"}  # several requests while one runs: answer the last
 
     def clickable(elem_id: str, value: str = "", **more: Any) -> gr.HTML:
         return gr.HTML(value, js_on_load=ON_LOAD, elem_id=elem_id, apply_default_css=False, **more)

@@ -45,7 +45,7 @@ def to_numpy(x: Array) -> np.ndarray:
 
 
 def no_grad(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorator, also of generators: torch, where it is in use, keeps nothing for gradients meanwhile."""
+    """Decorate a function or a generator: torch, where it is loaded, keeps nothing for gradients while it runs."""
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -24,7 +24,7 @@ class Backbone(NamedTuple):
 
 
 def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | None) -> Backbone:
-    """An open_clip backbone by name, by a config of its own, or by a .json file of one; see `SUMA.from_clip`.
+    """Return an open_clip backbone, given its name, a config dict, or a .json file of one; see `SUMA.from_clip`.
 
     `pretrained` is an open_clip tag, a checkpoint file, or None for random weights (but for an image tower whose config
     has timm_model_pretrained: timm downloads it). Raises ValueError for an unknown name or tag and for a file that

@@ -75,13 +75,13 @@ class _Part:
 
 @dataclass
 class _Job:
-    """One file on its way; `parts` ends with None, when `row` has its digest or the reason why not."""
+    """A file that is being indexed; None ends `parts`, and `row` then has its digest or the reason of a failure."""
 
     row: Row
     parts: "queue.Queue[_Part | None]" = field(default_factory=lambda: queue.Queue(PARTS_AHEAD))
     encoded: list[_Part] = field(default_factory=list)
     error: StoreError | None = None  # that ends the run
-    known: bool = False  # the content is in the index, or on its way into it
+    known: bool = False  # the content is indexed already, or being indexed
 
 
 class Builder:
@@ -194,7 +194,7 @@ class Builder:
                 self._decode(job, local.decoder, job.row.size in shared)
             except StoreError as error:
                 job.error = error
-            except Exception as error:  # a fault of ours; it is told like the others
+            except Exception as error:  # our own fault: reported as the others are
                 job.row.reason = job.row.reason or f"{type(error).__name__}: {error}"
             self._put(job, None)
 
