@@ -3,19 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from suma.config import SUMAConfig
-    from suma.index import VideoIndex
-    from suma.model import SUMA
-    from suma.query import Filter
-    from suma.search import Match
-    from suma.video import read_frames
+    from suma.index.query import Filter
+    from suma.index.search import Match
+    from suma.index.video_index import VideoIndex
+    from suma.model.config import SUMAConfig
+    from suma.model.suma import SUMA
+    from suma.video.frames import read_frames
 
 __version__ = "0.1.0"
 __all__ = ["SUMA", "Filter", "Match", "SUMAConfig", "VideoIndex", "__version__", "read_frames"]
 _HOMES = {
-    "SUMA": "suma.model", "SUMAConfig": "suma.config", "Match": "suma.search", "VideoIndex": "suma.index",
-    "read_frames": "suma.video", "Filter": "suma.query",
-}  # fmt: skip
+    "SUMA": "suma.model.suma",
+    "SUMAConfig": "suma.model.config",
+    "Filter": "suma.index.query",
+    "Match": "suma.index.search",
+    "VideoIndex": "suma.index.video_index",
+    "read_frames": "suma.video.frames",
+}
 
 
 def __getattr__(name: str) -> Any:

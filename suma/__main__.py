@@ -14,19 +14,19 @@ from pathlib import Path
 from textwrap import fill as fill_text
 from typing import TYPE_CHECKING, Any
 
-from suma.caption_files import read_captions
-from suma.decoder import TIME_LIMIT
-from suma.files import IGNORE_FILE, IGNORE_HELP, find_videos
-from suma.index import VideoIndex, model_of
-from suma.milvus import is_server
-from suma.query import Filter
-from suma.reader import Reader, load_reader
-from suma.saved import STRONGER
-from suma.search import Match
-from suma.video import SEGMENT
+from suma.index.caption_files import read_captions
+from suma.index.files import IGNORE_FILE, IGNORE_HELP, find_videos
+from suma.index.milvus import is_server
+from suma.index.query import Filter
+from suma.index.search import Match
+from suma.index.video_index import VideoIndex, model_of
+from suma.model.checkpoint import STRONGER
+from suma.model.text_encoder import Reader, load_reader
+from suma.video.frames import SEGMENT
+from suma.video.worker import TIME_LIMIT
 
 if TYPE_CHECKING:
-    from suma.build import Report
+    from suma.index.ingest import Report
 
 EXIT_CODES = (
     "exit codes: 0 found (or done), 1 nothing found, 2 bad input, a damaged index, or something that is not there"
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         return fill(args)
     model = load_reader(args.model or model_of(args.index))
     if not isinstance(model, Reader):
-        from suma.cpu import use_fast_matmul
+        from suma.model.cpu import use_fast_matmul
 
         use_fast_matmul()
     index = VideoIndex.load(args.index, model)
@@ -186,20 +186,20 @@ def run(args: argparse.Namespace) -> int:
 
 def fill(args: argparse.Namespace) -> int:
     """`index` and `merge`, which write, with the whole model; the exit code."""
-    from suma.cpu import use_fast_matmul
-    from suma.model import SUMA
+    from suma.model.cpu import use_fast_matmul
+    from suma.model.suma import SUMA
 
     use_fast_matmul()
     name = args.model or model_of(args.output if args.command == "index" else args.indexes[0])
     model = SUMA.from_pretrained(name)
     if args.command == "merge":
-        from suma.merge import merge_folders
+        from suma.index.merge import merge_folders
 
         report, count = merge_folders(model, args.indexes, args.output)
         done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
         print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
         return 0
-    from suma import shards
+    from suma.index import shards
 
     place = shards.place(os.environ)
     in_folder = not is_server(args.output)

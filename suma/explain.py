@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from suma.arrays import Array, no_grad, to_numpy
-from suma.query import parse
-from suma.search import nearest
+from suma.index.query import parse
+from suma.index.search import nearest
 from suma.similarity import Texts, Videos, concept_parts, frame_scores, score_parts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from suma.index import VideoIndex
+    from suma.index.video_index import VideoIndex
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Explanation:
     duration: float  # seconds, of the whole file
     start: float = 0.0  # seconds: the part of a long video that is explained
     end: float = 0.0
-    untrained: bool = False  # concepts that no video has trained (suma/zero_shot.py)
+    untrained: bool = False  # concepts that no video has trained (suma/model/zero_shot.py)
 
 
 @no_grad
@@ -61,8 +61,9 @@ def explain(
     texts: Texts | None = None,
     at: float | None = None,
 ) -> Explanation:
-    """Explain a video of the index, or any other file, by a query in the language of suma/query.py; `texts` (T = 1):
-    the query as the model reads it, where it was read before.
+    """Explain a video of the index, or any other file, by a query in the language of suma/index/query.py.
+
+    `texts` (T = 1) is the query as the model reads it, where it was read before.
 
     Of a long video, the part around `at` seconds is explained; without `at` the one that the query finds best, or the
     first.

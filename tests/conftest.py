@@ -14,7 +14,7 @@ os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from suma.model import SUMA  # noqa: E402
+from suma.model.suma import SUMA  # noqa: E402
 
 collect_ignore = ["bench", "pictures.py"]  # scripts, run by hand
 TOWER: dict[str, Any] = {

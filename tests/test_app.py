@@ -21,13 +21,13 @@ from clips import noise_picture, write_video
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-import app
 from suma import SUMA, VideoIndex, read_frames
+from suma.app import colours, heat, media, startup, steering, tiles
+from suma.app import page as app
+from suma.app.handlers import NOTHING_YET, Handlers
+from suma.app.look import launch_options
 from suma.explain import explain
-from suma.saved import BUNDLED
-from ui import colours, heat, media, startup, steering, tiles
-from ui.handlers import NOTHING_YET, Handlers
-from ui.look import launch_options
+from suma.model.checkpoint import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 SESSION: Any = SimpleNamespace(session_hash="someone")

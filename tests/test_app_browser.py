@@ -11,13 +11,13 @@ import pytest
 from clips import noise_picture, write_video
 from test_app import make_gallery
 
-import app
 from suma import SUMA, VideoIndex
-from suma.steer import steered
-from ui.api import Options
-from ui.handlers import Handlers
-from ui.look import launch_options
-from ui.uploads import Uploads
+from suma.app import page as app
+from suma.app.api import Options
+from suma.app.handlers import Handlers
+from suma.app.look import launch_options
+from suma.app.uploads import Uploads
+from suma.index.steering import steered
 
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"

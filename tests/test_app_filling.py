@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from clips import noise_picture, write_video
 
-import app
 from suma import SUMA, VideoIndex
-from ui import adding, api
+from suma.app import adding, api
+from suma.app import page as app
 
 
 def write_clips(folder: Path, count: int) -> list[Path]:

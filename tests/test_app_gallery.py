@@ -21,18 +21,18 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from test_app import make_gallery, shown_copies
 
-import app
 from suma import SUMA, VideoIndex, read_frames
-from suma.packets import list_frames
-from suma.rows import describe
+from suma.app import media, startup
+from suma.app import page as app
+from suma.app.api import Options
+from suma.app.copies import encode, plan_for
+from suma.app.look import launch_options
+from suma.app.media import ask
+from suma.app.startup import options_of, parser
+from suma.app.uploads import Uploads, keep, playable_upload
+from suma.index.catalog import describe
 from suma.similarity import score
-from ui import media, startup
-from ui.api import Options
-from ui.copies import encode, plan_for
-from ui.look import launch_options
-from ui.media import ask
-from ui.startup import options_of, parser
-from ui.uploads import Uploads, keep, playable_upload
+from suma.video.timeline import list_frames
 
 
 def session(name: str) -> Any:
@@ -202,7 +202,7 @@ def test_a_copy_is_upright_and_not_larger_than_it_must_be(tmp_path: Path):
 
 
 def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ui.adding.PATIENCE", 0.0)  # one video a step
+    monkeypatch.setattr("suma.app.adding.PATIENCE", 0.0)  # one video a step
     for n in range(2):
         noise(tmp_path / "allowed" / f"{n}.mp4", 20 + n)
     between: list[int] = []  # answers after each step

@@ -9,11 +9,11 @@ import pytest
 from clips import gray, noise_picture, write_video
 from test_app_browser import browser, quiet, search  # noqa: F401
 
-import app
 from suma import SUMA, VideoIndex, read_frames
+from suma.app import media
+from suma.app import page as app
+from suma.app.look import launch_options
 from suma.explain import explain
-from ui import media
-from ui.look import launch_options
 
 pytestmark = pytest.mark.browser
 RATES = {"23.mp4": 23, "30.mp4": 30, "60.mp4": 60, "240.mp4": 240, "30.webm": 30}

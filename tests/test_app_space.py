@@ -12,8 +12,8 @@ import pytest
 import yaml
 from hub import TOKEN, running_hub
 
-from ui import gpu, space
-from ui.startup import parser
+from suma.app import gpu, space
+from suma.app.startup import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -34,7 +34,7 @@ def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: 
             **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
         }  # fmt: skip
-        command = [sys.executable, "-m", "ui.space", "me/suma"]
+        command = [sys.executable, "-m", "suma.app.space", "me/suma"]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 
     with running_hub() as hub:

@@ -16,10 +16,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from test_app import make_gallery
 
-import app
 from suma import SUMA
-from ui import media
-from ui.look import launch_options
+from suma.app import media
+from suma.app import page as app
+from suma.app.look import launch_options
 
 PATH = "/films"
 MANIFEST = "/manifest.json"  # of installable apps: Gradio links it at the site's root, and needs it for nothing else

@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from suma import SUMA, SUMAConfig, VideoIndex
-from suma.backbone import build_clip, cell_width, encode_trunk, load_backbone, project
-from suma.config import ANCHORS
-from suma.model import ZERO_SHOT_SHARE
-from suma.pixels import resize_frames
-from suma.text import can_shorten, token_table
-from suma.tokens import load_tokenizer
-from suma.video import read_frames
-from suma.words import common_words, ignored_words, split_words
-from suma.zero_shot import PROMPTS, base_form, mean_picture
+from suma.model.backbone import build_clip, cell_width, encode_trunk, load_backbone, project
+from suma.model.config import ANCHORS
+from suma.model.suma import ZERO_SHOT_SHARE
+from suma.model.text_tower import can_shorten, token_table
+from suma.model.tokenizer import load_tokenizer
+from suma.model.vocabulary import common_words, ignored_words, split_words
+from suma.model.zero_shot import PROMPTS, base_form, mean_picture
+from suma.video.frames import read_frames
+from suma.video.preprocess import resize_frames
 
 CLIP = (list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD), "bicubic", "shortest")
 SIGLIP = ([0.5] * 3, [0.5] * 3, "bicubic", "squash")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from test_store import Row
 
-from suma import candidates, codes
-from suma.candidates import Candidates, keep_cache
-from suma.codes import Codes
-from suma.store import NewClip, Store
+from suma.index import first_stage, quantizer
+from suma.index.first_stage import Candidates, keep_cache
+from suma.index.quantizer import Codes
+from suma.index.store import NewClip, Store
 
 WIDTH = 64
 SPECTRUM = np.arange(1, WIDTH + 1) ** -0.5  # as features have it; noise without any is no case for a quantiser
@@ -39,9 +39,9 @@ def best(store: Store, query: np.ndarray, number: int, allowed: np.ndarray | Non
 
 @pytest.fixture(params=["exact", "quantised"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(candidates, "EXACT_LIMIT", 100_000 if request.param == "exact" else 1000)
-    monkeypatch.setattr(candidates, "BLOCK", 500)
-    monkeypatch.setattr(codes, "BLOCK", 500)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 100_000 if request.param == "exact" else 1000)
+    monkeypatch.setattr(first_stage, "BLOCK", 500)
+    monkeypatch.setattr(quantizer, "BLOCK", 500)
     return made(tmp_path / "index", 3000)
 
 
@@ -94,8 +94,8 @@ def test_among_allowed_ones_that_are_far_from_the_query_the_best_is_found(store:
 def test_several_threads_find_what_one_does(store: Store, monkeypatch: pytest.MonkeyPatch):
     import faiss
 
-    monkeypatch.setattr(candidates, "SHARD", 700)
-    monkeypatch.setattr(candidates, "SMALL", 0)
+    monkeypatch.setattr(first_stage, "SHARD", 700)
+    monkeypatch.setattr(first_stage, "SMALL", 0)
     one, several, threads = Candidates(), Candidates(), faiss.omp_get_max_threads()
     try:
         for size in (3000, 900):
@@ -112,7 +112,7 @@ def test_several_threads_find_what_one_does(store: Store, monkeypatch: pytest.Mo
 
 
 def test_who_asks_with_an_older_state_is_answered_from_it(store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(candidates, "SMALL", 0)
+    monkeypatch.setattr(first_stage, "SMALL", 0)
     first, before = Candidates(), store.snapshot
     first.search(store, before, queries()[0], 10)
     shards = list(first._exact)
@@ -126,7 +126,7 @@ def test_who_asks_with_an_older_state_is_answered_from_it(store: Store, monkeypa
 
 
 def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
     store = made(tmp_path / "index", 2000)
     keep_cache(store)
     (cache,) = store.folder.glob("first-*.faiss")
@@ -154,7 +154,7 @@ def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monk
 
 def test_the_codes_name_what_is_near_without_the_vectors(monkeypatch: pytest.MonkeyPatch):
     vectors = (np.random.default_rng(0).normal(size=(5000, WIDTH)) * SPECTRUM).astype(np.float16)
-    monkeypatch.setattr(codes, "FIRST", 1000)
+    monkeypatch.setattr(quantizer, "FIRST", 1000)
     made = Codes.from_bytes(Codes.of(vectors).to_bytes())
     assert len(made) == 5000 and made.bytes_each <= WIDTH  # half a byte for each direction, twice
     hits, allowed = [], np.arange(5000) % 3 > 0
@@ -180,10 +180,10 @@ def test_codes_of_another_version_are_no_codes(tmp_path: Path, monkeypatch: pyte
         other.add(vectors)
         with pytest.raises(ValueError, match="other codes"):
             Codes.from_bytes(faiss.serialize_index(other).tobytes())
-    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
     store = made(tmp_path / "index", 2000)
     content = faiss.serialize_index(other).tobytes()
-    name = f"first-{store.generation}-2000-{candidates.hashlib.sha256(content).hexdigest()[:32]}.faiss"
+    name = f"first-{store.generation}-2000-{first_stage.hashlib.sha256(content).hexdigest()[:32]}.faiss"
     (store.folder / name).write_bytes(content)
     assert overlap(store, Candidates()) >= 0.99
     keep_cache(store)
@@ -192,18 +192,18 @@ def test_codes_of_another_version_are_no_codes(tmp_path: Path, monkeypatch: pyte
 
 def test_every_subspace_of_the_first_code_has_its_share_of_the_variance():
     variances = np.arange(1, 65) ** -1.5
-    order = codes._in_balance(variances, 4, 16)
+    order = quantizer._in_balance(variances, 4, 16)
     assert sorted(order) == list(range(64))
     products = np.log(variances[order]).reshape(16, 4).sum(1)
     in_a_row = np.log(variances).reshape(16, 4).sum(1)
     assert products.std() < 0.2 * in_a_row.std()
-    assert sorted(codes._in_balance(variances, 1, 16)) == list(range(16))  # the first ones where not all are taken
+    assert sorted(quantizer._in_balance(variances, 1, 16)) == list(range(16))  # the first ones where not all are taken
 
 
 def test_the_codes_know_what_scores_are_lessened_by(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(0)
     vectors = (random.normal(size=(20_000, WIDTH)) * SPECTRUM).astype(np.float16)
-    monkeypatch.setattr(codes, "FIRST", 1000)
+    monkeypatch.setattr(quantizer, "FIRST", 1000)
     made, hits = Codes.of(vectors), {True: [], False: []}
     for query in queries():
         scores = vectors.astype(np.float32) @ query

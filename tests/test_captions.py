@@ -9,9 +9,10 @@ import pytest
 import torch
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex, candidates, caption_list
-from suma.caption_list import CaptionList
-from suma.codes import Codes
+from suma import SUMA, VideoIndex
+from suma.index import captions, first_stage
+from suma.index.captions import CaptionList
+from suma.index.quantizer import Codes
 
 MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor"
 WORDS = [
@@ -120,7 +121,7 @@ def test_only_new_lines_are_encoded_and_the_file_only_grows(index: VideoIndex, t
 def test_a_list_that_dies_half_written_leaves_the_one_before(index: VideoIndex, tmp_path: Path, monkeypatch):
     index.set_captions(["a dog runs", "a cat sits"])
     index.save(tmp_path / "index")
-    monkeypatch.setattr(caption_list, "BLOCK", 10)
+    monkeypatch.setattr(captions, "BLOCK", 10)
     texts, calls = index.model.texts, []
 
     def die(sentences: list[str]) -> object:
@@ -191,7 +192,7 @@ def test_another_process_replaces_the_list_of_an_opened_index(index: VideoIndex,
 
 
 def test_long_lists_go_through_the_quantiser_whose_cache_is_kept(index: VideoIndex, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
     path = index.rows[0].path
     index.set_captions(lines(3000))
     index.save(tmp_path / "index")
@@ -201,7 +202,7 @@ def test_long_lists_go_through_the_quantiser_whose_cache_is_kept(index: VideoInd
     found, wanted = again.captions(path, 10), naive(again, path, 10)
     assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=2e-4)
     monkeypatch.undo()
-    monkeypatch.setattr(candidates, "EXACT_LIMIT", 1000)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
     index.set_captions(lines(3100)[100:])  # as many others: another cache
     index.save(tmp_path / "index")
     assert list(tmp_path.glob("index/lines*.faiss")) != [cache] and len(list(tmp_path.glob("index/lines*"))) == 1

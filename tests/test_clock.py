@@ -11,8 +11,8 @@ import clips
 import numpy as np
 import pytest
 
-from suma import packets
-from suma.video import read_frames, read_parts
+from suma.video import timeline
+from suma.video.frames import read_frames, read_parts
 
 B_FRAMES = {"bf": "2", "x264-params": "b-adapt=0:scenecut=0"}
 CODECS = {".flv": "libx264"}
@@ -54,7 +54,7 @@ def every(numbers: Sequence[int], step: float = 0.1, first: float = 0.0) -> dict
 
 def all_of(path: Path) -> dict[float, int]:
     """Time -> number of each frame as a copy of the video shows them."""
-    frames = packets.every_frame(str(path), packets.list_frames(str(path)))
+    frames = timeline.every_frame(str(path), timeline.list_frames(str(path)))
     return {round(time, 3): clips.number(frame.to_ndarray(format="rgb24")) for time, frame in frames}
 
 
@@ -213,13 +213,13 @@ def test_times_rise_where_an_edit_list_hides_a_key_frame_and_pictures_come_out_o
 
 def test_a_decoder_that_gives_frames_out_of_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = clips.write_video(tmp_path / "a.ts")
-    original = packets._decodable
+    original = timeline._decodable
 
     def swapped(*args: object):
         frames = list(original(*args))
         return iter([*frames[:4], frames[5], frames[4], *frames[7:9], frames[6], *frames[9:]])
 
-    monkeypatch.setattr(packets, "_decodable", swapped)
+    monkeypatch.setattr(timeline, "_decodable", swapped)
     assert timed(path) == every(range(20))
 
 
@@ -253,9 +253,9 @@ def test_appended_recordings_are_one_film(tmp_path: Path, suffix: str, codec: st
     assert timed(path) == every(range(28), 1 / rate)
     got = read_frames(path, 4)
     assert got.duration == pytest.approx(28 / rate, abs=2e-3) and clips.numbers(got.frames) == [3, 10, 17, 24]
-    line = packets.list_frames(str(path))
+    line = timeline.list_frames(str(path))
     assert line.joined and [
-        clips.number(f.to_ndarray(format="rgb24")) for _, f in packets.every_frame(str(path), line)
+        clips.number(f.to_ndarray(format="rgb24")) for _, f in timeline.every_frame(str(path), line)
     ] == [*range(28)]
     parts = [clips.numbers(frames.frames) for _, _, frames in read_parts(path, 2, 14.5 / rate)]
     assert len(parts) == 3 and parts[0] == [3, 10] and parts[-1][-1] > 20
@@ -274,7 +274,8 @@ def test_a_long_pause_in_one_recording_is_not_cut_out(tmp_path: Path):
 def test_every_frame_comes_in_the_order_of_time(tmp_path: Path, name: str, options: dict[str, str]):
     path = str(clips.write_video(tmp_path / name, options=options))
     got = [
-        (t, clips.number(f.to_ndarray(format="rgb24"))) for t, f in packets.every_frame(path, packets.list_frames(path))
+        (t, clips.number(f.to_ndarray(format="rgb24")))
+        for t, f in timeline.every_frame(path, timeline.list_frames(path))
     ]
     assert got == [(pytest.approx(n / 10), n) for n in range(20)]
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from suma import SUMA, VideoIndex, concepts
-from suma.clusters import cluster_words, naming_order
-from suma.concepts import ConceptSpace
-from suma.reader import load_reader
-from suma.words import count_words, nfc, split_words
+from suma import SUMA, VideoIndex
+from suma.model import concept_space
+from suma.model.concept_space import ConceptSpace
+from suma.model.text_encoder import load_reader
+from suma.model.vocabulary import count_words, nfc, split_words
+from suma.model.word_clusters import cluster_words, naming_order
 
 ROOT = Path(__file__).parents[1]
 
@@ -298,7 +299,7 @@ def test_wrong_arguments_are_named():
 
 
 def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(concepts).failed == 0
+    assert doctest.testmod(concept_space).failed == 0
 
 
 def test_words_that_are_to_be_ignored_name_no_concept_and_weigh_nothing(tower):

@@ -22,15 +22,15 @@ from gradio_client import Client
 from test_app import clicked, shown_copies
 from test_clock import CHROMIUM, FLAGS, PLAY, shift, with_edits
 
-import app
 from suma import SUMA, VideoIndex, read_frames
-from suma.packets import list_frames
-from ui import copies, media, startup
-from ui.api import Options
-from ui.copies import Copies, encode, make, plan_for, remux
-from ui.handlers import MODES
-from ui.look import launch_options
-from ui.uploads import playable_upload
+from suma.app import copies, media, startup
+from suma.app import page as app
+from suma.app.api import Options
+from suma.app.copies import Copies, encode, make, plan_for, remux
+from suma.app.handlers import MODES
+from suma.app.look import launch_options
+from suma.app.uploads import playable_upload
+from suma.video.timeline import list_frames
 
 MODE = next(iter(MODES))
 RED_BLUE = [(230, 20, 20), (20, 20, 230)]  # of clips.corner_picture

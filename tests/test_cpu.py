@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from suma.cpu import half_image_tower, has_bf16, use_fast_attention_backward, use_fast_matmul
+from suma.model.cpu import half_image_tower, has_bf16, use_fast_attention_backward, use_fast_matmul
 
 
 def test_fast_products_stay_float32():

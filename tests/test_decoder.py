@@ -16,15 +16,16 @@ import clips
 import numpy as np
 import pytest
 
-from suma import SUMA, VideoIndex, decoder
-from suma.decoder import Decoder
-from suma.video import read_frames
+from suma import SUMA, VideoIndex
+from suma.video import worker
+from suma.video.frames import read_frames
+from suma.video.worker import Decoder
 
 ROOT = Path(__file__).parents[1]
 CHILD = """
 import ctypes, os, sys, time
-from suma import decoder
-read = decoder.read_parts
+from suma.video import worker
+read = worker.read_parts
 def burn(until):
     while time.process_time() < until: pass
 def read_parts(path, *rest):
@@ -44,15 +45,15 @@ def read_parts(path, *rest):
             while True: file.read(1 << 24)
     if "chatter" in name: print("a library prints", flush=True); os.system("echo so does a child")
     return read(path, *rest)
-decoder.read_parts = read_parts
-decoder.main()
+worker.read_parts = read_parts
+worker.main()
 """
 
 
 @pytest.fixture
 def naughty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that hangs, crashes, ... at files with such a name: a real process that really does."""
-    monkeypatch.setattr(decoder, "CHILD", ("-c", CHILD))
+    monkeypatch.setattr(worker, "CHILD", ("-c", CHILD))
 
 
 def frames_of(path: Path, **limits: float) -> np.ndarray:
@@ -114,7 +115,7 @@ def test_what_was_given_up_for_time_is_tried_at_the_next_run_and_so_are_its_copi
     shutil.copy(path, path.with_name("hang too.mp4"))
     index = VideoIndex(tiny_model)
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "CHILD", ("-c", CHILD))
+        patch.setattr(worker, "CHILD", ("-c", CHILD))
         report = index.add(path.parent, time_limit=1)
         assert len(report.failed) == 2 and "--time-limit" in "".join(report.failed.values())
     report = index.add(path.parent)
@@ -132,14 +133,14 @@ def test_a_file_system_that_counts_no_blocks_holds_no_downloads(tmp_path: Path, 
     def uncounted(name: str) -> SimpleNamespace:
         return SimpleNamespace(st_size=stat(name).st_size, st_blocks=blocks)
 
-    monkeypatch.setattr(decoder.os, "stat", uncounted)
-    decoder.refuse_sparse(str(path))
+    monkeypatch.setattr(worker.os, "stat", uncounted)
+    worker.refuse_sparse(str(path))
     with open(path, "r+b") as file:  # a hole behind the data, and one that is all
         for data in (1 << 20, 0):
             file.truncate(data)
             file.truncate(66 << 20)
             with pytest.raises(OSError, match=rf"only {data} of its {66 << 20} bytes"):
-                decoder.refuse_sparse(str(path))
+                worker.refuse_sparse(str(path))
 
 
 def test_reading_outside_the_index_is_as_safe(tiny_model: SUMA, tmp_path: Path, naughty: None):
@@ -152,8 +153,8 @@ def test_reading_outside_the_index_is_as_safe(tiny_model: SUMA, tmp_path: Path, 
 def test_a_hanging_child_ends_also_when_its_parent_was_killed(tmp_path: Path):
     clips.write_video(tmp_path / "hang.mp4")
     program = (
-        "import sys; from suma import decoder; decoder.CHILD = ('-c', sys.argv[1])\n"
-        "child = decoder.Decoder(time_limit=1); child._started(); print(child._child.pid, flush=True)\n"
+        "import sys; from suma import decoder; worker.CHILD = ('-c', sys.argv[1])\n"
+        "child = worker.Decoder(time_limit=1); child._started(); print(child._child.pid, flush=True)\n"
         "next(child.read(sys.argv[2], 4))\n"
     )
     parent = subprocess.Popen(
@@ -277,7 +278,7 @@ def test_a_file_without_permission_says_so(monkeypatch: pytest.MonkeyPatch):
     place.chmod(0o755)
     clips.write_video(place / "secret.mp4").chmod(0)
     nobody = "import av, os, resource; from suma import decoder\nif os.getuid() == 0: os.setuid(65534)\ndecoder.main()"
-    monkeypatch.setattr(decoder, "CHILD", ("-c", nobody))
+    monkeypatch.setattr(worker, "CHILD", ("-c", nobody))
     with pytest.raises(OSError, match=r"Permission denied: .*secret\.mp4"):
         frames_of(place / "secret.mp4")
     shutil.rmtree(place)

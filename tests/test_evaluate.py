@@ -24,7 +24,7 @@ from test_data import row, write_layout
 from test_metrics import naive_rank
 
 from suma import SUMA
-from suma.hubness import word_bundles
+from suma.index.hubness import word_bundles
 from suma.similarity import Texts, Videos, combine, four_similarities
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,8 @@ import pytest
 import torch
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex, candidates, hubness
+from suma import SUMA, VideoIndex
+from suma.index import first_stage, hubness
 from suma.similarity import combine, four_similarities
 
 
@@ -115,10 +116,10 @@ def test_without_being_asked_nothing_is_kept(index: VideoIndex, tmp_path: Path):
 def test_the_first_stage_finds_the_best_by_what_is_left(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from test_candidates import made, queries
 
-    monkeypatch.setattr(candidates, "EXACT_LIMIT", limit)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", limit)
     store = made(tmp_path / "index", 1000)
     less = np.random.default_rng(3).normal(size=1000).astype(np.float32)
-    first, hits = candidates.Candidates(), []
+    first, hits = first_stage.Candidates(), []
     for query in queries():
         scores = store.snapshot.folded.astype(np.float32) @ query - less
         got = first.search(store, store.snapshot, query, 10, less=less)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex, build
-from suma.decoder import Decoder
-from suma.store import Store
-from suma.video import read_frames
+from suma import SUMA, VideoIndex
+from suma.index import ingest
+from suma.index.store import Store
+from suma.video.frames import read_frames
+from suma.video.worker import Decoder
 
 QUERIES = ["a dog runs", "a cat sits on the mat", "something never said before"]
 
@@ -60,7 +61,7 @@ def test_bfloat16_is_taken_only_where_the_processor_has_it(
     tiny_model: SUMA, folder: Path, index: VideoIndex, monkeypatch
 ):
     def encoded(there: bool) -> torch.Tensor:
-        monkeypatch.setattr(build, "has_bf16", lambda: there)
+        monkeypatch.setattr(ingest, "has_bf16", lambda: there)
         half = VideoIndex(tiny_model)
         half.add(folder / "clip 0.mp4", bf16=True)
         return half.videos([0]).frames
@@ -85,7 +86,7 @@ def test_search_ranks_by_the_score_of_every_pair(index: VideoIndex, query: str):
 
 
 def test_candidates_of_the_folded_stage_are_rescored_with_their_frames(index: VideoIndex, monkeypatch):
-    monkeypatch.setattr("suma.search.CANDIDATES", 3)
+    monkeypatch.setattr("suma.index.search.CANDIDATES", 3)
     expected = brute_force(index, QUERIES[0])
     for match in index.search(QUERIES[0], top_k=2):
         row = index.row_of(match.path)
@@ -383,7 +384,7 @@ def test_ctrl_c_at_a_bad_moment_costs_nothing(
 ):
     cut, calls = VideoIndex(tiny_model), 0
 
-    def third_clip(*args: object, real=build.NewClip):
+    def third_clip(*args: object, real=ingest.NewClip):
         nonlocal calls
         calls += 1
         if calls == 3:
@@ -405,7 +406,7 @@ def test_ctrl_c_at_a_bad_moment_costs_nothing(
                 Store, "_append", lambda *args: patch.setattr(Store, "_take_snapshot", behind) or append(*args)
             )
         else:
-            patch.setattr(build, "NewClip", third_clip)
+            patch.setattr(ingest, "NewClip", third_clip)
         with pytest.raises(KeyboardInterrupt):
             cut.add(folder)
     signal.signal(signal.SIGINT, before)

@@ -11,13 +11,13 @@ from clips import noise_picture, write_video
 from PIL import Image
 
 from suma import SUMA, VideoIndex
-from suma.decoder import Decoder
 from suma.explain import explain
-from suma.pixels import resize_frames
-from suma.search import CANDIDATES
+from suma.index.search import CANDIDATES
+from suma.index.store import MANIFEST
 from suma.similarity import Texts
-from suma.store import MANIFEST
-from suma.video import parts_of, read_frames
+from suma.video.frames import parts_of, read_frames
+from suma.video.preprocess import resize_frames
+from suma.video.worker import Decoder
 
 SECONDS, EVENT = 300, 150  # of the film; when, for one minute, it shows something else
 

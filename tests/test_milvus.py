@@ -23,17 +23,18 @@ import pytest
 from clips import noise_picture, write_video
 from milvus_server import MilvusServer
 
-from suma import SUMA, VideoIndex, milvus, milvus_client, milvus_state
+from suma import SUMA, VideoIndex
 from suma.__main__ import main
-from suma.candidates import Candidates
-from suma.disk import IndexBusyError
-from suma.milvus import MilvusStore
-from suma.milvus_client import Client
-from suma.milvus_state import FEATURE_FIELDS, ROW_FIELDS
-from suma.query import Filter
-from suma.rows import Row
-from suma.store import NewClip, Store
-from suma.stores import StoreError
+from suma.atomic_io import IndexBusyError
+from suma.index import milvus, milvus_client, milvus_state
+from suma.index.catalog import Row
+from suma.index.first_stage import Candidates
+from suma.index.milvus import MilvusStore
+from suma.index.milvus_client import Client
+from suma.index.milvus_state import FEATURE_FIELDS, ROW_FIELDS
+from suma.index.query import Filter
+from suma.index.storage import StoreError
+from suma.index.store import NewClip, Store
 
 ROOT = Path(__file__).parents[1]
 DIM = 8
@@ -504,12 +505,12 @@ class Gallery:
         program = """if True:
             import sys, torch
             torch.set_num_threads(1)
-            from suma import build
+            from suma.index import ingest
             from suma.__main__ import main
-            from suma.milvus_client import Client
+            from suma.index.milvus_client import Client
 
             # a commit for every video, however long the last one took
-            build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES["cpu"] = 0.0, float("inf"), 1
+            ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, ingest.BATCH_FRAMES["cpu"] = 0.0, float("inf"), 1
             put, left = Client.put, int(sys.argv.pop(1))
 
             def stop_in_the_middle(self, part, rows):

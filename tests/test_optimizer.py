@@ -10,7 +10,7 @@ from config import TrainConfig
 from optimizer import freeze, learn, learning_rate, parameter_groups
 
 from suma import SUMA
-from suma.backbone import build_clip
+from suma.model.backbone import build_clip
 
 
 def test_the_learning_rate_by_hand():

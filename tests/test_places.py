@@ -13,12 +13,12 @@ from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex
 from suma.__main__ import main
-from suma.build import Report
-from suma.files import find_videos
-from suma.milvus_state import FIRST, State, quoted
-from suma.query import Filter
-from suma.rows import key
-from ui import startup
+from suma.app import startup
+from suma.index.catalog import key
+from suma.index.files import find_videos
+from suma.index.ingest import Report
+from suma.index.milvus_state import FIRST, State, quoted
+from suma.index.query import Filter
 
 NAMES = ["0.mp4", "1.mp4", "2.mp4"]
 

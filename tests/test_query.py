@@ -15,9 +15,9 @@ from PIL import Image
 
 from suma import SUMA, Filter, VideoIndex, read_frames
 from suma.explain import explain
-from suma.query import MAX_TERMS, Query, parse
+from suma.index.query import MAX_TERMS, Query, parse
+from suma.index.steering import concepts_of
 from suma.similarity import Texts, frame_scores
-from suma.steer import concepts_of
 
 PLAIN = [
     "a dog runs", "a well-known man", 'he says "hello" to a dog', "it's a dog's life", "a man - a dog -- a cat",

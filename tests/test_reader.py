@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from suma import SUMA, VideoIndex
 from suma.arrays import to_numpy
-from suma.backbone import build_clip
 from suma.explain import explain
-from suma.reader import Reader, _shapes, erf, fits, load_reader
-from suma.saved import CONFIG, WEIGHTS
-from suma.tokens import load_tokenizer, token_ids
+from suma.model.backbone import build_clip
+from suma.model.checkpoint import CONFIG, WEIGHTS
+from suma.model.text_encoder import Reader, _shapes, erf, fits, load_reader
+from suma.model.tokenizer import load_tokenizer, token_ids
 
 ROOT = Path(__file__).parents[1]
 SENTENCES = [
@@ -195,7 +195,7 @@ def test_the_tokenizer_is_open_clips():
 
 def test_the_tokenizer_imports_torch_only_for_tensors():
     program = (
-        "import sys; from suma.tokens import load_tokenizer; t = load_tokenizer('', {'vocab_size': 4096})\n"
+        "import sys; from suma.model.tokenizer import load_tokenizer; t = load_tokenizer('', {'vocab_size': 4096})\n"
         "ids = t.encode('a dog runs'); before = 'torch' in sys.modules; x = t(['a dog runs'])\n"
         "print(before, 'torch' in sys.modules, x[0, 1:1 + len(ids)].tolist() == ids, tuple(x.shape))"
     )
@@ -221,7 +221,7 @@ def test_the_error_function_is_as_exact_as_float32():
 def test_the_first_video_that_a_reader_has_encoded_leaves_no_gradients(folder: Path, tmp_path: Path):
     write_video(tmp_path / "a.mp4", picture=noise_picture)
     program = (
-        "import sys; from suma import VideoIndex; from suma.reader import load_reader\n"
+        "import sys; from suma import VideoIndex; from suma.model.text_encoder import load_reader\n"
         f"index = VideoIndex(load_reader({str(folder)!r})); before = 'torch' in sys.modules\n"
         "whole = index.model.whole\n"
         "def watched():\n"

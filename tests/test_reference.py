@@ -13,8 +13,8 @@ from test_backbones import tokenizer_folder  # noqa: F401  (a fixture)
 from torch import Tensor
 
 from suma import SUMA
-from suma.pixels import resize_frames
-from suma.video import read_frames
+from suma.video.frames import read_frames
+from suma.video.preprocess import resize_frames
 
 SENTENCES = ["a dog runs", "Two red cars, on a road!", "a man plays the guitar in a kitchen"]
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ import torch
 from metrics import retrieval
 from rerank import Rerank, dual_softmax
 
-from suma.hubness import inverted_softmax, popularity
+from suma.index.hubness import inverted_softmax, popularity
 
 
 def random_scores(*size: int) -> torch.Tensor:

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex, merge, shards
+from suma import SUMA, VideoIndex
 from suma.__main__ import main
-from suma.build import Report
-from suma.store import MANIFEST, Store
+from suma.index import merge, shards
+from suma.index.ingest import Report
+from suma.index.store import MANIFEST, Store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -247,9 +248,9 @@ def test_a_wrong_place_is_an_error(environ: dict[str, str]):
 
 COMMITTING_OFTEN = """
 import sys
-from suma import build
+from suma.index import ingest
 from suma.__main__ import main
-build.COMMIT_SECONDS, build.COMMIT_SHARE = 0.1, 1.0
+ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE = 0.1, 1.0
 sys.exit(main())
 """
 

@@ -6,8 +6,8 @@ from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex
 from suma.explain import explain
+from suma.index.steering import MAX_STEERED, concepts_of, parse, steered, unparse
 from suma.similarity import four_similarities
-from suma.steer import MAX_STEERED, concepts_of, parse, steered, unparse
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from clips import noise_picture, write_video
 
-from suma import SUMA, VideoIndex, build
-from suma import store as on_disk
-from suma.disk import IndexBusyError
-from suma.store import MANIFEST, NewClip, Row, Store
+from suma import SUMA, VideoIndex
+from suma.atomic_io import IndexBusyError
+from suma.index import ingest
+from suma.index import store as on_disk
+from suma.index.store import MANIFEST, NewClip, Row, Store
 
 ROOT = Path(__file__).parents[1]
 DIM = 8
@@ -86,7 +87,7 @@ def test_a_failure_at_each_step_of_a_commit_leaves_the_state_before(store: Store
     def die(*args: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("suma.store.append", "suma.disk.sha256", "suma.rows.RowTable.put_file"):
+    for place in ("suma.index.store.append", "suma.atomic_io.sha256", "suma.index.catalog.RowTable.put_file"):
         with monkeypatch.context() as patch:
             patch.setattr(place, die)
             with pytest.raises(KeyboardInterrupt):
@@ -204,7 +205,7 @@ def test_folders_of_other_things_are_left_alone(tmp_path: Path, store: Store):
 
 def test_a_second_writer_is_refused_with_who_writes(store: Store):
     program = (
-        "import sys; from pathlib import Path; from suma.store import Store\n"
+        "import sys; from pathlib import Path; from suma.index.store import Store\n"
         f"store = Store.open(Path({str(store.folder)!r}), 'model', {DIM})\n"
         "with store.writing(): print('writing', flush=True); sys.stdin.read()\n"
     )
@@ -287,7 +288,7 @@ def run_limited(program: str, *arguments: object, seconds: float = 100) -> str:
     """What a process with `store`, `fill` and `held` at hand prints; its working folder is the tests'."""
     head = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "from pathlib import Path; from suma.store import Store; from test_store import DIM, fill, held\n"
+        "from pathlib import Path; from suma.index.store import Store; from test_store import DIM, fill, held\n"
         "import os, resource, signal\n"
     )
     done = subprocess.run(
@@ -377,9 +378,10 @@ except PermissionError as error: print(error)
 KILLED = """
 import random, time
 import torch; torch.set_num_threads(1)
-from suma import SUMA, VideoIndex, build
-from suma.store import MANIFEST
-build.COMMIT_SECONDS, build.COMMIT_SHARE, build.BATCH_FRAMES['cpu'] = 0.01, 1.0, 6
+from suma import SUMA, VideoIndex
+from suma.index import ingest
+from suma.index.store import MANIFEST
+ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, ingest.BATCH_FRAMES['cpu'] = 0.01, 1.0, 6
 model_folder, videos, folder, kills = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 model = SUMA.from_pretrained(model_folder)
 
@@ -447,16 +449,16 @@ def test_fifty_kills_while_indexing_end_in_the_same_index(tiny_model: SUMA, tmp_
 def test_a_stopped_run_keeps_what_is_done(tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for n in range(12):
         write_video(tmp_path / f"{n:02}.mp4", frames=2 + n, picture=noise_picture)
-    index, encode, calls = VideoIndex(tiny_model), build.Builder._encode, []
-    monkeypatch.setitem(build.BATCH_FRAMES, "cpu", 10)
+    index, encode, calls = VideoIndex(tiny_model), ingest.Builder._encode, []
+    monkeypatch.setitem(ingest.BATCH_FRAMES, "cpu", 10)
 
-    def stop_at_the_third(self: build.Builder, batch: list) -> None:
+    def stop_at_the_third(self: ingest.Builder, batch: list) -> None:
         calls.append(len(batch))
         if len(calls) == 3:
             signal.raise_signal(signal.SIGINT)
         encode(self, batch)
 
-    monkeypatch.setattr(build.Builder, "_encode", stop_at_the_third)
+    monkeypatch.setattr(ingest.Builder, "_encode", stop_at_the_third)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with pytest.raises(KeyboardInterrupt):
         index.add(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from suma import SUMA
-from suma.text import can_shorten, encode_tokens, text_tower, token_table
-from suma.tokens import CLIP_VOCABULARY, load_tokenizer
+from suma.model.text_tower import can_shorten, encode_tokens, text_tower, token_table
+from suma.model.tokenizer import CLIP_VOCABULARY, load_tokenizer
 
 SENTENCES = ["a dog", "", "the brown dog catches a red frisbee in the park and then sleeps", "z"]
 ODD = [

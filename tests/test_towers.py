@@ -14,10 +14,10 @@ import towers
 from PIL import Image
 from torch import Tensor
 
-from suma.backbone import build_clip
-from suma.pixels import normalize, resize_frames
-from suma.text import encode_tokens, tokenize
-from suma.tokens import load_tokenizer
+from suma.model.backbone import build_clip
+from suma.model.text_tower import encode_tokens, tokenize
+from suma.model.tokenizer import load_tokenizer
+from suma.video.preprocess import normalize, resize_frames
 
 TEXT = {"context_length": 16, "vocab_size": 1024, "width": 64, "heads": 1, "layers": 1}
 PHOTOS = Path(__file__).parents[2] / "shared" / "real" / "photos"

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from suma import read_frames
-from suma.files import find_videos
-from suma.hdr import HLG, PQ
-from suma.heif import read_grid
-from suma.packets import list_frames, video_stream
-from suma.upright import upright, view_of
-from ui.copies import encode, make, plan_for
+from suma.app.copies import encode, make, plan_for
+from suma.index.files import find_videos
+from suma.video.hdr import HLG, PQ
+from suma.video.heif import read_grid
+from suma.video.timeline import list_frames, video_stream
+from suma.video.upright import upright, view_of
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 WHITE = 203.0  # cd/m2

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from suma import packets, upright, video
-from suma.files import find_videos
-from suma.pixels import normalize, resize_frames
-from suma.video import Frames, parts_of, read_frames, read_parts
+from suma.index.files import find_videos
+from suma.video import frames, timeline, upright
+from suma.video.frames import Frames, parts_of, read_frames, read_parts
+from suma.video.preprocess import normalize, resize_frames
 
 REALCLIPS = Path(__file__).parents[2] / "shared" / "realclips"
 
@@ -33,14 +33,14 @@ def no_decord(monkeypatch) -> None:
     def fail(*args):
         raise RuntimeError("decord is off")
 
-    monkeypatch.setattr(video, "_decord_frames", fail)
+    monkeypatch.setattr(frames, "_decord_frames", fail)
 
 
 def no_pyav(monkeypatch) -> None:
     def fail(*args):
         raise RuntimeError("PyAV is off")
 
-    monkeypatch.setattr(video, "_pyav_frames", fail)
+    monkeypatch.setattr(frames, "_pyav_frames", fail)
 
 
 @pytest.fixture(params=["decord", "PyAV"])
@@ -108,8 +108,8 @@ def test_key_frames(mp4, decoder):
 def test_key_frames_decode_nothing_else(mp4, monkeypatch):
     no_decord(monkeypatch)
     decoded = []
-    original = packets._decode_group
-    monkeypatch.setattr(packets, "_decode_group", lambda *args: decoded.append(found := original(*args)) or found)
+    original = timeline._decode_group
+    monkeypatch.setattr(timeline, "_decode_group", lambda *args: decoded.append(found := original(*args)) or found)
     read_frames(mp4, 3, keyframes=True)
     assert [len(found) for found in decoded] == [1, 1, 1]
 
@@ -146,18 +146,18 @@ def test_decoding_group_by_group_gives_the_bytes_of_decoding_everything(tmp_path
     path = clips.write_video(
         tmp_path / f"a.{suffix}", 70, (160, 96), codec=codec, gop=24, picture=clips.noise_picture, options=options
     )
-    line = packets.list_frames(str(path))
+    line = timeline.list_frames(str(path))
     assert line.grouped and len(line.ticks) == 70
     with av.open(str(path)) as container:
         everything = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for chosen in (np.arange(70), np.array([3]), np.array([23, 24, 25]), np.arange(5, 70, 6), np.array([0, 69])):
-        kept = packets.decode_groups(str(path), line, chosen)
+        kept = timeline.decode_groups(str(path), line, chosen)
         assert list(kept) == line.ticks[chosen].tolist()
         for number, frame in zip(chosen, kept.values(), strict=True):
             np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), everything[number])
         if codec in ("libx264", "libx265", "libvpx-vp9"):
             frames = np.stack([everything[number] for number in chosen])
-            np.testing.assert_array_equal(video._decord_frames(str(path), line, chosen, False), frames)
+            np.testing.assert_array_equal(frames._decord_frames(str(path), line, chosen, False), frames)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
@@ -213,11 +213,11 @@ def test_edit_list_hides_frames(tmp_path):
     got = read_frames(path, 50)
     assert clips.numbers(got.frames) == list(range(7, 20))
     np.testing.assert_allclose(got.times, np.arange(13) / 10, atol=1e-6)
-    line = packets.list_frames(str(path))
+    line = timeline.list_frames(str(path))
     with pytest.raises(ValueError, match="15 frames counted where there are 13"):
-        video._decord_frames(str(path), line, np.arange(13), False)
+        frames._decord_frames(str(path), line, np.arange(13), False)
     with pytest.raises(Exception, match="duplicate frames"):
-        video._decord_frames(str(path), line._replace(times=np.arange(15)), np.arange(15), False)
+        frames._decord_frames(str(path), line._replace(times=np.arange(15)), np.arange(15), False)
 
 
 STILLS = [("jpg", "mjpeg", "yuvj420p"), ("png", "png", "rgb24"), ("webp", "libwebp", "yuv420p")]
@@ -335,7 +335,7 @@ def test_random_damage_gives_frames_or_a_value_error(tmp_path):
             data[at] = rng.integers(256)
         (tmp_path / f"{seed}.mp4").write_bytes(data)
     program = (
-        "import sys; from suma.video import read_frames\n"
+        "import sys; from suma.video.frames import read_frames\n"
         "for path in sys.argv[1:]:\n"
         "    try: print(len(read_frames(path, 8).frames))\n"
         "    except ValueError as error: print(0)\n"
@@ -352,10 +352,10 @@ def test_random_damage_gives_frames_or_a_value_error(tmp_path):
 )
 def test_a_frame_that_cannot_be_decoded_is_replaced_from_the_span(mp4, monkeypatch, missing, instead):
     no_decord(monkeypatch)
-    monkeypatch.setattr(packets, "decode_groups", lambda *args: {})
-    original = packets._decodable
+    monkeypatch.setattr(timeline, "decode_groups", lambda *args: {})
+    original = timeline._decodable
     monkeypatch.setattr(
-        packets, "_decodable", lambda *args: ((t, f) for t, f in original(*args) if t // 1024 not in missing)
+        timeline, "_decodable", lambda *args: ((t, f) for t, f in original(*args) if t // 1024 not in missing)
     )
     if not instead:
         with pytest.raises(ValueError, match="no frame of the span is decodable"):
@@ -377,20 +377,20 @@ def test_the_parts_of_a_long_video_are_what_reading_each_span_gives_and_the_file
         pytest.skip("this PyAV has no libx265")
     options = {"x265-params": "log-level=none:bframes=4:open-gop=1:keyint=10:min-keyint=10"} if how else {}
     path = clips.write_video(tmp_path / name, 153, (96, 64), picture=clips.noise_picture, options=options, **how)
-    assert packets.list_frames(str(path)).grouped == (name == "a.mp4")
+    assert timeline.list_frames(str(path)).grouped == (name == "a.mp4")
     listed, passes = [], []
     for log, called in ((listed, "list_frames"), (passes, "decode_spans")):
-        original = getattr(packets, called)
-        monkeypatch.setattr(packets, called, lambda *args, log=log, do=original: log.append(args) or do(*args))
+        original = getattr(timeline, called)
+        monkeypatch.setattr(timeline, called, lambda *args, log=log, do=original: log.append(args) or do(*args))
     got = list(read_parts(path, 6, 6.0))
     assert len(listed) == 1 and len(passes) == (name != "a.mp4")  # one pass where one may not begin in the middle
     duration = got[0][2].duration
     assert [(start, end) for start, end, _ in got] == parts_of(duration, 6.0) and len(got) == 3
-    for start, end, frames in got:
+    for start, end, part in got:
         alone = read_frames(path, 6, start, end)
-        np.testing.assert_array_equal(frames.frames, alone.frames)
-        np.testing.assert_array_equal(frames.times, alone.times)
-        assert start <= frames.times[0] and frames.times[-1] < end
+        np.testing.assert_array_equal(part.frames, alone.frames)
+        np.testing.assert_array_equal(part.times, alone.times)
+        assert start <= part.times[0] and part.times[-1] < end
     ((start, end, whole),) = read_parts(path, 6, 0.0)
     assert (start, end) == (0.0, duration)
     np.testing.assert_array_equal(whole.frames, read_frames(path, 6).frames)
@@ -434,8 +434,8 @@ def test_reading_goes_on_after_a_packet_error():
             if self.reads < 3 or stream == "endless":
                 raise av.error.InvalidDataError(1, "damaged")
 
-    assert list(packets._packets(Broken(), "stream")) == [1, 2, 3]
-    assert len(list(packets._packets(Broken(), "endless"))) == 100
+    assert list(timeline._packets(Broken(), "stream")) == [1, 2, 3]
+    assert len(list(timeline._packets(Broken(), "endless"))) == 100
 
 
 @pytest.mark.skipif(not REALCLIPS.exists(), reason="no folder of real clips")
@@ -444,8 +444,8 @@ def test_real_clips(monkeypatch):
     ours = [read_frames(path, 12) for path in paths]
     assert all(len(frames.frames) == 12 and frames.duration > 1 for frames in ours)
     no_decord(monkeypatch)
-    for path, frames in zip(paths[::4], ours[::4], strict=True):
-        np.testing.assert_array_equal(read_frames(path, 12).frames, frames.frames)
+    for path, found in zip(paths[::4], ours[::4], strict=True):
+        np.testing.assert_array_equal(read_frames(path, 12).frames, found.frames)
 
 
 # Pixels
@@ -540,7 +540,7 @@ def test_find_videos_follows_links_once(tmp_path):
 
 def test_import_is_light():
     """Neither decoder nor torchvision is loaded until a file is read."""
-    program = "import sys, suma.video; print([m for m in ('av', 'decord', 'torchvision') if m in sys.modules])"
+    program = "import sys, suma.video.frames; print([m for m in ('av', 'decord', 'torchvision') if m in sys.modules])"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -108,7 +108,7 @@ def word_count(data: Path, config: str, held_out: int, seed: int, limit: int) ->
     from benchmarks import load_clips
     from data import hold_out
 
-    from suma.words import count_words
+    from suma.model.vocabulary import count_words
 
     clips = load_clips(str(data), config, limit=limit)
     kept, _ = hold_out(clips, held_out, seed)
@@ -121,7 +121,7 @@ def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
         from benchmarks import load_clips
         from static_words import static_vectors
 
-        from suma.words import count_words
+        from suma.model.vocabulary import count_words
 
         try:
             vector = static_vectors()

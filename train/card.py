@@ -14,8 +14,8 @@ from huggingface_hub.file_download import repo_folder_name
 from mixture import parse_mix
 
 from suma import __version__
-from suma.model import SUMA
-from suma.saved import CONFIG, TOKENIZER, WEIGHTS
+from suma.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from suma.model.suma import SUMA
 
 FILES = [CONFIG, WEIGHTS, f"{TOKENIZER}/*", "README.md"]  # what is pushed, and nothing else
 WAYS = {"t2v": "text-to-video", "v2t": "video-to-text"}

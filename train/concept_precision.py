@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from benchmarks import Clip
 
-from suma.model import SUMA
+from suma.model.suma import SUMA
+from suma.model.vocabulary import split_words
 from suma.similarity import Videos
-from suma.words import split_words
 
 LEAST = 5  # videos that a concept must be named of: fewer say nothing about a ranking
 

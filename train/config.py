@@ -9,7 +9,7 @@ import torch
 from benchmarks import MSRVTT
 from frame_cache import FORMATS
 
-from suma.cpu import has_bf16
+from suma.model.cpu import has_bf16
 
 
 def option(default: Any, text: str) -> Any:
@@ -34,7 +34,9 @@ class TrainConfig:
     pretrained: str = option("openai", "open_clip tag or checkpoint file of the backbone; empty: random weights")
     num_concepts: int = option(1024, "K, clusters of caption words")
     min_count: int = option(1, "words in fewer captions make no clusters of their own")
-    ignore_words: bool = option(False, "words without a picture of their own (suma/ignored_words.txt) name no concept")
+    ignore_words: bool = option(
+        False, "words without a picture of their own (suma/model/ignored_words.txt) name no concept"
+    )
     anchor: str = option("idf", "weights of the concepts a sentence names: binary, count or idf; self: no words")
     activation: str = option("cosine", "of concepts: cosine (searches need it), mlp, relu, top or sparsemax")
     concept_start: str = option("tokens", "where concepts begin: tokens (embeddings), sentences (encoder) or random")

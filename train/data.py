@@ -19,8 +19,8 @@ from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from torch import Tensor
 
-from suma.model import SUMA
-from suma.words import split_words
+from suma.model.suma import SUMA
+from suma.model.vocabulary import split_words
 
 
 def pick_frames(count: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:

@@ -14,7 +14,7 @@ from data import pad_frames, pick_frames
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
 
-from suma.model import SUMA
+from suma.model.suma import SUMA
 from suma.progress import Progress
 from suma.similarity import Similarities, Texts, Videos, four_similarities
 

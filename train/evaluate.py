@@ -33,9 +33,9 @@ from metrics import Retrieval, both_ways, owners, ranks, retrieval
 from rerank import RERANKS, Rerank, dual_softmax
 from torch import Tensor
 
-from suma.cpu import use_fast_matmul
-from suma.hubness import evenly, inverted_softmax, popularity, word_bundles
-from suma.model import SUMA
+from suma.index.hubness import evenly, inverted_softmax, popularity, word_bundles
+from suma.model.cpu import use_fast_matmul
+from suma.model.suma import SUMA
 from suma.similarity import Texts, Videos, combine, fold_texts, fold_videos
 
 WAYS = {"t2v": "text -> video", "v2t": "video -> text"}

@@ -21,9 +21,9 @@ from filelock import FileLock
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 from video_files import CACHE
 
-from suma.pixels import resize_frames
 from suma.progress import Progress
-from suma.video import read_frames
+from suma.video.frames import read_frames
+from suma.video.preprocess import resize_frames
 
 FORMATS = ("raw", "jpeg")
 JPEG_QUALITY = 90

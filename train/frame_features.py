@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from frame_cache import FrameCache
 
-from suma.cpu import half_image_tower, has_bf16
-from suma.model import SUMA
+from suma.model.cpu import half_image_tower, has_bf16
+from suma.model.suma import SUMA
 from suma.progress import Progress
 
 BATCH = 4  # clips encoded at once: more pictures than a processor's cache holds take twice as long each

@@ -25,9 +25,9 @@ from static_words import static_vectors
 from torch import Tensor, nn
 from towers import NETWORK, image_weights
 
-from suma.pixels import normalize, resize_frames
 from suma.progress import Progress
-from suma.video import read_frames
+from suma.video.frames import read_frames
+from suma.video.preprocess import normalize, resize_frames
 
 SIDE, GREY, SPREAD = 224, (127 / 255,) * 3, (128 / 255,) * 3  # what the network was trained with
 

@@ -20,11 +20,11 @@ import torch
 from data import pad_frames
 from encode import encode_all, encode_captions
 
-from suma.cpu import use_fast_matmul
-from suma.model import SUMA
-from suma.pixels import resize_frames
+from suma.model.cpu import use_fast_matmul
+from suma.model.suma import SUMA
 from suma.similarity import Texts, Videos
-from suma.video import read_frames
+from suma.video.frames import read_frames
+from suma.video.preprocess import resize_frames
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,8 +7,8 @@ from typing import Any
 from config import TrainConfig
 from torch import nn
 
-from suma.backbone import is_convolutional
-from suma.model import SUMA
+from suma.model.backbone import is_convolutional
+from suma.model.suma import SUMA
 
 BLOCK = re.compile(r"\.(?:resblocks|blocks|layers|layer|stages)\.(\d+)\.")  # of open_clip's, timm's and Hub towers
 OUTPUT = re.compile(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from suma.hubness import INVERSE_TEMPERATURE, popularity
+from suma.index.hubness import INVERSE_TEMPERATURE, popularity
 
 RERANKS = ("inverted-softmax", "search", "dual-softmax")
 
@@ -18,7 +18,7 @@ class Rerank:
     """Which correction, and its bank: a sample of `bank_size` clips of `bank_config`, never of the evaluated split.
 
     Their captions are the queries by which videos are corrected, their videos those by which sentences are. `search` is
-    what an index does (suma/hubness.py): videos alone are corrected, with the folded scores of captions, or of words.
+    what an index does (hubness.py): videos alone are corrected, with the folded scores of captions, or of words.
     The inverse temperature is fixed, not tuned: choose another one on training videos only.
     """
 

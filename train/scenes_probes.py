@@ -13,9 +13,9 @@ from benchmarks import Clip
 from encode import encode_captions
 from metrics import ranks
 
-from suma.model import SUMA
+from suma.model.suma import SUMA
+from suma.model.vocabulary import split_words
 from suma.similarity import Videos
-from suma.words import split_words
 
 
 def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, tuple[float, int]]:

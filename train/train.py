@@ -36,10 +36,10 @@ from monitor import Monitor
 from noise import spoil
 from optimizer import freeze, learn, learning_rate, parameter_groups
 
-from suma.cpu import use_fast_attention_backward, use_fast_matmul
-from suma.model import SUMA
+from suma.model.cpu import use_fast_attention_backward, use_fast_matmul
+from suma.model.suma import SUMA
+from suma.model.vocabulary import ignored_words
 from suma.similarity import Similarities, combine
-from suma.words import ignored_words
 
 
 class Run(NamedTuple):

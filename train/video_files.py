@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from suma.progress import Progress
-from suma.video import VIDEO_EXTENSIONS
+from suma.video.frames import VIDEO_EXTENSIONS
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma"))
 

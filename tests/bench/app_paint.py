@@ -36,9 +36,9 @@ def steering_milliseconds(rounds: int = 20) -> list[float]:
     """What the handler of the steering bar takes, with another weight each time."""
     import gradio as gr
 
-    import app
     from suma import SUMA
-    from ui.startup import ASSETS, open_index
+    from suma.app import page as app
+    from suma.app.startup import ASSETS, open_index
 
     handlers: Any = app.Handlers(open_index(SUMA.from_pretrained(ASSETS / "model"), "", ""))
     text, times = "an elephant falling in the forest", []

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from suma import SUMA, VideoIndex
-from suma.cpu import use_fast_matmul
+from suma.model.cpu import use_fast_matmul
 
 SHARED = ROOT.parent / "shared"
 

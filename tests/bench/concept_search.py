@@ -23,8 +23,8 @@ from evaluate import load
 from metrics import owners, retrieval
 from torch import Tensor
 
-from suma.cpu import use_fast_matmul
-from suma.model import SUMA
+from suma.model.cpu import use_fast_matmul
+from suma.model.suma import SUMA
 from suma.similarity import fold_texts, fold_videos
 
 KEPT = (4, 8, 16, 32, 64)  # concepts of each video in the inverted lists

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from encode import similarities
 from torch import Tensor
 
-from suma.cpu import use_fast_matmul
-from suma.model import SUMA, SUMAConfig
+from suma.model.cpu import use_fast_matmul
+from suma.model.suma import SUMA, SUMAConfig
 from suma.similarity import Similarities, Texts
 
 BATCH = 16  # of texts and of videos: their scripts' choice

@@ -30,9 +30,10 @@ from gradcache import cached_step
 from losses import suma_loss
 from train_memory import CAPTION, make_batch
 
-from suma import SUMA, VideoIndex, build
-from suma.cpu import half_image_tower
-from suma.store import NewClip
+from suma import SUMA, VideoIndex
+from suma.index import ingest
+from suma.index.store import NewClip
+from suma.model.cpu import half_image_tower
 
 FRAMES = 12
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,7 +109,7 @@ def make(job: tuple[Path, int, float]) -> Path:
 def indexing(tower: str, clips: int, length: float) -> str:
     model = make_model(tower).eval()
 
-    def no_encoding(self: build.Builder, batch: list) -> None:
+    def no_encoding(self: ingest.Builder, batch: list) -> None:
         for part in batch:
             features = np.zeros((1 + len(part.pixels), model.dim), np.float16)
             scales = np.ones(len(features))
@@ -123,11 +124,11 @@ def indexing(tower: str, clips: int, length: float) -> str:
         report = index.add(paths, bf16=HALF)
         whole = time.perf_counter() - began
         assert len(report.added) == clips, report
-        real, build.Builder._encode = build.Builder._encode, no_encoding  # type: ignore[method-assign]
+        real, ingest.Builder._encode = ingest.Builder._encode, no_encoding  # type: ignore[method-assign]
         began = time.perf_counter()
         VideoIndex(model).add(paths, bf16=HALF)
         decode = time.perf_counter() - began
-        build.Builder._encode = real  # type: ignore[method-assign]
+        ingest.Builder._encode = real  # type: ignore[method-assign]
     size = model.config.image["size"]
     pixels = torch.randint(0, 256, (384, 3, size, size), dtype=torch.uint8)
     with torch.no_grad(), half_image_tower(model.clip) if HALF else contextlib.nullcontext():

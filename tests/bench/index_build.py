@@ -27,11 +27,12 @@ import torch
 from cloudy import make_clip
 from PIL import Image
 
-from suma import SUMA, VideoIndex, build
-from suma.cpu import has_bf16, use_fast_matmul
-from suma.decoder import Decoder
-from suma.store import NewClip
-from suma.video import read_frames
+from suma import SUMA, VideoIndex
+from suma.index import ingest
+from suma.index.store import NewClip
+from suma.model.cpu import has_bf16, use_fast_matmul
+from suma.video.frames import read_frames
+from suma.video.worker import Decoder
 
 FRAMES = 12
 
@@ -98,7 +99,7 @@ def pipeline(model: SUMA, paths: list[Path], seconds: float) -> str:
     """Wall seconds with an accelerator that takes `seconds` per video, simulated by sleeping."""
     config = model.config
 
-    def encode(self: build.Builder, batch: list) -> None:
+    def encode(self: ingest.Builder, batch: list) -> None:
         time.sleep(seconds * len(batch))
         dim = model.dim
         for part in batch:
@@ -113,7 +114,7 @@ def pipeline(model: SUMA, paths: list[Path], seconds: float) -> str:
         for path in some:
             for part in decoder.read(str(path), config.num_frames):
                 for frame in part.frames:
-                    build.resize_frames(frame, config.image["size"])
+                    ingest.resize_frames(frame, config.image["size"])
         decoder.close()
 
     def decode_all() -> None:
@@ -123,10 +124,10 @@ def pipeline(model: SUMA, paths: list[Path], seconds: float) -> str:
     def index() -> None:
         VideoIndex(model).add(paths, workers=2)
 
-    real, build.Builder._encode = build.Builder._encode, encode  # type: ignore[method-assign]
+    real, ingest.Builder._encode = ingest.Builder._encode, encode  # type: ignore[method-assign]
     VideoIndex(model).add(paths[:4], workers=2)  # everything loaded once
     times = [(wall(decode_all), wall(index)) for _ in range(3)]
-    build.Builder._encode = real  # type: ignore[method-assign]
+    ingest.Builder._encode = real  # type: ignore[method-assign]
     encoded = seconds * len(paths)
     decoded, whole = np.median(times, axis=0).tolist()
     ratio = np.median([taken / max(alone, encoded) for alone, taken in times])

@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from peers import PEERS
 
-from suma import SUMA, VideoIndex, candidates
-from suma.candidates import Candidates, keep_cache
-from suma.cpu import use_fast_matmul
-from suma.rows import Row
+from suma import SUMA, VideoIndex
+from suma.index import first_stage
+from suma.index.catalog import Row
+from suma.index.first_stage import Candidates, keep_cache
+from suma.index.store import NewClip, Store
+from suma.model.cpu import use_fast_matmul
 from suma.similarity import Scoring, Texts, concept_scale, fold_texts, fold_videos, four_similarities
-from suma.store import NewClip, Store
 
 DIM, CONCEPTS, FRAMES, QUERIES, BLOCK = 512, 1024, 12, 100, 2000
 PEERS_SIZE = 10_000  # videos on which other engines are tried as well
@@ -258,7 +259,7 @@ def main() -> None:
     model = SUMA.from_clip(TOWER, words, num_concepts=CONCEPTS)
     block = torch.zeros(64 << 20)
     spent = min(_seconds(lambda: block.sum()) for _ in range(5))
-    print(f"one core reads {block.nbytes / spent / 1e9:.1f} GB/s; in codes beyond {candidates.EXACT_LIMIT:,} videos")
+    print(f"one core reads {block.nbytes / spent / 1e9:.1f} GB/s; in codes beyond {first_stage.EXACT_LIMIT:,} videos")
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         for count in args.sizes:
             measure(model, count, args.threads, Path(place))

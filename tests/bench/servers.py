@@ -23,7 +23,7 @@ import faiss
 import numpy as np
 from milvus_server import MilvusServer
 
-from suma.milvus_client import Client
+from suma.index.milvus_client import Client
 
 ASKED, QUERIES, SHARE = 100, 50, 0.1
 Ask = Callable[[np.ndarray], list[int]]
@@ -75,7 +75,7 @@ def in_faiss(world: World) -> None:
 
 
 def in_milvus(world: World, place: str, name: str, index: str, sealed: bool) -> None:
-    """Through the client of suma/milvus_client.py."""
+    """Through the client of suma/index/milvus_client.py."""
     client = Client(f"{place}/bench_{index}?index={index}")
     if client.exists(""):
         client.drop("")

@@ -25,8 +25,8 @@ import torch
 from gradcache import cached_step
 from losses import suma_loss
 
-from suma.cpu import use_fast_attention_backward, use_fast_matmul
-from suma.model import SUMA
+from suma.model.cpu import use_fast_attention_backward, use_fast_matmul
+from suma.model.suma import SUMA
 from suma.similarity import Scoring
 
 CAPTION = "the {} dog number {} runs over the meadow"

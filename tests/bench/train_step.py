@@ -31,10 +31,10 @@ from losses import suma_loss
 from optimizer import parameter_groups
 from PIL import Image
 
-from suma.cpu import use_fast_attention_backward, use_fast_matmul
-from suma.model import SUMA
-from suma.pixels import resize_frames
+from suma.model.cpu import use_fast_attention_backward, use_fast_matmul
+from suma.model.suma import SUMA
 from suma.similarity import Scoring
+from suma.video.preprocess import resize_frames
 
 FRAMES = 12
 

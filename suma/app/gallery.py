@@ -1,0 +1,199 @@
+"""A VideoIndex as the app sees it: videos by name, with titles and posters, and what its concepts do in it.
+
+Shapes: N videos, F frames, K concepts.
+"""
+
+import os
+import threading
+from collections import ChainMap
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from suma import Match, VideoIndex
+from suma.app.media import captions_beside, examples_beside, forget, name_for, poster, readable, thumbnails
+from suma.app.tiles import Tile
+from suma.index.catalog import Row
+from suma.model.vocabulary import fold, nfc, split_words
+
+EXAMPLES = 6
+BEST = 8  # videos kept for each concept
+STANDS_OUT = 2.0  # standard deviations above a concept's mean activation
+
+
+@dataclass(frozen=True)
+class ConceptUse:
+    """What the gallery does with each concept."""
+
+    share: list[float]  # of all frames, where its activation stands out (K)
+    best: list[list[tuple[int, int]]]  # its strongest videos: row and frame, best first (K, up to BEST)
+
+
+class Gallery:
+    """Names are the only way in: a page or an API call says which video by its name, never by a path."""
+
+    def __init__(self, index: VideoIndex):
+        self.index = index
+        self.lock = threading.RLock()  # around every use of the index: one at a time
+        self.names: dict[str, str] = {}  # name -> path
+        self.rows: dict[str, Row] = {}  # path -> row
+        self.root = ""  # the folder that all videos lie in: what is above it is nobody's business
+        self._name_of: dict[str, str] = {}
+        self._copies: dict[str, Row] = {}  # path -> row, of further files of a video: only some searches show them
+        self._paths_of_copies: dict[str, str] = {}  # name -> path
+        self._captions: dict[str, list[str]] = {}
+        self._use: ConceptUse | None = None
+        self.refresh()
+        self.list_captions()
+
+    def list_captions(self) -> None:
+        """Rank the captions in `captions.json` files, where the index has no list of captions."""
+        with self.lock:
+            if not self.index.caption_list and self._captions:
+                self.index.set_captions([caption for captions in self._captions.values() for caption in captions])
+
+    def refresh(self) -> None:
+        """Take over what is in the index now; a video keeps its name as long as it stays."""
+        with self.lock:
+            rows: dict[str, Row] = {}
+            for row in self.index.rows:
+                rows.setdefault(row.path, row)  # of a long video the first part
+            copies = {row.path: row for row in self.index.store.snapshot.table.copies() if row.path not in rows}
+            names = {name: path for name, path in self.names.items() if path in rows}
+            name_of = {path: name for name, path in names.items()}
+            for path in rows:
+                if path not in name_of:
+                    name_of[path] = name_for(path, names)
+                    names[name_of[path]] = path
+            paths_of_copies: dict[str, str] = {}
+            for path in copies:
+                name_of[path] = name_for(path, ChainMap(names, paths_of_copies))
+                paths_of_copies[name_of[path]] = path
+            self._captions |= captions_beside(path for path in [*rows, *copies] if path not in self.rows)
+            self.names, self.rows, self._name_of, self._use = names, rows, name_of, None
+            self._copies, self._paths_of_copies = copies, paths_of_copies
+            self.root = os.path.commonpath({os.path.dirname(path) for path in name_of}) if rows else ""
+
+    def remove(self, name: str, own: Path | None) -> None:
+        """Forget a video and its copies for good; those in `own`, the folder of uploads, are deleted."""
+        with self.lock:
+            row = self.row(name)
+            paths = {row.path, *(copy.path for copy in self.index.store.snapshot.table.files_of(row.digest))}
+            self.index.remove(paths, for_good=True)
+            self.refresh()
+        forget(row)
+        for path in paths if own is not None else ():
+            if Path(path).is_relative_to(own):
+                Path(path).unlink(missing_ok=True)
+
+    def row(self, name: str) -> Row:
+        """The video of this name. Raises ValueError for another name."""
+        paths = ChainMap(self.names, self._paths_of_copies)
+        known = next((n for n in (name, nfc(name)) if n in paths), "") if isinstance(name, str) else ""
+        if not known:
+            raise ValueError(f"no video {str(name)[:200]!r} in this gallery")
+        return self._row_at(paths[known])
+
+    def _row_at(self, path: str) -> Row:
+        return self.rows.get(path) or self._copies[path]
+
+    def name(self, path: str) -> str:
+        """An indexed video's name."""
+        return self._name_of[path]
+
+    def title(self, path: str) -> str:
+        """What to call a video: its caption, or its file's name."""
+        captions = self._captions.get(path)
+        return captions[0] if captions else readable(Path(path).stem)
+
+    def examples(self) -> list[str]:
+        """Queries to click: those in `examples.json` beside the videos, else short captions from all over the list."""
+        for row in list(self.rows.values())[:1]:
+            listed = examples_beside(row.path)
+            if listed:
+                return listed[:EXAMPLES]
+        listed = [c for c in self.index.caption_list if len(c) <= 60]
+        return listed[:: max(1, len(listed) // EXAMPLES)][:EXAMPLES]
+
+    def tiles(self, matches: list[Match]) -> list[Tile]:
+        """Matches with their posters."""
+        return self._tiles([(m.path, m.score, m.moment) for m in matches])
+
+    def page(self, words: str, limit: int) -> tuple[list[Tile], int]:
+        """The first videos whose title or name holds all the words, and how many more there are."""
+        wanted = fold(words).split()
+        found = [p for n, p in self.names.items() if all(w in fold(f"{n} {self.title(p)}") for w in wanted)]
+        return self._tiles([(path, None, None) for path in found[:limit]]), max(0, len(found) - limit)
+
+    def _tiles(self, shown: list[tuple[str, float | None, float | None]]) -> list[Tile]:
+        with ThreadPoolExecutor(4) as pool:
+            posters = list(pool.map(lambda item: poster(self._row_at(item[0])), shown))
+        return [
+            Tile(self.name(path), self.title(path), picture, aspect, score, moment)
+            for (path, score, moment), (picture, aspect) in zip(shown, posters, strict=True)
+        ]
+
+    # ---- concepts --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def concept_use(self) -> ConceptUse:
+        """Computed once, 64 videos at a time."""
+        with self.lock:
+            if self._use is None:
+                self._use = self._concept_use()
+            return self._use
+
+    def _concept_use(self) -> ConceptUse:
+        space, count = self.index.model.space, len(self.index)
+        mean, deviation = self.index.concept_statistics()
+        standing, frames = torch.zeros(space.num_concepts), 0
+        peaks, places = [], []
+        for i in range(0, count, 64):
+            videos = self.index.videos(range(i, min(i + 64, count)))
+            activations = space.activations(videos.frames).masked_fill(~videos.mask[..., None], -9.0)  # (N, F, K)
+            standing += (activations > mean + STANDS_OUT * deviation).sum((0, 1)).cpu()
+            frames += int(videos.mask.sum())
+            peak = activations.max(1)
+            peaks.append(peak.values.cpu())
+            places.append(peak.indices.to(torch.int16).cpu())
+        best: list[list[tuple[int, int]]] = [[] for _ in range(space.num_concepts)]
+        if count:
+            snapshot = self.index.store.snapshot
+            more = 4 if snapshot.cut else 1  # parts of one video come once
+            order = torch.cat(peaks).topk(min(more * BEST, count), dim=0).indices  # (more * BEST, K)
+            at = torch.cat(places).gather(0, order)
+            video = snapshot.digests(snapshot.live) if snapshot.cut else list(map(str, range(count)))
+            for kept, rows, where in zip(best, order.T.tolist(), at.T.tolist(), strict=True):
+                first: dict[str, tuple[int, int]] = {}
+                for row, frame in zip(rows, where, strict=True):
+                    first.setdefault(video[row], (row, frame))
+                kept += list(first.values())[:BEST]
+        return ConceptUse((standing / max(1, frames)).tolist(), best)
+
+    def find_concepts(self, text: str, limit: int = 80) -> list[tuple[int, str, str, float]]:
+        """Concepts (id, name, more words, share of frames where it stands out): those that the words belong to, then
+        those with such a word; without words the ones that stand out most often."""
+        space, share = self.index.model.space, self.concept_use().share
+        order = sorted(range(space.num_concepts), key=lambda k: -share[k])
+        words = split_words(text[:500])
+        if words:
+            named = list(dict.fromkeys(space.concept_of(words, self.index.model.embed_words)))
+            holding = [k for k in order if k not in named and any(w in m for w in words for m in space.members(k))]
+            order = named + holding
+        return [(k, space.name(k), ", ".join(space.members(k)[3:12]), share[k]) for k in order[:limit]]
+
+    def concept_moments(self, concept: int) -> list[tuple[Row, int]]:
+        """The videos where a concept is strongest, and the frame: best first."""
+        with self.lock:
+            return [(self.index.rows[r], frame) for r, frame in self.concept_use().best[concept]]
+
+    def concept_videos(self, concept: int) -> list[Tile]:
+        """The same as tiles that show that frame."""
+        found, out = self.concept_moments(concept), []
+        for row, frame in found:
+            frames, aspect = thumbnails(row, self.index.model.config.num_frames)
+            picture = frames[frame] if frame < len(frames) else poster(row)[0]
+            out.append(Tile(self.name(row.path), self.title(row.path), picture, aspect, None, row.times[frame]))
+        return out

@@ -1,0 +1,1 @@
+"""The index: filling, keeping and searching a collection of videos."""

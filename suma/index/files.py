@@ -1,0 +1,218 @@
+"""Which video files a command means: files, folders, globs; which names are left out; which known files are gone."""
+
+import fnmatch
+import functools
+import glob
+import itertools
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from suma.atomic_io import on_disk
+from suma.index.catalog import key
+from suma.video.frames import VIDEO_EXTENSIONS
+
+IGNORE_FILE = ".sumaignore"
+LEFT_OUT = (  # always: hidden names, bins, snapshots and thumbnails of file servers; `!@eaDir/` brings one back
+    ".*", "@eaDir/", "@Recycle/", "@Recently-Snapshot/", "@__thumb/", "#recycle/", "#snapshot/", "$RECYCLE.BIN/",
+    "RECYCLER/", "System Volume Information/", "lost+found/",
+)  # fmt: skip
+IGNORE_HELP = (
+    f"--exclude PATTERN, or a line of a file {IGNORE_FILE} in a folder, leaves out names below that folder, as in a "
+    ".gitignore: *.mov for files and folders, drafts/ for folders, old/*.mp4 or /old/ for paths from there on; * also "
+    "stands for /, ! takes back, # begins a comment (\\# a name), case does not matter, and the last line that fits "
+    "counts. Hidden names and the bins, snapshots and thumbnails of file servers (@eaDir, #recycle, $RECYCLE.BIN, "
+    "lost+found and others) are left out anyway."
+)
+
+
+@dataclass
+class Found:
+    """The video files that were found, and what was not looked at."""
+
+    videos: list[Path] = field(default_factory=list)
+    excluded: set[str] = field(default_factory=set)  # real paths of files and folders that a pattern leaves out
+    unreadable: dict[str, str] = field(default_factory=dict)  # folder or file: reason
+
+    def note(self, error: OSError) -> None:
+        """Keep the reason why a folder or file could not be read."""
+        self.unreadable[str(error.filename)] = error.strerror or str(error)
+
+
+def find_videos(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()
+) -> list[Path]:
+    """Return the video files that files, folders (all the way down) and glob patterns name, each once, in that order.
+
+    A file named outright is taken whatever its name; in a folder, those with one of VIDEO_EXTENSIONS, sorted; of a glob
+    pattern's matches also those with the pattern's own suffix. `exclude`: patterns of names to leave out below the
+    folders (IGNORE_HELP). Raises FileNotFoundError where a path or pattern matches nothing, ValueError where a folder
+    holds no video, another OSError where it cannot be read.
+    """
+    return look_for(paths, exclude).videos
+
+
+def look_for(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()) -> Found:
+    """Do the same as `find_videos`; return also what was left out or could not be read."""
+    found, videos = Found(), dict[str, Path]()
+    real_folder = functools.cache(os.path.realpath)
+    for entry in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = Path(on_disk(entry))
+        if path.is_dir():
+            some = _walk(path, _Ignored(str(path), exclude), found)
+            if not some:
+                os.listdir(path)  # raises OSError where it cannot be read
+                raise ValueError(f"no video in {path} (looked for {' '.join(sorted(VIDEO_EXTENSIONS))})")
+        elif path.exists():
+            some = [path]
+        else:
+            some = _matches(path, exclude, found)
+            if not some:
+                raise FileNotFoundError(f"no such video, folder, or match of a pattern: {path}")
+        for video in some:
+            videos.setdefault(key(video, real_folder), video)
+    found.videos = list(videos.values())
+    return found
+
+
+def _matches(pattern: Path, exclude: Sequence[str], found: Found) -> list[Path]:
+    """Return the videos that a glob pattern matches, with those below the folders that it matches."""
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
+    ignored = _Ignored(os.path.join("", *fixed), exclude)
+    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
+    kept = [match for match in matches if not ignored.holds_above(match)]
+    suffixes = VIDEO_EXTENSIONS | {pattern.suffix.lower()}
+    named = [match for match in kept if match.is_dir() or match.suffix.lower() in suffixes]
+    return [video for match in named for video in (_walk(match, ignored, found) if match.is_dir() else [match])]
+
+
+def _walk(folder: Path, ignored: "_Ignored", found: Found) -> list[Path]:
+    """Return the video files below a folder, sorted; each real folder is entered once: links cannot go round."""
+    videos: list[Path] = []
+    entered: set[str] = set()
+    for root, folders, files in os.walk(folder, onerror=found.note, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        videos_here = [name for name in files if Path(name).suffix.lower() in VIDEO_EXTENSIONS]
+        for names, is_folder in ((folders, True), (videos_here, False)):
+            out = [name for name in names if ignored.holds(os.path.join(root, name), is_folder)]
+            found.excluded.update(os.path.join(real, name) for name in out)
+            names[:] = sorted(set(names).difference(out))
+        videos += [Path(root, name) for name in videos_here if _is_file(os.path.join(root, name), found)]
+    return sorted(videos)
+
+
+def _is_file(path: str, found: Found) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        found.note(error)
+        return False
+
+
+class _Rule(NamedTuple):
+    """One line of an IGNORE_FILE, or a pattern."""
+
+    base: str  # the folder below which it holds
+    pattern: str
+    takes_back: bool
+    only_folders: bool
+    whole_path: bool  # compared with a slash and the path below `base`, not with the name alone
+
+
+class _Ignored:
+    """Says which names below a folder are left out: by LEFT_OUT, the IGNORE_FILEs there, and patterns."""
+
+    def __init__(self, root: str, patterns: Sequence[str]):
+        self.root = root
+        self._always, self._given = _rules(root, LEFT_OUT, False), _rules(root, patterns, False)
+        self._of: dict[str, list[_Rule]] = {}  # by folder, with those of the folders above it
+
+    def holds(self, path: str, is_folder: bool) -> bool:
+        """Return True if a file or folder is left out by its own name; the last rule that fits counts."""
+        out = False
+        for rule in (*self._always, *self._below(os.path.dirname(path)), *self._given):
+            if out == rule.takes_back and (is_folder or not rule.only_folders):
+                name = "/" + os.path.relpath(path, rule.base) if rule.whole_path else os.path.basename(path)
+                if fnmatch.fnmatchcase(_plain(name), rule.pattern):
+                    out = not rule.takes_back
+        return out
+
+    def holds_above(self, path: Path) -> bool:
+        """Return True if a file or folder is left out, or one that it lies in."""
+        below_root = len(path.parts) - len(Path(self.root).parts)
+        folders = list(path.parents)[: below_root - 1]
+        return self.holds(str(path), path.is_dir()) or any(self.holds(str(folder), True) for folder in folders)
+
+    def _below(self, folder: str) -> list[_Rule]:
+        """Return the rules of the IGNORE_FILEs in a folder and in those above it, up to the root."""
+        if folder not in self._of:
+            above = self._below(os.path.dirname(folder)) if folder != self.root else []
+            try:
+                text = Path(folder, IGNORE_FILE).read_text(encoding="utf-8-sig", errors="surrogateescape")
+            except FileNotFoundError:
+                text = ""
+            self._of[folder] = [*above, *_rules(folder, text.splitlines(), True)]
+        return self._of[folder]
+
+
+def _rules(base: str, lines: Iterable[str], has_comments: bool) -> list[_Rule]:
+    rules = []
+    for line in lines:
+        line = line.strip()
+        if not line or (has_comments and line.startswith("#")):
+            continue
+        takes_back = line.startswith("!")
+        pattern = _plain(line[takes_back:].removeprefix("\\"))
+        only_folders, pattern = pattern.endswith("/"), pattern.rstrip("/")
+        if whole_path := "/" in pattern:
+            pattern = "*" + pattern[2:] if pattern.startswith("**/") else "/" + pattern.removeprefix("/")
+        rules.append(_Rule(base, pattern, takes_back, only_folders, whole_path))
+    return rules
+
+
+def _plain(name: str) -> str:
+    """Return a name in the one form in which names are compared."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def sort_missing(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Return which of these files are gone, and which are out of reach, with the reason.
+
+    A file is gone if its folder can be read and lacks it, but has another of these files, in it or below. Otherwise
+    the folder may be on a drive that is not connected.
+    """
+    of_folder: dict[str, list[str]] = {}
+    for path in paths:
+        of_folder.setdefault(os.path.dirname(path), []).append(path)
+    missing: dict[str, list[str]] = {}
+    why_not: dict[str, str] = {}  # by folder
+    in_use: set[str] = set()  # folders that still have a file, in them or below
+    for folder, files in of_folder.items():
+        try:
+            names = set(os.listdir(folder))
+        except OSError as error:
+            missing[folder], why_not[folder] = files, f"{folder}: {error.strerror or error}"
+            continue
+        lost = [path for path in files if os.path.basename(path) not in names]
+        missing[folder] = [path for path in lost if not os.path.lexists(path)]  # another case or form of the name
+        at = folder if len(missing[folder]) < len(files) else ""
+        while at and at not in in_use:
+            in_use.add(at)
+            at = os.path.dirname(at)
+    gone: list[str] = []
+    out_of_reach: dict[str, str] = {}
+    for folder, files in missing.items():
+        if folder in in_use and folder not in why_not:
+            gone += files
+        else:
+            reason = why_not.get(folder, f"{folder} has none of its videos any more")
+            out_of_reach.update(dict.fromkeys(files, reason))
+    return gone, out_of_reach

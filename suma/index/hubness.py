@@ -1,0 +1,130 @@
+"""Hubness: videos that are near to every text, and what takes that from their scores.
+
+A video's popularity is what it scores with texts at large, a bank of them: the captions of the index or, without any,
+bundles of words of the model's concept space (of a model without training captions, the bundled caption words). Single
+words would do harm: each is popular with just the videos that show it. Less its popularity, a score says how much
+better the query describes the video than a text does that knows nothing of it. In the folded form
+(suma/similarity.py) this is one dimension more, -popularity in the video and 1 in the query, so that a search is still
+one inner product.
+
+Shapes: Q queries, N items, B texts of the bank, D joint width.
+"""
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from suma.arrays import Array, library, to_numpy
+from suma.atomic_io import replace
+from suma.index.store import Store
+
+if TYPE_CHECKING:
+    from suma.model.text_encoder import AnyModel
+
+INVERSE_TEMPERATURE = 10.0  # chosen on training clips of Scenes
+BUNDLE = 4  # words of a text where there are no captions; likewise
+BANK = 1000  # texts of the bank at most
+BLOCK = 20_000  # videos compared with the bank at once
+
+
+def popularity(scores: Array, inverse_temperature: float = INVERSE_TEMPERATURE) -> Array:
+    """How near each item is to texts at large, (N,): (1/b) log of the mean of exp(b * score) over scores (B, N).
+
+    b, the inverse temperature, says how much the nearest texts count: the mean score at 0, the largest at infinity.
+
+    >>> popularity(np.array([[0.0, 1.0], [0.0, 0.0]]), 100.0).round(2)
+    array([0.  , 0.99])
+    """
+    b, xp = inverse_temperature, library(scores)
+    highest = xp.amax(scores, 0)
+    return highest + (xp.log(xp.exp(b * (scores - highest)).sum(0)) - math.log(len(scores))) / b
+
+
+def inverted_softmax(scores: Array, bank: Array) -> Array:
+    """Scores (Q, N) less each item's `popularity` (N,) with a bank of texts that are not the queries (Smith et al.,
+    2017, arXiv 1702.03859; QB-Norm, arXiv 2112.12777). Inductive: a query is ranked without knowing of the others.
+    """
+    return scores - bank
+
+
+def evenly(texts: Sequence[str], number: int = BANK) -> list[str]:
+    """At most so many of the texts, evenly spaced."""
+    return [texts[i * len(texts) // number] for i in range(number)] if len(texts) > number else list(texts)
+
+
+def word_bundles(model: "AnyModel") -> list[str]:
+    """BANK texts of BUNDLE words of a model's concept space each, by a fixed seed: a bank without captions."""
+    words, random = model.config.words, np.random.default_rng(0)
+    chosen = [random.choice(len(words), min(BUNDLE, len(words)), replace=False) for _ in range(BANK)]
+    return [" ".join(words[i] for i in some) for some in chosen]
+
+
+class Vectors(Protocol):
+    """What is searched: a snapshot of a store."""
+
+    @property
+    def table(self) -> Any:
+        """The same object as long as vectors are only added."""
+
+    @property
+    def folded(self) -> np.ndarray:
+        """(N, 2D) float16."""
+
+
+class Popularity:
+    """The popularity of every clip of a store, which takes in what is added."""
+
+    def __init__(self, texts: Sequence[str], fold: Callable[[Sequence[str]], Array]):
+        self.texts = list(texts)
+        self.name = "hubness-" + hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]  # of its file
+        self._fold = fold  # texts -> folded vectors (B, 2D)
+        self._bank: np.ndarray | None = None
+        self._table: Any = None  # of the generation that is held
+        self._values = np.zeros(0, np.float32)
+        self._mutex = threading.Lock()
+
+    def of(self, store: Any, snapshot: Vectors) -> np.ndarray:
+        """Of all positions (N,), float32: with the folded scores, which are exact for `mean` aggregation."""
+        with self._mutex:
+            if self._table is not snapshot.table:
+                self._table, self._values = snapshot.table, self._kept(store, len(snapshot.folded))
+            parts = [self._values]
+            for i in range(len(self._values), len(snapshot.folded), BLOCK):
+                if self._bank is None:
+                    self._bank = to_numpy(self._fold(self.texts))
+                parts.append(popularity(self._bank @ snapshot.folded[i : i + BLOCK].astype(np.float32).T))
+            if len(parts) > 1:
+                self._values = np.concatenate(parts)
+            return self._values[: len(snapshot.folded)]
+
+    def keep(self, store: Store) -> None:
+        """Write them beside the index, so that the next process need not compare; the store is being written."""
+        values = self.of(store, store.snapshot)
+        if len(self._kept(store, len(values))) == len(values):
+            return
+        content = values.astype(np.float32).tobytes()
+        old = list(store.folder.glob("hubness-*.f32"))
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        replace(store.folder / f"{self.name}-{store.generation}-{digest}.f32", content)
+        for file in old:
+            file.unlink(missing_ok=True)
+
+    def _kept(self, store: Store, count: int) -> np.ndarray:
+        """What is on disk of this bank, if it is whole."""
+        for file in store.folder.glob(f"{self.name}-{store.generation}-*.f32"):
+            try:
+                content = file.read_bytes()
+            except OSError:
+                continue
+            if hashlib.sha256(content).hexdigest()[:32] == file.stem.split("-")[-1]:
+                return np.frombuffer(content, np.float32)[:count]
+        return np.zeros(0, np.float32)
+
+
+def is_kept(store: Any) -> bool:
+    """Whether the index, in a folder, keeps its clips' popularity, so that it grows with them."""
+    return isinstance(store, Store) and any(store.folder.glob("hubness-*.f32"))

@@ -1,0 +1,201 @@
+"""The query language: what a person types -> one query under the one score, and which videos may answer.
+
+| typed | means |
+|---|---|
+| `a dog runs`, `a well-known man`, `he says "hello" - twice` | the sentence, as it stands |
+| `+beach`, `+"red car"` | also this: the term is added |
+| `-night`, `-"two dogs"` | not this: the term is subtracted |
+| `+beach^2`, `-night^0.5` | the term weighs so much (1 where nothing is said, 10 at most) |
+| `a dog^2 runs`, `"red car"^2 at night` | stays in the sentence, and counts so many times |
+| `[snow -1]`, `[ball 0.8]` | a concept banned, or made stronger (suma/index/steering.py) |
+| `in:holidays`, `in:"my films/2024"`, `in:/data/films` | in a folder of this name, at any depth; an absolute one |
+| `longer:10`, `shorter:60` | at least, at most so many seconds |
+| `after:2024-01-31`, `before:2024-03-01` | the file's date: from that day on; before that day |
+| `score:0.2` | only what scores at least so much |
+
+Terms combine before the score, which stays the same function (our reading; the paper has no such queries): with s(t)
+and a(t) the unit feature and anchor of a text, the query is s = unit(s(sentence) + sum of w_i s(t_i)), and its anchor
+likewise with a; a minus sign makes w_i negative, and a word with weight w inside the sentence adds w - 1 times itself.
+Then concepts are steered. So one inner product still finds the candidates, and an explanation adds up as ever.
+"""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from suma.arrays import Array, no_grad
+from suma.atomic_io import on_disk
+from suma.index.catalog import RowTable
+from suma.index.steering import parse as parse_steering
+from suma.index.steering import steer
+from suma.model.vocabulary import nfc
+from suma.similarity import Texts
+
+if TYPE_CHECKING:
+    from suma.model.text_encoder import AnyModel
+
+MAX_TERMS, MAX_WEIGHT = 32, 10.0
+CANCELLED = 1e-3  # length below which what is left of a sum is noise
+_PHRASE = r'"[^"]+"'
+_TOKEN = re.compile(
+    rf"(?<!\S)(?:(?P<name>in|longer|shorter|after|before|score):(?P<value>{_PHRASE}|[^\s\"]\S*)"
+    rf"|(?P<sign>[+-]?)(?P<term>{_PHRASE}|\S+?)(?:\^(?P<weight>\d+(?:\.\d+)?|\.\d+))?[,.;]?)(?!\S)"
+)
+_TERM = re.compile(rf"{_PHRASE}$|[^\W\d_]")  # what may be a term; `-5` and a lone `-` are words of a sentence
+
+
+def _seconds(name: str, date: str) -> float:
+    """A date in seconds, as files have it."""
+    try:
+        return datetime.fromisoformat(date).timestamp() if date else 0.0
+    except (ValueError, OverflowError, OSError):
+        raise ValueError(f"{name}: takes a date, like {name}:2024-01-31, not {date!r}") from None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which files may answer; empty or infinite: all. Raises ValueError for what is no date or no length of time."""
+
+    folder: str = ""  # of this name, or path below any folder; absolute: itself
+    longer: float = 0.0  # seconds, at least
+    shorter: float = math.inf  # seconds, at most
+    after: str = ""  # a date such as 2024-01-31 (local time): files of that day or later
+    before: str = ""  # files of an earlier day
+    root: str = ""  # the folder above which no name counts for `folder`
+
+    def __post_init__(self) -> None:
+        for name, value in (("after", self.after), ("before", self.before)):
+            _seconds(name, value)
+        spelled = on_disk(self.folder) if os.path.isabs(self.folder) else nfc(self.folder)
+        object.__setattr__(self, "folder", spelled)
+        if not (self.longer >= 0 and self.shorter >= 0):
+            raise ValueError(f"longer and shorter are lengths in seconds, got {self.longer:g} and {self.shorter:g}")
+
+    def __and__(self, other: "Filter") -> "Filter":
+        """Both. Raises ValueError where they name different folders."""
+        if self.folder and other.folder and self.folder != other.folder:
+            raise ValueError(f"one folder at a time: {self.folder!r} or {other.folder!r}")
+        return Filter(
+            other.folder or self.folder, max(self.longer, other.longer), min(self.shorter, other.shorter),
+            max(self.after, other.after, key=lambda date: _seconds("after", date)),
+            min((d for d in (self.before, other.before) if d), key=lambda date: _seconds("before", date), default=""),
+            other.root or self.root,
+        )  # fmt: skip
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """From which and before which time, in seconds; 0: any."""
+        return _seconds("after", self.after), _seconds("before", self.before)
+
+    def condition(self, table: RowTable) -> tuple[str, list[object]]:
+        """The same in SQL, with its values; empty where all may answer."""
+        parts: list[str] = []
+        values: list[object] = []
+        for name, value in (("duration >= ?", self.longer), ("duration <= ?", self.shorter)):
+            if 0 < value < math.inf:
+                parts.append(name)
+                values.append(value)
+        for name, date, time in zip(("mtime >= ?", "mtime < ?"), (self.after, self.before), self.times, strict=True):
+            if date:
+                parts.append(name)
+                values.append(time)
+        if self.folder:
+            inside, more = table.within(self.folder, self.root)
+            parts.append(inside)
+            values += more
+        return " AND ".join(parts), values
+
+
+ALL = Filter()
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query that was read: `parse` makes it of what was typed."""
+
+    sentence: str = ""
+    terms: tuple[tuple[str, float], ...] = ()  # text and weight, negative where it is subtracted
+    weights: tuple[tuple[str, float], ...] = ()  # concepts that are steered: word and weight in [-1, 1]
+    filter: Filter = ALL
+    min_score: float = -math.inf
+
+    @no_grad
+    def texts(self, model: "AnyModel") -> Texts:
+        """The query as the model reads it (T = 1). Raises ValueError where it is empty, or its terms cancel out."""
+        mixed = self.mixed
+        if not mixed and not self.weights:
+            raise ValueError("the query is empty: type what happens in the video")
+        if not mixed:
+            return steer(model, None, dict(self.weights))
+        found = model.texts([text for text, _ in mixed])
+        if self.terms:
+            found = Texts(self._mix(found.features), self._mix(found.anchors))
+            if not bool(found.features.any()):
+                raise ValueError("the terms of the query cancel each other out: nothing is left to search for")
+        return steer(model, found, dict(self.weights)) if self.weights else found
+
+    @no_grad
+    def anchor(self, model: "AnyModel") -> Array | None:
+        """Its anchor (K,) as `texts` has it before concepts are steered; None without sentence and terms."""
+        return self._mix(model.anchors([text for text, _ in self.mixed]))[0] if self.mixed else None
+
+    @property
+    def mixed(self) -> list[tuple[str, float]]:
+        """All texts with their weights, the sentence first."""
+        return [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
+
+    def _mix(self, rows: Array) -> Array:
+        """The weighted sum (1, n) of the texts' rows (T, n), brought to length 1; zeros where only noise is left."""
+        total = sum((weight * row for (_, weight), row in zip(self.mixed, rows, strict=True)), 0 * rows[0])[None]
+        length = float((total**2).sum()) ** 0.5
+        return total / length if length >= CANCELLED else 0 * total
+
+
+def parse(text: str) -> Query:
+    """Read what a person typed. Raises ValueError naming what cannot be meant: a date, a number, too many terms.
+
+    >>> parse('a dog^2 runs +"red ball" -night^0.5 longer:10').terms
+    (('dog', 1.0), ('red ball', 1.0), ('night', -0.5))
+    >>> parse('a well-known man says "hello" - twice').sentence
+    'a well-known man says "hello" - twice'
+    """
+    rest, weights = parse_steering(nfc(text))
+    words: list[str] = []
+    terms: list[tuple[str, float]] = []
+    chosen, least = ALL, -math.inf
+    for token in _TOKEN.finditer(rest):
+        name, sign, weight = token["name"], token["sign"], token["weight"]
+        if name == "score":
+            least = max(least, _number(name, token["value"]))
+        elif name:
+            value = token["value"].strip('"')
+            if name in ("longer", "shorter"):
+                chosen &= Filter(**{name: _number(name, value)})  # type: ignore[arg-type]
+            else:
+                chosen &= Filter(**{"folder" if name == "in" else name: value})  # type: ignore[arg-type]
+        elif (sign or weight) and _TERM.match(token["term"]):
+            term, count = token["term"].strip('"'), float(weight or 1)
+            if count > MAX_WEIGHT:
+                raise ValueError(f"the weight of {term!r} is {count:g}: {MAX_WEIGHT:g} at most")
+            if not sign:
+                words.append(term)
+                count -= 1
+            terms.append((term, -count if sign == "-" else count))
+        else:
+            words.append(token[0])
+    if len(terms) > MAX_TERMS:
+        raise ValueError(f"{len(terms)} terms are too many: {MAX_TERMS} at most")
+    return Query(" ".join(words), tuple(t for t in terms if t[1]), tuple(weights.items()), chosen, least)
+
+
+def _number(name: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{name}: takes a number, like {name}:{10 if name != 'score' else 0.2}, not {value!r}")
+    return number

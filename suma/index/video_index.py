@@ -1,0 +1,429 @@
+"""VideoIndex: a gallery of videos, searched by text, by captions and by video.
+
+Shapes: N videos, F frames, D joint width, K concepts.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from suma.arrays import Array, library, no_grad, to_numpy, unit
+from suma.atomic_io import digest_of, on_disk
+from suma.index.captions import CaptionList
+from suma.index.catalog import REMOVED, Row, describe, key
+from suma.index.hubness import Popularity, evenly, is_kept, word_bundles
+from suma.index.milvus import MilvusStore, is_server
+from suma.index.query import ALL, Filter, Query, parse
+from suma.index.search import Match, Page, Searcher, nearest
+from suma.index.storage import AnyStore, State
+from suma.index.store import MANIFEST, Store, remembered_model
+from suma.model.checkpoint import BUNDLED
+from suma.model.text_encoder import AnyModel, load_reader
+from suma.similarity import Texts, Videos, fold_texts
+from suma.video.frames import SEGMENT
+from suma.video.worker import TIME_LIMIT, Decoder
+
+if TYPE_CHECKING:
+    from suma.index.ingest import Report
+
+STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
+
+
+def model_of(place: str | Path) -> str:
+    """Return the string that loads the model of an index: what it remembers, or the bundled model's folder.
+
+    Raises FileNotFoundError where the folder that it remembers is gone.
+    """
+    source = MilvusStore.remembered_model(str(place)) if is_server(place) else remembered_model(Path(place))
+    if os.path.isabs(source) and not os.path.isdir(source):
+        raise FileNotFoundError(
+            f"{place} was made with the model in {source}, which is gone: say by --model where it is now"
+        )
+    return source or str(BUNDLED)
+
+
+class Rows(Sequence[Row]):
+    """The rows of an index, read from the disk when they are asked for."""
+
+    def __init__(self, snapshot: State):
+        self._snapshot = snapshot
+
+    def __len__(self) -> int:
+        return len(self._snapshot.live)
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Row]: ...
+    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+        positions = self._snapshot.live[i]
+        if isinstance(i, slice):
+            return self._snapshot.rows(positions)
+        return self._snapshot.rows([int(positions)])[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        for i in range(0, len(self), 1000):
+            yield from self[i : i + 1000]
+
+
+class VideoIndex:
+    """Videos of a gallery, encoded once by one model, kept in a folder (a temporary one until `save` names another).
+
+    A video of more than `segment` seconds is cut into parts (frames.parts_of), each of them a row, and a search
+    answers with its best one (0: none is cut). All features are kept in float16. A search first ranks all rows by one
+    inner product (the folded score, exact for `mean` aggregation), then scores the best with all their frames.
+    """
+
+    def __init__(self, model: AnyModel, segment: float = SEGMENT):
+        if model.config.activation != "cosine":
+            raise ValueError(f'searches need concepts by plain cosines, this model has "{model.config.activation}"')
+        if not segment >= 0:
+            raise ValueError(f"segment is a length in seconds, or 0, got {segment}")
+        self.model, self._segment = model.eval(), float(segment)
+        self.folder: Path | None = None  # where the index is kept
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._store: AnyStore | None = None  # made when it is needed
+        self._searcher = Searcher(self.model)
+        self._statistics: tuple[State, Array, Array] | None = None  # of the concepts, over all frames
+        self._recent: dict[str, tuple[list[Row], Videos]] = {}  # files that are not in the index
+        self._captions: CaptionList | None = None  # None: as the store has them
+        self._popular: Popularity | None = None  # the clips', with texts at large
+
+    @property
+    def store(self) -> AnyStore:
+        """What is kept, on disk or in Milvus."""
+        if self._store is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
+            self._store = Store.create(
+                Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim, self._segment,
+                self.model.source,
+            )  # fmt: skip
+        return self._store
+
+    @property
+    def rows(self) -> Rows:
+        """Videos that can be found; of those that were cut, each part."""
+        return Rows(self.store.snapshot)
+
+    @property
+    def failed(self) -> list[Row]:
+        """Files that could not be read, with reasons."""
+        return [row for row in self.store.snapshot.failed() if row.reason != REMOVED]
+
+    def __len__(self) -> int:
+        return self.store.snapshot.total
+
+    @property
+    def num_videos(self) -> int:
+        """How many videos can be found, whatever the number of their parts."""
+        snapshot = self.store.snapshot
+        return len(set(snapshot.digests(snapshot.live))) if snapshot.cut else snapshot.total
+
+    # ---- adding and removing ---------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        workers: int = 2,
+        prune: bool = False,
+        retry: bool = False,
+        time_limit: float = TIME_LIMIT,
+        bf16: bool = False,
+        exclude: Sequence[str] = (),
+    ) -> "Report":
+        """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
+        file keeps its features, copies of a file share them.
+
+        What is done is on disk every few seconds: a stopped or killed run goes on where it was. An unreadable video is
+        kept with its reason in `failed`, never an error, and read again when it changed, or with `retry`.
+
+        Args:
+            workers: processes that decode ahead.
+            prune: also remove what is known to be gone from the folders that are given, or excluded now; what is out of
+                reach (suma.index.files.sort_missing: a drive that is not connected) is reported and stays.
+            time_limit: seconds without progress (nothing read, nothing computed) after which a video is given up, until
+                the next run; a slow disk or a busy machine takes its time.
+            bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast. A processor without it
+                would take many times as long: there it warns, and float32 is taken.
+            exclude: patterns of names below the folders to leave out (suma.index.files.IGNORE_HELP).
+
+        Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
+        process writes to the index, and OSError where it cannot be written.
+        """
+        from suma.index.ingest import Builder  # with torch
+
+        kept = is_kept(self.store)
+        report = Builder(self.model.whole(), self.store, workers, time_limit, bf16).run(paths, prune, retry, exclude)
+        if kept:
+            self.keep_hubness()
+        return report
+
+    def remove(self, paths: Iterable[str | Path], for_good: bool = False) -> int:
+        """Forget these videos (their files stay); return how many were in the index. `for_good`: they are not added
+        again with their folder, only by their own path, with `retry`, or when they changed."""
+        with self.store.writing():
+            found = self.store.snapshot.table.files_at([*{key(on_disk(path)): None for path in paths}])
+            known = {path: row for path, row in found.items() if row.reason != REMOVED}
+            kept = is_kept(self.store)
+            if for_good:
+                self.store.commit([replace(row, digest="", reason=REMOVED) for row in known.values()])
+            else:
+                self.store.commit(forget=list(found))
+            if kept:  # where the files were written anew
+                self.keep_hubness()
+        return len(known)
+
+    # ---- searching -------------------------------------------------------------------------------------------------
+
+    def videos(self, rows: Sequence[int]) -> Videos:
+        """These rows' features (N, D), frames (N, F, D) padded with zeros, mask, and places in the concept space."""
+        snapshot = self.store.snapshot
+        return self._searcher.videos(snapshot, [int(snapshot.live[i]) for i in rows])
+
+    @no_grad
+    def search(
+        self,
+        query: str | Query | Texts,
+        top_k: int = 10,
+        *,
+        offset: int = 0,
+        min_score: float = -math.inf,
+        filter: Filter = ALL,
+        within: str | Path | None = None,
+        group: bool = True,
+        hubness: bool = False,
+    ) -> list[Match]:
+        """The videos that a text describes best, best first.
+
+        Args:
+            query: in the language of suma/index/query.py, in which a plain sentence means itself; or encoded (T = 1).
+            offset: how many answers to leave out, for the next page; pages fit together exactly for `mean`
+                aggregation, otherwise as far as the candidates do.
+            min_score: the lowest score of an answer.
+            filter: which files may answer, beside what the query says.
+            within: a video (indexed or not), of which the best moments answer.
+            group: one answer for each video, rather than for each part of a long one.
+            hubness: take from every score what the video scores with texts at large (hubness.py); `keep_hubness`
+                makes that quick to begin with.
+
+        Raises ValueError for an empty query, one that cannot be read, or top_k < 1.
+        """
+        if isinstance(query, str):
+            query = parse(query)
+        if isinstance(query, Query):
+            filter, min_score = query.filter & filter, max(min_score, query.min_score)
+        page = Page(top_k, offset, min_score, filter, group)
+        texts = query.texts(self.model) if isinstance(query, Query) else query
+        if within is None:
+            return self._searcher.by_text(self.store, texts, page, self._popularity() if hubness else None)
+        if replace(filter, root="") != ALL:
+            raise ValueError("filters choose among videos: leave them out when searching within one")
+        return self._searcher.moments(*self.parts(within), texts, page)
+
+    @property
+    def folder_store(self) -> Store:
+        """The store, where it is a folder. Raises ValueError for one in Milvus."""
+        if not isinstance(self.store, Store):
+            raise ValueError(f"{self.store.place} is no folder: shards, merging and hubness need an index in a folder")
+        return self.store
+
+    def _popularity(self) -> Popularity:
+        self.folder_store  # noqa: B018  (raises)
+        texts = evenly(self.caption_list) or word_bundles(self.model)
+        if self._popular is None or self._popular.texts != texts:
+            self._popular = Popularity(texts, self._fold)
+        return self._popular
+
+    @no_grad
+    def _fold(self, texts: Sequence[str]) -> Array:
+        """Folded vectors (n, 2D) of texts."""
+        parts, concepts = [texts[i : i + 256] for i in range(0, len(texts), 256)], self.model.space.concepts()
+        folded = [fold_texts(*self.model.texts(part), concepts) for part in parts]
+        return library(folded[0]).concatenate(folded)
+
+    def keep_hubness(self) -> None:
+        """Keep what a search with `hubness` needs beside the index; from then on `add` and `save` bring it up to
+        date."""
+        with self.store.writing():
+            self._popularity().keep(self.folder_store)
+
+    @no_grad
+    def similar(
+        self,
+        path: str | Path,
+        top_k: int = 10,
+        *,
+        offset: int = 0,
+        min_score: float = -math.inf,
+        filter: Filter = ALL,
+        group: bool = True,
+    ) -> list[Match]:
+        """The videos most like a video or an image (indexed or not; itself left out), best first; see `search`.
+
+        Score: the cosine of the video features in both spaces, in the shares of the text score.
+        """
+        page, itself = Page(top_k, offset, min_score, filter, group), self.store.snapshot.positions_of(on_disk(path))
+        return self._searcher.by_video(self.store, self.parts(path)[1], itself, page)
+
+    @property
+    def caption_list(self) -> list[str]:
+        """The captions that `captions` searches."""
+        return self._listed.lines
+
+    @property
+    def _listed(self) -> CaptionList:
+        if self._captions is None:
+            self._captions = CaptionList.load(self.store)
+        return self._captions
+
+    def set_captions(self, captions: Sequence[str]) -> None:
+        """Replace the list that `captions` searches; `save` keeps it, with its features. Empty lines and repetitions
+        are left out."""
+        self._captions = CaptionList(captions)
+
+    def captions(self, path: str | Path, top_k: int = 5) -> list[tuple[str, float]]:
+        """The captions of the list that describe a video (indexed or not) best: (caption, score), best first."""
+        if not self.caption_list:
+            raise ValueError("the index has no captions: give it some with set_captions([...])")
+        return self._listed.search(self.model, self.store, self.parts(path)[1], Page(top_k).top_k)
+
+    def row_of(self, path: str | Path) -> int:
+        """The (first) row of an indexed video. Raises KeyError naming a path that is not in the index."""
+        snapshot = self.store.snapshot
+        positions = snapshot.positions_of(on_disk(path))
+        if not positions:
+            raise KeyError(f"{path} is not in the index")
+        return int(np.searchsorted(snapshot.live, positions[0]))
+
+    @no_grad
+    def concept_statistics(self) -> tuple[Array, Array]:
+        """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in a large
+        one, of evenly spaced videos)."""
+        snapshot = self.store.snapshot
+        if self._statistics is None or self._statistics[0] is not snapshot:
+            dim, count = self.model.dim, 0
+            total, squares = np.zeros(dim, np.float32), np.zeros((dim, dim), np.float32)
+            chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))].tolist()
+            for i in range(0, len(chosen), 512):
+                features, _, valid = snapshot.gather(chosen[i : i + 512])
+                x = unit(features[:, 1:][valid[:, 1:]].astype(np.float32))
+                total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
+            concepts, mean = to_numpy(self.model.space.concepts()), total / max(1, count)
+            covariance = squares / max(1, count) - mean[:, None] * mean
+            deviation = np.sqrt(np.maximum(((concepts @ covariance) * concepts).sum(1), 1e-6))
+            self._statistics = (snapshot, self.model.array(concepts @ mean), self.model.array(deviation))
+        return self._statistics[1:]
+
+    def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Videos]:
+        """One video's (or image's) row and features, or those of the part around `at` seconds of a long one; see
+        `parts`."""
+        rows, videos = self.parts(path)
+        n = nearest(rows, at)
+        return rows[n], Videos(*(x[n : n + 1] for x in videos))
+
+    @no_grad
+    def parts(self, path: str | Path) -> tuple[list[Row], Videos]:
+        """All parts (V) of a video, or the image, with their features: out of the index, or read and encoded now (the
+        last few are kept). Raises FileNotFoundError or ValueError where it cannot be read."""
+        path, snapshot = on_disk(path), self.store.snapshot
+        known, positions = snapshot.file(path), snapshot.positions_of(path)
+        if known and positions:  # the file that is asked for, whichever copies it has
+            rows = [replace(row, path=known.path, mtime=known.mtime) for row in snapshot.rows(positions)]
+            return rows, self._searcher.videos(snapshot, positions)
+        row = describe(Path(path))
+        row.digest = digest_of(row.path)
+        if row.digest not in self._recent:
+            if not Path(path).exists():
+                raise FileNotFoundError(f"no video {path}")
+            read = self._decode(row)
+            while len(self._recent) >= 8:
+                self._recent.pop(next(iter(self._recent)))
+            self._recent[row.digest] = read
+        return self._recent[row.digest]
+
+    def _decode(self, row: Row) -> tuple[list[Row], Videos]:
+        """The parts of a file, decoded in a process of its own."""
+        import torch
+
+        from suma.video.preprocess import resize_frames
+
+        model, image, decoder = self.model.whole(), self.model.config.image, Decoder()
+        size = (image["size"], image["resize_mode"], image["interpolation"])
+        rows, features, frames = [], [], []
+        try:
+            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
+                pixels = torch.cat([resize_frames(frame, *size) for frame in part.frames])
+                with torch.no_grad():
+                    one, pictures = model.encode_video(pixels[None].to(model.device))
+                features.append(to_numpy(one[0]))
+                frames.append(to_numpy(pictures[0]))
+                rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))
+        finally:
+            decoder.close()
+        if not rows:
+            raise ValueError(f"{row.path} has no frames")
+        mask = np.arange(max(map(len, frames))) < np.array([len(f) for f in frames])[:, None]
+        padded = np.zeros((*mask.shape, model.dim), np.float32)
+        padded[mask] = np.concatenate(frames)
+        found: list[Array] = [self.model.array(x) for x in (np.stack(features), padded, mask)]
+        return rows, self.model.videos(*found)
+
+    # ---- on disk ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Keep the index in a folder, or in Milvus (milvus.py), from now on; a kill at any moment leaves a folder
+        as it was. Raises ValueError for a place of other things."""
+        listed, old = self._captions, self.store
+        if not isinstance(old, Store):
+            if old.place != str(folder).partition("?")[0]:
+                raise ValueError(f"{old.place} cannot be copied: index the videos into {folder}")
+        elif is_server(folder):
+            listed = listed or CaptionList.load(old)
+            made_with = (self.model.fingerprint(), self.model.dim, old.segment)
+            new = MilvusStore.open(str(folder), *made_with, create=True, source=self.model.source)
+            with new.writing():
+                for files, clips in old.blocks():
+                    new.commit(files, clips)
+            self._keep(new)
+        elif (folder := Path(folder).resolve()) != old.folder:
+            old.copy_to(folder)
+            self._keep(Store.open(folder, self.model.fingerprint(), self.model.dim))
+        elif not (folder / MANIFEST).exists():
+            raise FileNotFoundError(f"{folder} is gone: save to another folder")
+        else:
+            self.folder = folder
+        if listed is not None:
+            self._captions = listed.save(self.store, self.model)
+        if is_kept(self.store):
+            self.keep_hubness()
+
+    def _keep(self, store: Store | MilvusStore) -> None:
+        """Keep the index in another store from now on."""
+        self._store, self._captions, self.folder = store, None, None
+        if isinstance(store, Store):
+            self.folder = store.folder
+        else:
+            self._searcher.candidates = store
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary = None
+
+    @classmethod
+    def load(cls, folder: str | Path, model: "AnyModel | None" = None, segment: float | None = None) -> "VideoIndex":
+        """Open a saved index, also one in Milvus (milvus.py). Without `model` it loads the one that it remembers.
+
+        Raises FileNotFoundError where there is none, and ValueError for a damaged or foreign one, or one made with
+        another model, or with parts of another length than `segment`, if given (naming both)."""
+        model = model or load_reader(model_of(folder))
+        index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
+        is_milvus = is_server(folder)
+        index._keep(
+            MilvusStore.open(str(folder), *made_with) if is_milvus else Store.open(Path(folder).resolve(), *made_with)
+        )
+        return index

@@ -1,0 +1,1 @@
+"""The model: backbone, concept space, and their files."""

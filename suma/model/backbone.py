@@ -1,0 +1,195 @@
+"""The CLIP that a SUMA starts from: open_clip's towers, their config, preprocessing and tokenizer."""
+
+import json
+import warnings
+from collections import Counter
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suma.model.tokenizer import brings_tokenizer
+
+
+class Backbone(NamedTuple):
+    """A CLIP and what is needed to build and feed it again."""
+
+    clip: Any  # the open_clip model
+    config: dict[str, Any]  # open_clip's: embed_dim, vision_cfg, text_cfg, ...
+    image: dict[str, Any]  # preprocessing: size, mean, std, interpolation, resize_mode
+    tokenizer: str  # the open_clip name whose tokenizer is used; "": the one that text_cfg asks for
+
+
+def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | None) -> Backbone:
+    """Return an open_clip backbone, given its name, a config dict, or a .json file of one; see `SUMA.from_clip`.
+
+    `pretrained` is an open_clip tag, a checkpoint file, or None for random weights (but for an image tower whose config
+    has timm_model_pretrained: timm downloads it). Raises ValueError for an unknown name or tag and for a file that
+    holds more than weights, RuntimeError for weights of another model.
+    """
+    import open_clip
+
+    if not isinstance(name, dict) and str(name).endswith(".json"):
+        name = json.loads(Path(name).read_text(encoding="utf-8-sig"))
+    if isinstance(name, dict):
+        cfg, known = dict(name), ""
+        preprocess = cfg.pop("preprocess_cfg", {})
+    else:
+        known = str(name)
+        cfg, preprocess = backbone_config(known), family_preprocessing(known)
+    if "multimodal_cfg" in cfg:
+        raise ValueError("captioning models (CoCa) are not dual encoders: choose a CLIP or SigLIP name")
+    if not pretrained:
+        from_timm = bool(cfg["vision_cfg"].get("timm_model_pretrained"))
+        clip = build_clip(cfg, from_timm)
+        if from_timm:
+            trained = clip.visual.trunk.pretrained_cfg
+            preprocess = {name: trained[name] for name in ("mean", "std", "interpolation")} | preprocess
+    elif known and (tagged := open_clip.get_pretrained_cfg(known, str(pretrained))):
+        if tagged.get("quick_gelu"):  # these weights were trained with it, whatever the name says
+            cfg["quick_gelu"] = True
+        clip = open_clip.create_model(
+            known, str(pretrained), pretrained_text=False, force_quick_gelu=bool(cfg.get("quick_gelu"))
+        )
+        preprocess = open_clip.get_model_preprocess_cfg(clip)
+    elif Path(pretrained).is_file():
+        clip = build_clip(cfg)
+        load_weights(clip, Path(pretrained))
+        warn_of_guesses(preprocess, pretrained)
+    else:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(known)) if known else ""
+        raise ValueError(
+            f"pretrained={str(pretrained)!r} is no file" + (f" and no tag of {known} (those are {tags})" * bool(tags))
+        )
+    size = preprocess.get("size", cfg["vision_cfg"].get("image_size", 224))
+    image = {
+        "size": int(size[0] if isinstance(size, (list, tuple)) else size),
+        "mean": list(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        "std": list(preprocess.get("std") or open_clip.OPENAI_DATASET_STD),
+        "interpolation": preprocess.get("interpolation", "bicubic"),
+        "resize_mode": preprocess.get("resize_mode", "shortest"),
+    }
+    return Backbone(clip, cfg, image, known if known and brings_tokenizer(known) else "")
+
+
+def backbone_config(name: str) -> dict[str, Any]:
+    """Return a copy of the config that open_clip has for a name. Raises ValueError for an unknown one."""
+    import open_clip
+
+    if name not in open_clip.list_models():
+        raise ValueError(f"{name!r} is no open_clip model (`open_clip.list_models()`), .json file or SUMA folder")
+    return open_clip.get_model_config(name)
+
+
+def build_clip(cfg: dict[str, Any], from_timm: bool = False) -> Any:
+    """Return an open_clip model of random weights from its config, which is left as it is; `from_timm`: but for a timm
+    image tower, which gets timm's own weights, downloaded once. Otherwise nothing is downloaded."""
+    import open_clip
+
+    cfg = {name: value for name, value in cfg.items() if name != "preprocess_cfg"}
+    custom = cfg.pop("custom_text", False) or cfg["text_cfg"].get("hf_model_name") is not None
+    cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": from_timm}
+    cfg["text_cfg"] = {**cfg["text_cfg"], "hf_model_pretrained": False}
+    return (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**cfg)
+
+
+def is_convolutional(visual: Any) -> bool:
+    """Return True for a timm tower that ends in a feature map, which its head pools; a ViT's ends in tokens."""
+    return bool(getattr(getattr(visual, "trunk", None), "default_cfg", {}).get("pool_size"))
+
+
+def cell_width(clip: Any, dim: int) -> int:
+    """Return the channels of a cell once projected; `dim` is D. Raise ValueError for a tower without cells."""
+    visual = clip.visual
+    if is_convolutional(visual):
+        return dim
+    if hasattr(visual, "layer4"):  # CLIP's own ResNets
+        return int(visual.layer4[-1].conv3.out_channels)
+    width = getattr(getattr(visual, "trunk", None), "num_features", None)  # timm's
+    width = width or getattr(getattr(visual, "conv1", None), "out_channels", None)
+    if not width or not hasattr(visual, "forward_intermediates"):
+        raise ValueError("frame_grid needs an image tower of patches or of a feature map: leave it at 0")
+    return int(width)
+
+
+def encode_trunk(visual: Any, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Encode pictures (N, 3, H, W) as wholes (N, C), and their grid x grid cells (N, G * G, C'), row by row.
+
+    What comes after is `project`, a head that learns while a pretrained trunk stays frozen. A cell is the mean of the
+    patches in it. A convolutional tower of timm has no patches: its feature map is pooled to the cells instead of to
+    one (so C' is C). Other towers have no such head: C is D.
+    """
+    if not is_convolutional(visual):
+        if not grid:
+            return visual(pixels), pixels.new_zeros(len(pixels), 0, 0)
+        found = visual.forward_intermediates(pixels, indices=1)  # of the last block
+        return found["image_features"], _cells(found["image_intermediates"][0], grid)
+    trunk, last = visual.trunk, getattr(visual.trunk, "output_fmt", "NCHW") == "NHWC"  # Swin's channels come last
+    # depthwise convolutions take half the time on a CPU when the channels lie side by side
+    features = trunk.forward_features(pixels.contiguous(memory_format=torch.channels_last))
+    whole = trunk.forward_head(features)
+    if not grid:
+        return whole, whole.new_zeros(len(whole), 0, whole.shape[1])
+    cells = _cells(features.permute(0, 3, 1, 2) if last else features, grid).flatten(0, 1)
+    each = trunk.forward_head(cells[:, None, None] if last else cells[:, :, None, None])
+    return whole, each.unflatten(0, (len(pixels), grid**2))
+
+
+def project(visual: Any, features: Tensor) -> Tensor:
+    """Return what the head of a convolutional timm tower makes of `encode_trunk`'s (..., C): (..., D)."""
+    return visual.head(features) if is_convolutional(visual) else features
+
+
+def _cells(features: Tensor, grid: int) -> Tensor:
+    """Return the means of a feature map (N, C, H, W) over its cells (N, G * G, C), row by row."""
+    return F.adaptive_avg_pool2d(features, grid).flatten(2).transpose(1, 2)
+
+
+def family_preprocessing(name: str) -> dict[str, Any]:
+    """The preprocessing that most of an open_clip model's pretrained tags share ({} where it has no tags).
+
+    For random weights and for checkpoint files, which do not say theirs. The tags of a model agree (open_clip 3.3) but
+    for ViT-L-14 (one LAION tag has mean and std 0.5) and ViT-H-14 (dfn5b is squashed): load those by their tags.
+    """
+    import open_clip
+
+    found: Counter[str] = Counter()
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        cfg = open_clip.get_pretrained_cfg(name, tag)
+        found[json.dumps({key: cfg[key] for key in ("mean", "std", "interpolation", "resize_mode")})] += 1
+    return json.loads(found.most_common(1)[0][0]) if found else {}
+
+
+def warn_of_guesses(preprocess: dict[str, Any], file: str | Path) -> None:
+    """Warn where nothing says how a checkpoint file's pictures were normalised, so that OpenAI's way is taken."""
+    if missing := [name for name in ("mean", "std") if not preprocess.get(name)]:
+        warnings.warn(
+            f"nothing says the {' and '.join(missing)} of the pixels that {file} was trained on: OpenAI's are taken. "
+            'If they are others, give them in the config, "preprocess_cfg": {"mean": [...], "std": [...]}',
+            stacklevel=4,
+        )
+
+
+def load_weights(clip: nn.Module, file: Path) -> None:
+    """Fill an open_clip model from a checkpoint file: safetensors, or a PyTorch file that holds tensors alone.
+
+    open_clip 3.3 reads PyTorch files by `torch.load(weights_only=True)`, which runs no code from them. What that
+    refuses (other objects, TorchScript archives such as OpenAI's own ViT-B-32.pt) raises ValueError here.
+    """
+    import open_clip
+    from safetensors import SafetensorError
+
+    advice = "save the model's state_dict with safetensors.torch.save_file and give that file"
+    try:
+        open_clip.load_checkpoint(clip, str(file), weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(f"{file} holds more than tensors and could run code, so it is not read: {advice}") from error
+    except (SafetensorError, EOFError, AttributeError) as error:
+        raise ValueError(f"{file} is damaged or no checkpoint ({error}): {advice}") from error
+    except RuntimeError as error:
+        if "TorchScript" in str(error):
+            raise ValueError(f"{file} is a TorchScript archive, which is code, so it is not read: {advice}") from error
+        raise RuntimeError(f"{file} is damaged or does not fit this backbone: {error}") from error

@@ -1,0 +1,93 @@
+"""What builds a SUMA but its weights; needs no torch."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from suma.arrays import Array, to_numpy
+from suma.similarity import AGGREGATIONS, Scoring
+
+FORMAT_VERSION = 1
+ANCHORS = ("binary", "count", "idf", "self")
+ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
+LATER = (  # at their defaults they change no name
+    "frame_grid", "coarse_share", "activation", "temporal_frames", "untrained", "ignored_words",
+)  # fmt: skip
+
+
+@dataclass
+class SUMAConfig:
+    """Everything that builds a SUMA but its weights; travels with them as config.json."""
+
+    clip: dict[str, Any]  # an open_clip model config: embed_dim, vision_cfg, text_cfg, ...
+    image: dict[str, Any]  # preprocessing: size, mean, std, interpolation, resize_mode
+    tokenizer: str = ""  # the open_clip model whose tokenizer is used; "": CLIP's, cut to text_cfg's vocab_size
+    words: list[str] = field(default_factory=list)  # the training captions' words, best names of a concept first
+    word_counts: list[int] = field(default_factory=list)  # captions that hold each word
+    num_captions: int = 0  # training captions
+    num_concepts: int = 1024  # K; default our reading
+    anchor: str = "idf"  # binary, count or idf: weights of the concepts that a sentence names; our reading. self: none
+    activation: str = "cosine"  # of concepts: cosine (searches need it), mlp, relu, top or sparsemax
+    frame_grid: int = 0  # G: frame features also read G x G regions of the picture, so that they know where things are
+    temporal_layers: int = 4  # 0: the video is the mean of its frames
+    temporal_frames: bool = False  # frames as the temporal encoder leaves them, or as it finds them (our reading)
+    temporal_positions: int = 16  # learned positions along the video, interpolated for any frame count
+    aggregation: str = "softmax"  # over frames: softmax, mean or max; our reading
+    aggregation_temperature: float = 0.05
+    concept_share: float = 0.25  # the aligned space's share of the score
+    coarse_share: float = 0.5  # the whole video's share in each space, the rest is its frames'; our reading
+    untrained: bool = False  # the concepts were made of words (suma/model/zero_shot.py), no video has trained them
+    ignored_words: list[str] = field(default_factory=list)  # that name no concept
+    num_frames: int = 12  # frames per video in evaluation and search
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(f"config format_version {self.format_version} is not the {FORMAT_VERSION} this SUMA reads")
+        if self.aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
+        if self.anchor not in ANCHORS:
+            raise ValueError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        for name in ("concept_share", "coarse_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not self.aggregation_temperature > 0:
+            raise ValueError(f"aggregation_temperature must be above 0, got {self.aggregation_temperature}")
+        if not 0 <= self.frame_grid <= 16:
+            raise ValueError(f"frame_grid must be 0 to 16, got {self.frame_grid}")
+        if not 1 <= self.num_frames <= 64:
+            raise ValueError(f"num_frames must be 1 to 64, got {self.num_frames}")
+        if len(self.words) < self.num_concepts:
+            raise ValueError(f"{len(self.words)} words cannot fill num_concepts={self.num_concepts} concepts")
+
+    @property
+    def scoring(self) -> Scoring:
+        """What the score depends on."""
+        return Scoring(self.concept_share, self.aggregation, self.aggregation_temperature, self.coarse_share)
+
+
+def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Array]]) -> str:
+    """16 hex digits that name a model: of its config, and of weights in the order of their names; floats as they are
+    once loaded, in float32.
+
+    Untrained concepts follow from the towers and the words, and differ in their last digits from computer to computer,
+    so neither they nor the words' order is part of the name: an index can be used where the model was made again.
+    """
+    plain = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(SUMAConfig)}
+    told = {n: x for n, x in asdict(config).items() if n not in LATER or x != plain[n]}
+    if config.untrained:
+        told |= {"words": sorted(config.words), "word_counts": sorted(config.word_counts)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, weight in weights:
+        if config.untrained and name.startswith("space."):
+            continue
+        loaded = to_numpy(weight)
+        digest.update(name.encode())
+        digest.update(loaded.astype(np.float32 if loaded.dtype.kind == "f" else loaded.dtype).tobytes())
+    return digest.hexdigest()[:16]

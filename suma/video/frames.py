@@ -1,0 +1,216 @@
+"""From a video file to pictures: choose frames, of all of it or of its parts, and have them decoded.
+
+PyAV lists the frames and decodes the chosen ones (suma.video.timeline); decord has the last word where PyAV fails.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from suma.video import heif, timeline
+from suma.video.timeline import Timeline
+from suma.video.upright import shown_size, upright, view_from
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+VIDEO_EXTENSIONS = frozenset(
+    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv")
+    + (".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob")
+    + (".webm", ".wmv")
+)
+TOLERANCE = 1e-3  # seconds; times nearer than this are equal
+SEGMENT = 60.0  # seconds: into such parts an index cuts longer videos, unless told otherwise
+OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a cut is whole in one of them
+
+
+class Frames(NamedTuple):
+    """Frames of one video, as players show them: upright, square pixels, SDR (upright.py). h and w are in pixels."""
+
+    frames: np.ndarray  # (F, h, w, 3) uint8, RGB
+    times: np.ndarray  # (F,) float64, rising: when each frame appears, in seconds on the player's clock (Timeline)
+    duration: float  # seconds on that clock; where the file's last frame ends
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    num_frames: int,
+    start: float | None = None,
+    end: float | None = None,
+    keyframes: bool = False,
+) -> Frames:
+    """F = num_frames evenly spaced frames of a video (an image is a video of one frame).
+
+    The span [start, end] in seconds (default: all; cut at the file's end) is divided in F equal segments, and the frame
+    on screen at the middle of each is returned. Each frame comes once: a video with fewer frames, or few of them
+    readable, gives fewer. `keyframes=True` snaps to the nearest key frames of the span, often seconds away:
+    several times faster on long or HD video; exact again where they are fewer than F/2.
+
+    Raises FileNotFoundError; ValueError for a bad span or a file that neither decoder can read.
+    """
+    if not 0 <= (start or 0) < (float("inf") if end is None else end):
+        raise ValueError(f"the span must satisfy 0 <= start < end, in seconds, not start={start}, end={end}")
+    file, line = _listed(path, num_frames)
+    if (start or 0.0) >= max(line.duration, TOLERANCE):
+        raise ValueError(f"start={start} s is beyond the end of {path}, which lasts {line.duration:.3f} s")
+    begin, end = start or 0.0, line.duration if end is None else min(end, line.duration)
+    return _span(file, line, _choose(line, num_frames, begin, end, keyframes), keyframes)
+
+
+def parts_of(duration: float, segment: float) -> list[tuple[float, float]]:
+    """Start and end (seconds) of the parts in which a video is indexed: one where it lasts no longer than `segment`
+    (0: whatever it lasts), else parts of that length, each of which shares OVERLAP of it with the next.
+
+    >>> parts_of(150.0, 60.0)
+    [(0.0, 60.0), (50.0, 110.0), (100.0, 150.0)]
+    """
+    if not segment or duration <= segment + TOLERANCE:
+        return [(0.0, duration)]
+    step = segment * (1 - OVERLAP)
+    count = math.ceil((duration - TOLERANCE - segment) / step) + 1
+    return [(n * step, min(n * step + segment, duration)) for n in range(count)]
+
+
+def read_parts(
+    path: str | os.PathLike[str], num_frames: int, segment: float = 0.0
+) -> Iterator[tuple[float, float, Frames]]:
+    """Start, end and `read_frames` of each of a video's `parts_of`, in the order of time; its frames are listed once.
+
+    A part of a long video without a readable frame is left out. Raises what `read_frames` raises, also where no part
+    can be read.
+    """
+    file, line = _listed(path, num_frames)
+    late = float(line.times[0])
+    parts = [(late + start, late + end) for start, end in parts_of(line.duration - late, segment)]
+    chosen = [_choose(line, num_frames, start, end, False) for start, end in parts]
+    if len(parts) == 1:
+        yield 0.0, line.duration, _span(file, line, chosen[0], False)
+        return
+    found, reason = 0, ""
+    if line.grouped:
+        for (start, end), numbers in zip(parts, chosen, strict=True):
+            try:
+                yield start, end, _span(file, line, numbers, False, thorough=False)
+                found += 1
+            except ValueError as error:
+                reason = str(error)
+    else:  # one may not begin in the middle: all parts in one pass
+        spans = [(line.ticks[c].tolist(), int(line.ticks[first]), int(line.ticks[last])) for c, first, last in chosen]
+        for (start, end), kept in zip(parts, timeline.decode_spans(file, line, spans, None, False), strict=True):
+            if kept:
+                yield start, end, Frames(*_pictures(line, kept), line.duration)
+                found += 1
+    if not found:
+        raise ValueError(reason or f"cannot decode {path}: none of its {len(parts)} parts has a readable frame")
+
+
+def _listed(path: str | os.PathLike[str], num_frames: int) -> tuple[str, Timeline]:
+    """The file's absolute path and timeline; raises as `read_frames` says."""
+    path = Path(path)
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+    if not path.exists():
+        raise FileNotFoundError(f"no such video: {path}")
+    if not path.is_file():
+        raise ValueError(
+            f"not a file: {path}" + "; suma.index.files.find_videos lists the videos in a folder" * path.is_dir()
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(f"the file is empty (0 bytes): {path}")
+    file = os.path.abspath(path)  # a leading slash: ffmpeg takes no part of it for a protocol
+    try:
+        return file, timeline.list_frames(file)
+    except Exception as error:  # PyAV raises whatever a damaged file leads to
+        raise ValueError(f"cannot read {path} as a video: {_first_line(error)}") from None
+
+
+def _span(
+    file: str, line: Timeline, numbers: tuple[np.ndarray, int, int], keyframes: bool, thorough: bool = True
+) -> Frames:
+    """The frames that `_choose` named; `thorough`: where some are damaged, all that comes before may be decoded."""
+    chosen, first, last = numbers
+    if len(line.times) == 1 and (grid := heif.read_grid(file)):
+        return Frames(heif.join_tiles(file, grid)[None], line.times, line.duration)
+    try:
+        pictures, times = _pyav_frames(file, line, chosen, first, last, keyframes, thorough)
+    except Exception as error:
+        reason = "not used for this kind of file"
+        if line.grouped:
+            try:
+                return Frames(_decord_frames(file, line, chosen, keyframes), line.times[chosen], line.duration)
+            except Exception as other:  # decord's own error is a plain Exception
+                reason = _first_line(other)
+        raise ValueError(f"cannot decode {file} (PyAV: {_first_line(error)}; decord: {reason})") from None
+    return Frames(pictures, times, line.duration)
+
+
+def _first_line(error: Exception) -> str:
+    """The message without decord's "[time] file:line:" and stack trace."""
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", (str(error).strip() or repr(error)).splitlines()[0])
+
+
+def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes: bool) -> tuple[np.ndarray, int, int]:
+    """Numbers of the frames to return, and those of the first and the last frame on screen in [start, end]."""
+    start = max(start, float(line.times[0]))  # a first picture that comes late is on screen before, too
+    first, last = (np.searchsorted(line.times, (start + TOLERANCE, end - TOLERANCE)) - 1).tolist()
+    last = max(first, last)
+    if last - first < num_frames:
+        return np.arange(first, last + 1), first, last
+    middles = start + (end - start) * (np.arange(num_frames) + 0.5) / num_frames
+    keys = line.keys[(line.keys >= first) & (line.keys <= last)]
+    if keyframes and len(keys):
+        distances = np.abs(line.times[keys] - middles[:, None])
+        nearest = np.unique(keys[distances.argmin(1)])
+        if 2 * len(nearest) >= num_frames:
+            return nearest, first, last
+    return np.unique(np.searchsorted(line.times, middles + TOLERANCE) - 1), first, last
+
+
+def _decord_frames(path: str, line: Timeline, chosen: np.ndarray, keyframes: bool) -> np.ndarray:
+    """uint8 (F, h, w, 3)."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    # The tolerance makes it raise rather than repeat a frame in the place of each it cannot decode.
+    reader = decord.VideoReader(path, ctx=decord.cpu(), num_threads=1, fault_tol=1e-9)
+    if len(reader) != len(line.times):  # it counts frames that an edit list hides, and fills up with the last one
+        raise ValueError(f"{len(reader)} frames counted where there are {len(line.times)}")
+    if not (keyframes and np.isin(chosen, line.keys).all()):
+        return reader.get_batch(chosen).asnumpy()
+    pictures = []
+    for number in chosen.tolist():
+        reader.seek(number)
+        pictures.append(reader.next().asnumpy())
+    return np.stack(pictures)
+
+
+def _pyav_frames(
+    path: str, line: Timeline, chosen: np.ndarray, first: int, last: int, keyframes: bool, thorough: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (F, h, w, 3) and the frames' times: the chosen ones, or the nearest decodable ones in [first, last]."""
+    span = (line.ticks[chosen].tolist(), int(line.ticks[first]), int(line.ticks[last]))
+    kept = timeline.decode_groups(path, line, chosen) if line.grouped else {}
+    if len(kept) < len(chosen):
+        only_wanted = keyframes and bool(np.isin(chosen, line.keys).all())
+        begin = next((line.ticks[key] for key in line.keys[::-1] if key <= chosen[0]), None)
+        (kept,) = timeline.decode_spans(path, line, [span], begin, only_wanted)
+    if len(kept) < len(chosen) and thorough:  # damage, or a key frame that is none: decode all that comes before, too
+        (kept,) = timeline.decode_spans(path, line, [span], None, False)
+    if not kept:
+        raise ValueError("no frame of the span is decodable")
+    return _pictures(line, kept)
+
+
+def _pictures(line: Timeline, kept: "dict[int, VideoFrame]") -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (F, h, w, 3), all of the first one's size, and their times, which rise."""
+    times = line.times[np.searchsorted(line.ticks, list(kept))]
+    if (np.diff(times) <= 0).any():
+        raise ValueError(f"its frames come out of order, at {times.tolist()} s")
+    first = next(iter(kept.values()))
+    view, size = view_from(first, line.view), shown_size(first, line.view)
+    return np.stack([upright(frame, view, size) for frame in kept.values()]), times

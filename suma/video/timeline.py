@@ -1,0 +1,309 @@
+"""What PyAV finds in a video file: when each frame appears, without decoding, and then the chosen frames.
+
+Frames are decoded group of pictures by group, where the file tells groups apart, leaving out those that neither we nor
+other frames need (decord's bytes, at about half the work); from the beginning on where it does not, or is damaged.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from suma.video import flv
+from suma.video.upright import View, check_size, view_of
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+STILL = ("mjpeg", "png", "bmp", "gif", "webp")  # codecs of cover pictures
+JUMP = 10.0  # seconds; a recording's own times never go so far between two frames, where they may jump at all
+BROADCAST = 0x200  # FFmpeg's AVFMT_TS_DISCONT: formats whose times may jump (MPEG-TS, MPEG-PS)
+SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames with the others' bytes the same
+
+
+class Timeline(NamedTuple):
+    """When each of a file's N frames appears on the player's clock, in the order in which they are shown.
+
+    The clock is that of a browser: an MP4 or Matroska file's own times, though its first picture come late (a cut made
+    without encoding, sound that begins earlier), with nothing before 0; any other file counts from its beginning.
+    """
+
+    ticks: np.ndarray  # (N,) int64, the file's own time of each frame, or its number where `counted`
+    times: np.ndarray  # (N,) float64, rising, seconds on the player's clock
+    duration: float  # seconds on that clock; where the last frame ends
+    keys: np.ndarray  # numbers of the key frames
+    counted: bool  # packets do not tell frames apart: the n-th one that is decoded is frame n
+    grouped: bool  # every key frame begins a closed group: decord numbers rightly, and one may begin to decode there
+    joined: bool  # recordings one after another, whose own times start again or jump
+    view: View = View()  # how the frames are to be shown
+
+
+def list_frames(path: str) -> Timeline:
+    """Read the packets of a file, decoding none."""
+    with _open(path) as container:
+        stream = video_stream(container)
+        check_size(stream.width, stream.height)
+        view = view_of(container, stream)
+        # The numbers only: a packet would keep its bytes. What an edit list hides is marked to be discarded.
+        packets = ((tick, p) for tick, p in _ticked(container, stream) if p.size and not p.is_discard)
+        shown: list[Any] = [
+            (tick, p.dts if p.pts is None else p.pts, p.duration or 0, p.is_keyframe) for tick, p in packets
+        ]
+        form, rate = container.format.name, float(stream.average_rate or stream.guessed_rate or 25)
+        unit, start = float(stream.time_base or 0), (container.start_time or 0) / 1e6
+    if not shown:
+        raise ValueError("there is no readable frame in it")
+    # Fewer times than packets: the second field of an interlaced picture has none of its own. Hardly any: count.
+    timed = [packet for packet in shown if packet[0] is not None]
+    if form == "avi" or 2 * len(timed) < len(shown):
+        return _counted([stamp for _, stamp, _, _ in shown], unit, rate)._replace(view=view)
+    order, stamps, durations, is_key = (np.array(column) for column in zip(*timed, strict=True))  # as in the file
+    ticks, raw, joined = np.unique(order), form.startswith(("mov", "matroska")), bool((order != stamps).any())
+    lead = 0.0 if joined else float(ticks[0] * unit) - (0.0 if raw else start)  # seconds before the first frame
+    times = (ticks - ticks[0]) * unit + (lead if raw or lead > 1e-3 else 0.0)
+    first = max(int(np.searchsorted(times, 0, side="right")) - 1, 0)  # on screen at 0; no player shows what was before
+    ticks, times = ticks[first:], np.maximum(times[first:], 0)
+    step = float(durations[order.argmax()] * unit) or 1 / rate
+    keys = np.flatnonzero(np.isin(ticks, order[is_key]))
+    # decord returns other frames than asked, silently, from MPEG-TS (and perhaps others), and next to a key frame that
+    # precedes, in the file, frames shown before it (an open group of pictures).
+    last_key = order[np.maximum.accumulate(np.where(is_key, np.arange(len(order)), 0))]
+    grouped = raw and not joined and bool((order >= last_key).all())
+    return Timeline(ticks, times, float(times[-1]) + step, keys, False, grouped, joined, view)
+
+
+def _counted(stamps: "Sequence[int | None]", unit: float, rate: float) -> Timeline:
+    """The timeline of a file whose packets do not tell which frame they hold: the n-th frame has the n-th stamp.
+
+    AVI stores when packets are decoded, not shown, and nothing where a frame was dropped; raw streams store no times.
+    """
+    numbers = np.arange(len(stamps))
+    known = np.unique([stamp for stamp in stamps if stamp is not None])
+    times, step = numbers / rate, 1 / rate
+    if len(known) == len(stamps) > 1:
+        times, step = (known - known[0]) * unit, float(np.median(np.diff(known))) * unit
+        times[-1] = max(times[-1], times[-2] + step)  # FFmpeg guesses the last one
+    return Timeline(numbers, times, float(times[-1]) + step, numbers[:0], True, False, False)
+
+
+def every_frame(path: str, line: Timeline) -> "Iterator[tuple[float, VideoFrame]]":
+    """Yield each frame of a file that can be decoded, in the order of time, and since when a player shows it (seconds).
+
+    The first is on screen from 0, though its own time be later.
+    """
+    last = -1
+    with _open(path) as container:
+        stream = video_stream(container)
+        stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
+        for tick, frame in _decodable(container, stream, line.counted, None, set(line.ticks.tolist()), False):
+            number = int(np.searchsorted(line.ticks, tick))
+            if last < number < len(line.ticks) and line.ticks[number] == tick:
+                yield (0.0 if last < 0 else float(line.times[number])), frame
+                last = number
+
+
+def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":
+    """The chosen frames by their ticks, in order; none at all where one is not where the timeline says.
+
+    One seek per group of pictures that holds a chosen frame. A group is decoded up to its last chosen packet: what a
+    frame refers to comes before it in the file.
+    """
+    import av
+
+    key_of = np.searchsorted(line.keys, chosen, side="right") - 1
+    if len(line.keys) == 0 or key_of[0] < 0:
+        return {}
+    kept: dict[int, VideoFrame] = {}
+    with _open(path) as container:
+        stream = video_stream(container)
+        for key in np.unique(key_of):
+            wanted = set(line.ticks[chosen[key_of == key]].tolist())
+            try:
+                frames = _decode_group(container, stream, int(line.ticks[line.keys[key]]), wanted)
+            except av.FFmpegError:
+                return {}
+            if set(frames) != wanted:
+                return {}
+            kept.update(sorted(frames.items()))
+    return kept
+
+
+def _decode_group(
+    container: "InputContainer", stream: "VideoStream", begin: int, wanted: set[int]
+) -> "dict[int, VideoFrame]":
+    """The frames with the `wanted` ticks, in the group that the key frame with tick `begin` begins."""
+    found: dict[int, VideoFrame] = {}
+    left = set(wanted)
+    container.seek(begin, stream=stream)
+    begun = False
+    for packet in container.demux(stream):
+        if packet.size and packet.pts is not None:
+            if not begun and packet.pts > begin:
+                return {}
+            begun = begun or packet.pts == begin
+            if not begun:
+                continue
+            if stream.codec_context.name in SKIPPING:
+                stream.codec_context.skip_frame = "DEFAULT" if packet.pts in left else "NONREF"
+            left.discard(packet.pts)
+        for frame in packet.decode() + ([] if left else stream.codec_context.decode(None)):
+            if frame.pts in wanted and not frame.is_corrupt:
+                found[frame.pts] = frame
+        if not left:
+            break
+    return found
+
+
+def _open(path: str) -> "InputContainer":
+    import av
+
+    file: Any = flv.joined(path) or path
+    return av.open(file, "r", metadata_errors="ignore")
+
+
+def video_stream(container: "InputContainer") -> "VideoStream":
+    """Return the stream that is the film: no cover picture, whichever comes first or is marked as the default.
+
+    It decodes in this thread. Raises ValueError where there is none.
+    """
+    from av.stream import Disposition
+
+    best = container.streams.best("video")
+
+    def likeness(stream: "VideoStream") -> tuple[bool, bool, bool]:
+        cover = bool(stream.disposition & Disposition.attached_pic)
+        # Matroska and MPEG-TS do not say how many frames there are.
+        still = stream.frames == 1 or (not stream.frames and stream.codec_context.name in STILL)
+        return not cover, not still, stream is best
+
+    decodable = [stream for stream in container.streams.video if stream.codec_context]
+    if not decodable:
+        raise ValueError("there is no video in it")
+    stream: Any = max(decodable, key=likeness)
+    stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+    return stream
+
+
+def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
+    """All packets, going on after damaged ones; the last is empty and makes the decoder give what it holds back."""
+    import av
+
+    for _ in range(100):  # a damaged file can report errors without end
+        try:
+            return (yield from container.demux(stream))
+        except av.FFmpegError:
+            continue
+
+
+def _ticked(container: "InputContainer", stream: "VideoStream") -> "Iterator[tuple[int | None, Packet]]":
+    """All packets, each with the time at which its frame appears (in the stream's units; None: not stored).
+
+    Where times start again, or jump in a format of broadcasting, another recording was appended: it goes on where the
+    one before ended. A key frame is shown after all that precede it in the file; other frames need not be.
+    """
+    unit = float(stream.time_base or 1)
+    far = (
+        JUMP / unit if container.format.flags & BROADCAST or container.file else float("inf")
+    )  # a file of suma.video.flv
+    shift, latest, decoded = 0, None, None
+    step = round(1 / float(stream.average_rate or stream.guessed_rate or 25) / unit)
+    for packet in _packets(container, stream):
+        tick = None if packet.pts is None else packet.pts + shift
+        if tick is not None and not packet.is_discard:
+            back = decoded is not None and packet.dts is not None and packet.dts < decoded - 1 / unit
+            if latest is not None and (back or tick > latest + far or (packet.is_keyframe and tick < latest)):
+                shift += latest + step - tick
+                tick = latest + step
+            latest = tick if latest is None else max(latest, tick)
+            step, decoded = packet.duration or step, packet.dts
+        yield tick, packet
+
+
+def decode_spans(
+    path: str, line: Timeline, spans: "Sequence[tuple[list[int], int, int]]", begin: int | None, only_wanted: bool
+) -> "Iterator[dict[int, VideoFrame]]":
+    """For each span (wanted ticks, lowest, highest), in the order of time, the frames on screen at the wanted ticks, by
+    their own ticks, which lie within it. For a frame that cannot be decoded: the one before it, or else the one after
+    it; none comes twice. All spans in one pass over the file."""
+    wanted = {tick for ticks, _, _ in spans for tick in ticks}
+    open_spans = deque(_Open(list(ticks), low, high) for ticks, low, high in spans)
+    with _open(path) as container:
+        stream = video_stream(container)
+        for tick, frame in _decodable(container, stream, line.counted, begin, wanted, only_wanted):
+            for span in open_spans:
+                if tick < span.low:
+                    break
+                span.see(tick, frame)
+            while open_spans and (not open_spans[0].waiting or tick > open_spans[0].high):
+                yield open_spans.popleft().end()
+            if not open_spans:
+                return
+    for span in open_spans:
+        yield span.end()
+
+
+@dataclass
+class _Open:
+    """A span whose frames are being decoded."""
+
+    waiting: list[int]  # wanted ticks that are not reached yet
+    low: int
+    high: int
+    kept: "dict[int, tuple[int, VideoFrame]]" = field(default_factory=dict)  # wanted tick -> a frame's tick, the frame
+    previous: "tuple[int, VideoFrame] | None" = None
+
+    def see(self, tick: int, frame: "VideoFrame") -> None:
+        """Take in the next decoded frame. One that comes out of order (edit lists lead to that) is still welcome."""
+        if not self.low <= tick <= self.high:
+            return
+        while self.waiting and self.waiting[0] <= tick:
+            wanted = self.waiting.pop(0)
+            self.kept[wanted] = self.previous if self.previous and wanted < tick else (tick, frame)
+        if tick in self.kept:
+            self.kept[tick] = (tick, frame)
+        if self.previous is None or tick > self.previous[0]:
+            self.previous = (tick, frame)
+
+    def end(self) -> "dict[int, VideoFrame]":
+        """Return what was kept, in the order of time; the last one seen stands for those that never came."""
+        if self.waiting and self.previous:
+            self.kept[self.waiting[0]] = self.previous
+        return dict(sorted(dict(self.kept.values()).items()))
+
+
+def _decodable(
+    container: "InputContainer",
+    stream: "VideoStream",
+    counted: bool,
+    begin: int | None,
+    wanted: set[int],
+    only_wanted: bool,
+) -> "Iterator[tuple[int, VideoFrame]]":
+    """Each decodable frame and its tick, from the packet with tick `begin` on, or from the `wanted` packets only."""
+    import av
+
+    count, current = 0, None
+    for tick, packet in _ticked(container, stream):
+        if packet.size and not counted:
+            current = current if tick is None else tick  # a second field belongs to the picture before
+            if begin is not None and current != begin:
+                continue
+            begin = None
+            if only_wanted and current not in wanted:
+                continue
+            if stream.codec_context.name in SKIPPING:  # leave out frames that neither we nor other frames need
+                stream.codec_context.skip_frame = "DEFAULT" if current in wanted else "NONREF"
+            packet.pts = tick  # the frame will carry it
+        try:
+            frames: list[Any] = packet.decode()
+        except av.FFmpegError:
+            continue
+        for frame in frames:
+            tick, count = (count if counted else frame.pts), count + 1
+            if tick is not None:
+                yield tick, frame

@@ -1,1 +1,0 @@
-"""What the app shows: pictures of videos, HTML of results, the heat map, the look."""
