@@ -49,9 +49,12 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=more + EXIT_CODES,
+            name,
+            help=text,
+            description=text,
+            epilog=more + EXIT_CODES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        )
         sub.add_argument("--model", help=f"{MODEL_HELP} (default: the index's own, at first the bundled one)")
         sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
@@ -72,9 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     index.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
     index.add_argument(
-        "--time-limit", type=float, default=TIME_LIMIT, metavar="SECONDS",
+        "--time-limit",
+        type=float,
+        default=TIME_LIMIT,
+        metavar="SECONDS",
         help="without progress (nothing read, nothing computed), after which a video is given up until the next run",
-    )  # fmt: skip
+    )
     index.add_argument(
         "--prune",
         action="store_true",
@@ -148,9 +154,12 @@ def _page(args: argparse.Namespace) -> dict[str, Any]:
     if args.page < 1:
         raise ValueError(f"--page must be at least 1, got {args.page}")
     return {
-        "top_k": args.top_k, "offset": (args.page - 1) * args.top_k, "min_score": args.min_score,
-        "filter": Filter(args.folder, args.longer, args.shorter, args.after, args.before), "group": not args.parts,
-    }  # fmt: skip
+        "top_k": args.top_k,
+        "offset": (args.page - 1) * args.top_k,
+        "min_score": args.min_score,
+        "filter": Filter(args.folder, args.longer, args.shorter, args.after, args.before),
+        "group": not args.parts,
+    }
 
 
 def run(args: argparse.Namespace) -> int:
@@ -176,10 +185,13 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found, ensure_ascii=False) if args.json else "\n".join(f"{s:.3f}  {c}" for c, s in found))
     else:
         values = {
-            "videos": index.num_videos, "parts": len(index), "segment": index.store.segment,
+            "videos": index.num_videos,
+            "parts": len(index),
+            "segment": index.store.segment,
             "seconds": round(sum({row.digest: row.duration for row in index.rows}.values()), 1),
-            "captions": len(index.caption_list), "failed": {row.path: row.reason for row in index.failed},
-        }  # fmt: skip
+            "captions": len(index.caption_list),
+            "failed": {row.path: row.reason for row in index.failed},
+        }
         print(json.dumps(values, ensure_ascii=False, indent=None if args.json else 2))
     return 0
 

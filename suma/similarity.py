@@ -201,9 +201,7 @@ def score_by_scale(texts: Texts, named: Array, rows: Array, scales: Array, mask:
     def fine(scores: Array) -> Array:
         return (frame_weights(scores, mask, how.aggregation, how.temperature) * scores).sum(-1)
 
-    similarities = Similarities(
-        original[..., 0], fine(original[..., 1:]), aligned[..., 0], fine(aligned[..., 1:])
-    )  # fmt: skip
+    similarities = Similarities(original[..., 0], fine(original[..., 1:]), aligned[..., 0], fine(aligned[..., 1:]))
     return combine(similarities, how)
 
 

@@ -23,11 +23,19 @@ TOWER: dict[str, Any] = {
     "text_cfg": {"context_length": 40, "vocab_size": 1024, "width": 64, "heads": 2, "layers": 2},
 }
 CAPTIONS = [
-    "a dog runs on the grass", "a dog catches a red ball", "the brown dog sleeps", "a cat sits on the mat",
-    "a cat plays with a ball", "a small bird sings in a tree", "a bird flies over the water", "a man drives a red car",
-    "a woman cooks rice in the kitchen", "a child jumps into the water", "two people dance on a stage",
+    "a dog runs on the grass",
+    "a dog catches a red ball",
+    "the brown dog sleeps",
+    "a cat sits on the mat",
+    "a cat plays with a ball",
+    "a small bird sings in a tree",
+    "a bird flies over the water",
+    "a man drives a red car",
+    "a woman cooks rice in the kitchen",
+    "a child jumps into the water",
+    "two people dance on a stage",
     "a horse walks through the snow",
-]  # fmt: skip
+]
 
 
 def pytest_sessionfinish() -> None:

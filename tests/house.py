@@ -90,8 +90,10 @@ def main() -> None:
             print(f"{file.relative_to(ROOT)} has {lines} lines")
     print("\n".join(long_functions()))
     mark = "# fmt: " + "skip"
-    print(f"{mark}: {sum(file.read_text().count(mark) for file in files_of('suma', 'train'))} in suma and train, "
-          f"{sum(file.read_text().count(mark) for file in files_of('tests'))} in tests")  # fmt: skip
+    print(
+        f"{mark}: {sum(file.read_text().count(mark) for file in files_of('suma', 'train'))} in suma and train, "
+        f"{sum(file.read_text().count(mark) for file in files_of('tests'))} in tests"
+    )
     if "-v" in sys.argv:
         for name in sorted(level, key=lambda name: (level[name], name)):
             print(f"{level[name]:2} {name:28} {' '.join(sorted(arrows[name]))}")

@@ -362,7 +362,7 @@ def test_explain_answers_by_api(client: Client, index: VideoIndex, folder: Path)
         ([None], "/add", "upload"),
         (["../index/manifest.json", None, 5], "/similar", "no video"),
     ],
-)  # fmt: skip
+)
 def test_the_api_says_what_was_wrong(client: Client, arguments: list[Any], endpoint: str, message: str):
     with pytest.raises(AppError, match=message):
         client.predict(*arguments, api_name=endpoint)
@@ -382,11 +382,18 @@ def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, fold
     assert httpx.get(f"{url}gradio_api/file={played}").content == Path(index.rows[0].path).read_bytes()
     tree = Path(played).parent
     secrets = [
-        "/etc/passwd", *map(str, (folder / "index").iterdir()), *map(str, (folder / "model").iterdir()),
-        str(folder / "videos" / "secret.txt"), str(folder / "captions.json"), index.rows[0].path,
-        f"{tree}/../../../{folder.name}/index/manifest.json", f"{tree}/..%2f..%2f..%2fetc/passwd",
-        str(ROOT / "app.py"), str(ROOT / "pyproject.toml"), "app.py",
-    ]  # fmt: skip
+        "/etc/passwd",
+        *map(str, (folder / "index").iterdir()),
+        *map(str, (folder / "model").iterdir()),
+        str(folder / "videos" / "secret.txt"),
+        str(folder / "captions.json"),
+        index.rows[0].path,
+        f"{tree}/../../../{folder.name}/index/manifest.json",
+        f"{tree}/..%2f..%2f..%2fetc/passwd",
+        str(ROOT / "app.py"),
+        str(ROOT / "pyproject.toml"),
+        "app.py",
+    ]
     for secret in secrets:
         for prefix in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/"):
             assert httpx.get(f"{url}{prefix}{secret}").status_code in (403, 404, 405), (prefix, secret)

@@ -22,10 +22,17 @@ from suma.index.steering import steered
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +160,9 @@ def test_typing_and_enter_finds_posters_that_open_at_their_best_moment(page: Any
     for n in (2, 1):
         tile = page.locator("#results .suma-tile").nth(n)
         tile.click()
-        page.wait_for_function("t => document.querySelector('#title h3').textContent == t",
-                               arg=tile.locator(".suma-title").text_content())  # fmt: skip
+        page.wait_for_function(
+            "t => document.querySelector('#title h3').textContent == t", arg=tile.locator(".suma-title").text_content()
+        )
         wait_until_at(page, "#player", float(tile.get_attribute("data-moment")), within=2.5)
     assert page.locator("#why .suma-top").count() == page.locator("#why image").count() == 12
     assert page.locator("#shares table").first.locator("tr").count() == 5
@@ -191,8 +199,10 @@ def test_a_concepts_name_an_example_and_a_caption_search(page: Any):
     page.wait_for_function("q => document.querySelector('#query textarea, #query input').value == q", arg=query)
     example = page.locator("#examples .suma-chip").nth(1)
     example.click()
-    page.wait_for_function("q => document.querySelector('#query textarea, #query input').value == q",
-                           arg=example.get_attribute("data-query"))  # fmt: skip
+    page.wait_for_function(
+        "q => document.querySelector('#query textarea, #query input').value == q",
+        arg=example.get_attribute("data-query"),
+    )
     page.get_by_role("tab", name="From a video").click()
     page.locator("#picker .suma-tile").nth(1).click()
     page.locator("#captions button", has_text="a cat sits").click()
@@ -389,8 +399,10 @@ def test_own_captions_are_ranked(page: Any):
     page.locator("#lines textarea").fill("a bird sings\n<img src=x onerror='window.pwned=3'>\na man drives")
     page.wait_for_function("document.querySelectorAll('#captions li').length == 3")
     assert set(page.locator("#captions li span").all_text_contents()) == {
-        "a bird sings", "<img src=x onerror='window.pwned=3'>", "a man drives",
-    }  # fmt: skip
+        "a bird sings",
+        "<img src=x onerror='window.pwned=3'>",
+        "a man drives",
+    }
 
 
 def test_a_recording_of_the_webcam_is_described(page: Any):

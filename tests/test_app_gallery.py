@@ -251,8 +251,11 @@ def client(made: app.Handlers) -> Iterator[Client]:
 def test_add_concepts_and_steered_search_answer_by_api(client: Client, made: app.Handlers, tmp_path: Path):
     clip = noise(tmp_path / "new one.mp4", 33)
     assert client.predict(handle_file(str(clip)), api_name="/add") == {
-        "added": ["new one.mp4"], "skipped": 0, "failed": {}, "videos": 5,
-    }  # fmt: skip
+        "added": ["new one.mp4"],
+        "skipped": 0,
+        "failed": {},
+        "videos": 5,
+    }
     assert len(client.predict("a dog", 9, api_name="/search")) == 5
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     assert "broken.mp4" in client.predict(handle_file(str(tmp_path / "broken.mp4")), api_name="/add")["failed"]

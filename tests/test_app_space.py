@@ -31,9 +31,13 @@ def test_the_readmes_head_is_what_spaces_read():
 def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: Path):
     def push(token: str) -> Any:
         env = {
-            **os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_TOKEN": token, "HF_HUB_OFFLINE": "0",
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path),
+            "HF_TOKEN": token,
+            "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
-        }  # fmt: skip
+        }
         command = [sys.executable, "-m", "suma.app.space", "me/suma"]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 

@@ -32,9 +32,12 @@ def proxy_to(url: str) -> uvicorn.Server:
 
     async def forward(request: Request) -> Response:
         asked = http.build_request(
-            request.method, request.url.path.removeprefix(PATH), params=request.query_params,
-            headers=dict(request.headers), content=await request.body(),
-        )  # fmt: skip
+            request.method,
+            request.url.path.removeprefix(PATH),
+            params=request.query_params,
+            headers=dict(request.headers),
+            content=await request.body(),
+        )
         answer = await http.send(asked, stream=True)
 
         async def content() -> AsyncIterator[bytes]:

@@ -73,8 +73,9 @@ def test_a_backbone_has_its_widths_and_its_familys_preprocessing(name: str, no_d
         cfg = open_clip.get_model_preprocess_cfg(theirs)
         assert ours.image == backbone.image
         assert described({**cfg, "mean": list(cfg["mean"]), "std": list(cfg["std"]), "size": cfg["size"][0]}) == (
-            preprocessing, size
-        )  # fmt: skip
+            preprocessing,
+            size,
+        )
     assert backbone.config["embed_dim"] == dim and token_table(backbone.clip).embedding_dim == width
     assert backbone.config["text_cfg"].get("context_length", 77) == context
     assert can_shorten(backbone.clip) is shorten
@@ -173,9 +174,12 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *letters, *(a + b for a, b in merges)]
     folder = tmp_path_factory.mktemp("tokenizer")
     transformers.GemmaTokenizerFast(
-        vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, add_bos_token=False, add_eos_token=True,
+        vocab={piece: i for i, piece in enumerate(pieces)},
+        merges=merges,
+        add_bos_token=False,
+        add_eos_token=True,
         padding_side="right",
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder
 
 
@@ -254,9 +258,12 @@ def test_files_that_are_no_checkpoint_are_named(tower, tmp_path: Path):
     (tmp_path / "noise.safetensors").write_bytes(bytes(range(256)))
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
     for name, message in {
-        "script.pt": "TorchScript", "empty.pt": "damaged", "noise.bin": "more than tensors",
-        "noise.safetensors": "damaged", "list.pt": "no checkpoint",
-    }.items():  # fmt: skip
+        "script.pt": "TorchScript",
+        "empty.pt": "damaged",
+        "noise.bin": "more than tensors",
+        "noise.safetensors": "damaged",
+        "list.pt": "no checkpoint",
+    }.items():
         with pytest.raises(ValueError, match=rf"{name} .*{message}"):
             load_backbone(tower, tmp_path / name)
     save_file({"logit_scale": torch.zeros(())}, tmp_path / "other.safetensors")

@@ -115,8 +115,11 @@ def clip4clip_files(**changes: Any) -> dict[str, Any]:
         "MSRVTT_data.json": {"videos": videos, "sentences": sentences},
         "MSRVTT_train.9k.csv": "video_id\nvideo0\nvideo1\n",
         "MSRVTT_JSFUSION_test.csv": 'key,vid_key,video_id,sentence\nret0,msr2,video2,"one, two"\n',
-        "videos/all/video0.mp4": b"0", "videos/all/video1.webm": b"1", "videos/all/video2.mp4": b"2", **changes,
-    }  # fmt: skip
+        "videos/all/video0.mp4": b"0",
+        "videos/all/video1.webm": b"1",
+        "videos/all/video2.mp4": b"2",
+        **changes,
+    }
 
 
 @pytest.mark.parametrize("as_name", [False, True])
@@ -127,9 +130,10 @@ def test_clip4clips_lists_are_read_by_split_or_by_name(tmp_path: Path, as_name: 
     assert [c.captions for c in train] == [("sentence 0", "sentence 3"), ("sentence 1", "sentence 4")]
     assert [c.captions for c in test] == [("one, two",)]
     assert [(c.video_id, c.category, c.source) for c in train + test] == [
-        ("video0", 0, "https://example.org/0"), ("video1", 1, "https://example.org/0"),
+        ("video0", 0, "https://example.org/0"),
+        ("video1", 1, "https://example.org/0"),
         ("video2", 2, "https://example.org/1"),
-    ]  # fmt: skip
+    ]
     assert [c.path.read_bytes() for c in train + test] == [b"0", b"1", b"2"]
 
 
@@ -177,9 +181,12 @@ def test_msvd_has_its_published_size(tmp_path: Path, config: str, videos: int, c
 
 MSVD = {
     "captions_msvd.json": {"-4ws_x_5_15": ["a", "b"], "-4ws_x_20_30": ["c"], "other_1_2": ["d"]},
-    "train_list.txt": "-4ws_x_5_15\n-4ws_x_20_30\n", "test_list.txt": "other_1_2\n",
-    "YouTubeClips/-4ws_x_5_15.avi": b"1", "YouTubeClips/-4ws_x_20_30.avi": b"2", "YouTubeClips/other_1_2.mp4": b"3",
-}  # fmt: skip
+    "train_list.txt": "-4ws_x_5_15\n-4ws_x_20_30\n",
+    "test_list.txt": "other_1_2\n",
+    "YouTubeClips/-4ws_x_5_15.avi": b"1",
+    "YouTubeClips/-4ws_x_20_30.avi": b"2",
+    "YouTubeClips/other_1_2.mp4": b"3",
+}
 
 
 def test_msvd_clips_of_one_youtube_video_share_their_source(tmp_path: Path):
@@ -232,14 +239,18 @@ ACTIVITYNET = {
     **{
         f"activitynet_captions_{split}.json": [
             {
-                "video_id": f"v_{split}", "video": f"v_{split}.mp4", "caption": " ".join(SENTENCES),
-                "source": "ActivityNet_Captions", "duration": 82.7, "timestamps": [[0.0, 1.0], [1.0, 2.0]],
+                "video_id": f"v_{split}",
+                "video": f"v_{split}.mp4",
+                "caption": " ".join(SENTENCES),
+                "source": "ActivityNet_Captions",
+                "duration": 82.7,
+                "timestamps": [[0.0, 1.0], [1.0, 2.0]],
                 "sentences": SENTENCES,
             }
         ]
         for split in ("train", "val1", "val2")
     },
-}  # fmt: skip
+}
 
 
 def test_a_split_of_the_only_config_is_chosen_by_its_name(tmp_path: Path):
@@ -291,8 +302,9 @@ def test_rows_of_one_video_are_merged_in_every_kind_of_file(tmp_path: Path, kind
     folder = str(made(tmp_path, {f"train.{kind}": metadata(kind), "b.mp4": b"", "in/a.mp4": b"", "out/a.mp4": b""}))
     clips = load_clips(folder, "train" if by_stem else f"train.{kind}", "file", "text")
     assert [(c.video_id, c.captions, c.path) for c in clips] == [
-        ("b", ('one, "two"', "null"), tmp_path / "b.mp4"), ("in/a", ("three",), tmp_path / "in" / "a.mp4"),
-    ]  # fmt: skip
+        ("b", ('one, "two"', "null"), tmp_path / "b.mp4"),
+        ("in/a", ("three",), tmp_path / "in" / "a.mp4"),
+    ]
 
 
 def test_a_missing_column_names_those_there_are_and_the_flag(tmp_path: Path):
@@ -458,11 +470,16 @@ def test_a_killed_unpacking_goes_on_where_it_stopped(tmp_path: Path):
     members = {f"any/folder/{n}.mp4": b"%d" % n * 10 for n in range(4)}
     made(tmp_path, {"video/0.mp4": b"x" * 10, "video/1.mp4": b"1" * 4})  # whole by its size: kept; cut short: anew
     paths = opened(members, ["0.mp4", "1.mp4", "2", "5"], tmp_path)
-    assert paths == {"0.mp4": tmp_path / "video" / "0.mp4", "1.mp4": tmp_path / "video" / "1.mp4",
-                     "2": tmp_path / "video" / "2.mp4"}  # fmt: skip
+    assert paths == {
+        "0.mp4": tmp_path / "video" / "0.mp4",
+        "1.mp4": tmp_path / "video" / "1.mp4",
+        "2": tmp_path / "video" / "2.mp4",
+    }
     assert {p.name: p.read_bytes() for p in (tmp_path / "video").iterdir()} == {
-        "0.mp4": b"x" * 10, "1.mp4": b"1" * 10, "2.mp4": b"2" * 10,
-    }  # fmt: skip
+        "0.mp4": b"x" * 10,
+        "1.mp4": b"1" * 10,
+        "2.mp4": b"2" * 10,
+    }
 
 
 def test_a_damaged_zip_gives_no_video(tmp_path: Path):
@@ -506,8 +523,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(server: Hub, home: Path) -> Iterator[Callable[..., Any]]:
     """Calls load_clips in a process whose Hub is the stand-in."""
-    own = {"HF_ENDPOINT": server.url, "HF_HOME": str(home), "HF_DATASETS_CACHE": str(home / "d"), "HF_HUB_OFFLINE": "0",
-           "SUMA_CACHE": str(home / "suma"), "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # fmt: skip
+    own = {
+        "HF_ENDPOINT": server.url,
+        "HF_HOME": str(home),
+        "HF_DATASETS_CACHE": str(home / "d"),
+        "HF_HUB_OFFLINE": "0",
+        "SUMA_CACHE": str(home / "suma"),
+        "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in own.items():
             patch.setenv(name, value)
@@ -526,9 +550,12 @@ def as_bytes(files: dict[str, Any]) -> dict[str, bytes]:
 
 def hosted_msrvtt() -> dict[str, bytes]:
     train = [row(n, [f"clip {n}", "moves"]) for n in range(4)]
-    files = {"README.md": readme({"train_9k": "train.json", "test_1k": "test.json"}), "train.json": train,
-             "test.json": [row(4, "clip 4")],
-             "Videos.zip": zipped({f"video/video{n}.mp4": b"%d" % n * 300_000 for n in range(9)})}  # fmt: skip
+    files = {
+        "README.md": readme({"train_9k": "train.json", "test_1k": "test.json"}),
+        "train.json": train,
+        "test.json": [row(4, "clip 4")],
+        "Videos.zip": zipped({f"video/video{n}.mp4": b"%d" % n * 300_000 for n in range(9)}),
+    }
     return as_bytes(files)
 
 

@@ -29,7 +29,10 @@ ROOT = Path(__file__).parents[1]
         ("it\u2019s", ["it's"]),
         ("rock 'n' roll", ["rock", "n", "roll"]),
         ("3d 2 times, 10,000 men", ["3d", "2", "times", "10", "000", "men"]),
-        ("caf\u00e9 \u00fcber \u0441\u043e\u0431\u0430\u043a\u0430 \u72d7", ["caf\u00e9", "\u00fcber", "\u0441\u043e\u0431\u0430\u043a\u0430", "\u72d7"]),  # noqa: E501
+        (
+            "caf\u00e9 \u00fcber \u0441\u043e\u0431\u0430\u043a\u0430 \u72d7",
+            ["caf\u00e9", "\u00fcber", "\u0441\u043e\u0431\u0430\u043a\u0430", "\u72d7"],
+        ),  # noqa: E501
         ("a\U0001f436dog snake_case", ["a", "dog", "snake", "case"]),
         ("well-known  --  (very)\tgood\n", ["well", "known", "very", "good"]),
         ("?! ... \U0001f600", []),
@@ -44,7 +47,7 @@ ROOT = Path(__file__).parents[1]
         ("Cafe\u0301 l'e\u0301te\u0301 E\u0323\u0302", ["caf\u00e9", "l'\u00e9t\u00e9", "\u1ec7"]),
         ("", []),
     ],
-)  # fmt: skip
+)
 def test_a_text_falls_into_these_words(text: str, words: list[str]):
     assert split_words(text) == words
 

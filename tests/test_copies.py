@@ -113,8 +113,10 @@ def test_a_file_that_is_no_video_or_gone_has_a_plan_too(tmp_path: Path):
         assert not plan_for(str(tmp_path / name)).as_it_is
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "libx264"), (".ts", "libx264"), (".flv", "libx264"),
-                                               (".mov", "libx264"), (".mkv", "libvpx-vp9")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [(".mkv", "libx264"), (".ts", "libx264"), (".flv", "libx264"), (".mov", "libx264"), (".mkv", "libvpx-vp9")],
+)
 def test_another_container_keeps_every_packet_and_every_moment(tmp_path: Path, suffix: str, codec: str):
     clip = noise(tmp_path / f"clip{suffix}", frames=40, size=(96, 64), codec=codec, gop=20)
     copy = tmp_path / f"copy{plan_for(str(clip)).suffix}"
@@ -480,8 +482,12 @@ def test_a_film_is_served_where_it_lies_until_it_is_removed(
     assert whole.content == content and whole.headers["content-type"] == "video/mp4"
     assert part.status_code == 206 and part.content == content[100:200]
     assert not (tmp_path / "gradio").exists() or not any((tmp_path / "gradio").rglob("*.mp4"))
-    for other in (f"/etc/{media.SERVED_FROM}/{media._key(row)}.mp4", f"{tmp_path}/gradio/{media.SERVED_FROM}/x.mp4",
-                  f"{tmp_path}/gradio/{media.SERVED_FROM}/..%2f..%2fvideos%2ffilm.mp4", str(clip)):  # fmt: skip
+    for other in (
+        f"/etc/{media.SERVED_FROM}/{media._key(row)}.mp4",
+        f"{tmp_path}/gradio/{media.SERVED_FROM}/x.mp4",
+        f"{tmp_path}/gradio/{media.SERVED_FROM}/..%2f..%2fvideos%2ffilm.mp4",
+        str(clip),
+    ):
         assert httpx.get(f"{url}gradio_api/file={other}").status_code in (403, 404)
     handlers.gallery.remove("film.mp4", None)
     assert httpx.get(address).status_code == 404 and clip.is_file()
@@ -527,8 +533,11 @@ def test_where_no_copy_can_be_made_one_sentence_says_so(
     else:
         said = "error: No space left on device" if reason == "full" else ""
         code = f"import sys; print({said!r}); sys.exit(1)"
-        monkeypatch.setattr(copies, "_start", lambda *_: subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True))  # fmt: skip
+        monkeypatch.setattr(
+            copies,
+            "_start",
+            lambda *_: subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True),
+        )
     _, player, title, why, shares = handlers.show_best("a dog", MODE)
     assert player.visible is False and "score" in title and "suma-cell" in why and shares
     *_, (_, said) = shown_copies(handlers, "old.avi")

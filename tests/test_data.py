@@ -27,9 +27,17 @@ def readme(configs: dict[str, str]) -> str:
 
 def row(n: int, caption: str | list[str], **values: Any) -> dict[str, Any]:
     return {
-        "video_id": f"video{n}", "video": f"video{n}.mp4", "caption": caption, "source": "MSR-VTT", "category": n % 3,
-        "url": f"https://example.org/{n // 2}", "start time": 1.5 * n, "end time": 1.5 * n + 1, "id": n, **values,
-    }  # fmt: skip
+        "video_id": f"video{n}",
+        "video": f"video{n}.mp4",
+        "caption": caption,
+        "source": "MSR-VTT",
+        "category": n % 3,
+        "url": f"https://example.org/{n // 2}",
+        "start time": 1.5 * n,
+        "end time": 1.5 * n + 1,
+        "id": n,
+        **values,
+    }
 
 
 def write_layout(folder: Path, train: list[dict], test: list[dict]) -> None:

@@ -83,9 +83,11 @@ def test_one_that_hangs_crashes_or_eats_memory_costs_one_video(tiny_model: SUMA,
     reasons = {Path(path).stem[2:]: reason for path, reason in report.failed.items()}
     assert reasons == {
         "hang": "given up: nothing was read and nothing computed for 2 s (`index --time-limit` allows more)",
-        "crash": "the decoder died of it (SIGSEGV)", "leave": "the decoder died of it (exit code 3)",
-        "eat": "decoding needs more memory than is allowed", "grow": "it changed while it was read",
-    }  # fmt: skip
+        "crash": "the decoder died of it (SIGSEGV)",
+        "leave": "the decoder died of it (exit code 3)",
+        "eat": "decoding needs more memory than is allowed",
+        "grow": "it changed while it was read",
+    }
     again = sorted(Path(row.path).stem for row in index.failed if row.mtime == 0.0)
     assert again == ["2 hang", "7 grow"]  # what is not the file's fault is tried again
 

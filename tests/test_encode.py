@@ -141,14 +141,22 @@ def test_two_processes_share_the_encoding_and_both_get_what_one_alone_makes(tiny
         port = str(free.getsockname()[1])
     paths = [str(ROOT), str(ROOT / "train"), str(ROOT / "tests")]
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-    }  # fmt: skip
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
     program = f"import test_encode; test_encode.one_of_two({str(tmp_path)!r}, 1)"
     other = subprocess.Popen(
-        [sys.executable, "-c", program], env={**environment, "RANK": "1", "LOCAL_RANK": "1"}, stderr=subprocess.PIPE,
+        [sys.executable, "-c", program],
+        env={**environment, "RANK": "1", "LOCAL_RANK": "1"},
+        stderr=subprocess.PIPE,
         text=True,
-    )  # fmt: skip
+    )
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**environment, "RANK": "0", "LOCAL_RANK": "0"}.items():

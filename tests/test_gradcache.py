@@ -23,9 +23,13 @@ def test_every_gradient_equals_the_plain_steps(tiny_model: SUMA, chunk: int):
     mask[2, 2] = mask[4, 1:] = False
     batch = (plain.tokenize(captions), plain.anchors(captions), pixels, mask)
     loss = partial(
-        suma_loss, video=torch.tensor([0, 1, 2, 3, 4, 1]), caption=torch.tensor([0, 1, 2, 3, 0, 5]), how=Scoring(0.25),
-        alpha=0.3, beta=0.7,
-    )  # fmt: skip
+        suma_loss,
+        video=torch.tensor([0, 1, 2, 3, 4, 1]),
+        caption=torch.tensor([0, 1, 2, 3, 0, 5]),
+        how=Scoring(0.25),
+        alpha=0.3,
+        beta=0.7,
+    )
 
     expected = loss(plain(*batch))
     expected.total.backward()

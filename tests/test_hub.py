@@ -34,9 +34,13 @@ ROOT = Path(__file__).resolve().parents[1]
 REPO = "models/me/suma"
 RETRIEVAL = {"r1": 40.123, "r5": 60.0, "r10": 80.0, "mdr": 2.0, "mnr": 9.5, "low": 30.0, "high": 50.0}
 RESULTS = {
-    "data": "friedrichor/MSR-VTT", "config": "test_1k", "videos": 10, "captions": 10, "concept_share": 0.25,
+    "data": "friedrichor/MSR-VTT",
+    "config": "test_1k",
+    "videos": 10,
+    "captions": 10,
+    "concept_share": 0.25,
     "retrieval": {"SUMA": {"t2v": RETRIEVAL, "v2t": {**RETRIEVAL, "r1": 45.0}}},
-}  # fmt: skip
+}
 
 
 # ---- the client: another process, as huggingface_hub reads its environment when it is imported -----------------------
@@ -79,9 +83,15 @@ def server() -> Iterator[Hub]:
 
 def environment(hub: Hub, home: Path) -> dict[str, str]:
     return {
-        "HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1",
-    }  # fmt: skip
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -315,9 +325,17 @@ def test_the_cards_head_is_what_the_hub_reads(tiny_model: SUMA):
     assert head.pipeline_tag and "arxiv:2302.09473" in head.tags and head.datasets == ["friedrichor/MSR-VTT"]
     found = {entry.metric_type: entry for entry in head.eval_results}
     assert {name: entry.metric_value for name, entry in found.items()} == {
-        "t2v_r1": 40.12, "t2v_r5": 60, "t2v_r10": 80, "t2v_mdr": 2, "t2v_mnr": 9.5,
-        "v2t_r1": 45, "v2t_r5": 60, "v2t_r10": 80, "v2t_mdr": 2, "v2t_mnr": 9.5,
-    }  # fmt: skip
+        "t2v_r1": 40.12,
+        "t2v_r5": 60,
+        "t2v_r10": 80,
+        "t2v_mdr": 2,
+        "t2v_mnr": 9.5,
+        "v2t_r1": 45,
+        "v2t_r5": 60,
+        "v2t_r10": 80,
+        "v2t_mdr": 2,
+        "v2t_mnr": 9.5,
+    }
     assert found["t2v_r1"].metric_name == "text-to-video R@1" and found["t2v_r5"].metric_args is None
     assert found["t2v_r1"].metric_args == {"confidence_interval_95": [30, 50]}
     assert found["v2t_r1"].dataset_type == "friedrichor/MSR-VTT" and found["v2t_r1"].dataset_config == "test_1k"

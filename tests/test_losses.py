@@ -96,9 +96,15 @@ def test_alignment_has_a_finite_gradient_where_both_meet():
 
 
 SENTENCES = [
-    "a dog runs on the grass", "a cat sits on the mat", "?!", "a man drives a red car",
-    "a child jumps", "a cat sits on the mat", "two people dance", "the dog sleeps",
-]  # fmt: skip
+    "a dog runs on the grass",
+    "a cat sits on the mat",
+    "?!",
+    "a man drives a red car",
+    "a child jumps",
+    "a cat sits on the mat",
+    "two people dance",
+    "the dog sleeps",
+]
 VIDEO, CAPTION = torch.tensor([0, 1, 2, 3, 4, 5, 6, 0]), torch.tensor([0, 1, 2, 3, 4, 1, 6, 7])
 
 
@@ -106,10 +112,11 @@ def batch(model: SUMA) -> dict[str, torch.Tensor]:
     """Eight pairs: one video twice, one caption twice, one sentence without words; videos of 2 and 3 frames."""
     generator = torch.Generator().manual_seed(0)
     return {
-        "tokens": model.tokenize(SENTENCES), "anchors": model.anchors(SENTENCES),
+        "tokens": model.tokenize(SENTENCES),
+        "anchors": model.anchors(SENTENCES),
         "pixels": torch.randint(0, 256, (8, 3, 3, 32, 32), generator=generator, dtype=torch.uint8),
         "mask": torch.tensor([[True, True, i % 2 == 0] for i in range(8)]),
-    }  # fmt: skip
+    }
 
 
 def losses_of(model: torch.nn.Module, inputs: dict[str, torch.Tensor], part: slice) -> Losses:

@@ -91,11 +91,16 @@ def parts(number: int, count: int = 1, frames: int = 3) -> list[NewClip]:
     values = [number + part / 8 for part in range(count)]
     return [
         NewClip(
-            f"{number:064x}", 10.0 * part, 10.0 * part + 9, [10 * part + 0.1 * f for f in range(frames)],
-            np.full((1 + frames, DIM), value), np.full(2 * DIM, value), np.full(1 + frames, value),
+            f"{number:064x}",
+            10.0 * part,
+            10.0 * part + 9,
+            [10 * part + 0.1 * f for f in range(frames)],
+            np.full((1 + frames, DIM), value),
+            np.full(2 * DIM, value),
+            np.full(1 + frames, value),
         )
         for part, value in enumerate(values)
-    ]  # fmt: skip
+    ]
 
 
 def fill(store: MilvusStore | Store, *numbers: int) -> None:
@@ -370,9 +375,19 @@ def test_filters_hold_as_in_a_folder(store: MilvusStore, tmp_path: Path):
     for kept in (store, folder):
         kept.commit(rows, [c for n in range(len(paths)) for c in parts(n)])
     for wanted in (
-        Filter("b"), Filter("a/b"), Filter("a"), Filter("/a"), Filter("b", root="/a/b"), Filter("b", root="/a"),
-        Filter("b c"), Filter("é"), Filter("c"), Filter("/"), Filter("b", 10.0, 30.0), Filter(longer=20),
-    ):  # fmt: skip
+        Filter("b"),
+        Filter("a/b"),
+        Filter("a"),
+        Filter("/a"),
+        Filter("b", root="/a/b"),
+        Filter("b", root="/a"),
+        Filter("b c"),
+        Filter("é"),
+        Filter("c"),
+        Filter("/"),
+        Filter("b", 10.0, 30.0),
+        Filter(longer=20),
+    ):
         names = []
         for kept in (store, folder):
             state = kept.snapshot

@@ -66,9 +66,14 @@ def test_a_source_held_out_of_one_set_is_trained_on_in_none_and_a_file_of_two_se
 @pytest.fixture(scope="module")
 def mixed(tiny_model: SUMA, benchmark: Path, photos: Path) -> Batches:
     c = TrainConfig(
-        dataset=str(benchmark), mix=f"{photos}:train=0.5", held_out=3, batch_size=8, train_frames=3, num_frames=3,
+        dataset=str(benchmark),
+        mix=f"{photos}:train=0.5",
+        held_out=3,
+        batch_size=8,
+        train_frames=3,
+        num_frames=3,
         cache_frames=4,
-    )  # fmt: skip
+    )
     clips, parts = load_mixture(c)
     assert [len(part.held) for part in parts] == [4, 3]  # two clips of a source stay together; a tenth of the photos
     cache = FrameCache(clips, 4, tiny_model.config.image)

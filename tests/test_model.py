@@ -336,9 +336,12 @@ def test_a_local_checkpoint_gives_the_backbone_its_weights(tiny_model: SUMA, tow
 
 def test_preprocessing_comes_with_the_config(tower, captions, tmp_path: Path):
     assert start(tower, captions).config.image == {
-        "size": 32, "mean": list(open_clip.OPENAI_DATASET_MEAN), "std": list(open_clip.OPENAI_DATASET_STD),
-        "interpolation": "bicubic", "resize_mode": "shortest",
-    }  # fmt: skip
+        "size": 32,
+        "mean": list(open_clip.OPENAI_DATASET_MEAN),
+        "std": list(open_clip.OPENAI_DATASET_STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+    }
     siglip = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
     start({**tower, "preprocess_cfg": siglip}, captions).save_pretrained(tmp_path)
     assert SUMA.from_pretrained(tmp_path).config.image == {"size": 32, **siglip}

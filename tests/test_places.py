@@ -96,10 +96,22 @@ def test_in_milvus_a_copy_answers_that_is_there(tmp_path: Path, monkeypatch: pyt
     there = tmp_path / "there.mp4"
     there.touch()
     stored = [
-        {"id": n, "path": quoted(path), "size": 1, "mtime": float(n), "digest": "d", "duration": 1.0, "reason": "",
-         "part": 0, "start": 0.0, "stop": 1.0, "times": "[0.0]", "kind": n}
+        {
+            "id": n,
+            "path": quoted(path),
+            "size": 1,
+            "mtime": float(n),
+            "digest": "d",
+            "duration": 1.0,
+            "reason": "",
+            "part": 0,
+            "start": 0.0,
+            "stop": 1.0,
+            "times": "[0.0]",
+            "kind": n,
+        }
         for n, path in ((FIRST, str(tmp_path / "gone.mp4")), (1, str(there)))
-    ]  # fmt: skip
+    ]
     state = State(SimpleNamespace(place="milvus"), {"commit": 1, "next": 2})  # type: ignore[arg-type]
     asked: list[str] = []
 

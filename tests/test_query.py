@@ -20,10 +20,23 @@ from suma.index.steering import concepts_of
 from suma.similarity import Texts, frame_scores
 
 PLAIN = [
-    "a dog runs", "a well-known man", 'he says "hello" to a dog', "it's a dog's life", "a man - a dog -- a cat",
-    "at -5 degrees, +1 for 10^2", 'an "unfinished quote', "news at 10:30: a story in: the house", "a dog [runs] (ball)",
-    "\u72ac \U0001f415", "-", '"', '""', "^2", "longer: than", "e-mail and t-shirt -",
-]  # fmt: skip
+    "a dog runs",
+    "a well-known man",
+    'he says "hello" to a dog',
+    "it's a dog's life",
+    "a man - a dog -- a cat",
+    "at -5 degrees, +1 for 10^2",
+    'an "unfinished quote',
+    "news at 10:30: a story in: the house",
+    "a dog [runs] (ball)",
+    "\u72ac \U0001f415",
+    "-",
+    '"',
+    '""',
+    "^2",
+    "longer: than",
+    "e-mail and t-shirt -",
+]
 
 
 @pytest.mark.parametrize("text", PLAIN)
@@ -64,12 +77,17 @@ def test_filters_steering_and_the_least_score_are_words_of_the_query():
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("a longer:ten", "longer: takes a number, like longer:10, not 'ten'"), ("a score:x", "score: takes a number"),
-        ("a after:now", "after: takes a date, like after:2024-01-31, not .now."), ("a before:2024-13", "date"),
-        ("a in:one in:two", "one folder at a time"), ("a^11 b", "10 at most"), ("x longer:-1", "lengths in seconds"),
-        (" ".join(f"+w{n}" for n in range(MAX_TERMS + 1)), "too many"), ("a shorter:nan", "takes a number"),
+        ("a longer:ten", "longer: takes a number, like longer:10, not 'ten'"),
+        ("a score:x", "score: takes a number"),
+        ("a after:now", "after: takes a date, like after:2024-01-31, not .now."),
+        ("a before:2024-13", "date"),
+        ("a in:one in:two", "one folder at a time"),
+        ("a^11 b", "10 at most"),
+        ("x longer:-1", "lengths in seconds"),
+        (" ".join(f"+w{n}" for n in range(MAX_TERMS + 1)), "too many"),
+        ("a shorter:nan", "takes a number"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_meant_is_told(typed: str, told: str):
     with pytest.raises(ValueError, match=told):
         parse(typed)

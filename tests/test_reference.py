@@ -89,15 +89,19 @@ def transformers_state(clip: torch.nn.Module) -> dict[str, Tensor]:
         "visual.class_embedding": "vision_model.embeddings.class_embedding",
         "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
         "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-        "visual.ln_pre": "vision_model.pre_layrnorm", "visual.ln_post": "vision_model.post_layernorm",
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
         "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
         "positional_embedding": "text_model.embeddings.position_embedding.weight",
         "ln_final": "text_model.final_layer_norm",
-    }  # fmt: skip
+    }
     inside = {
-        "ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj", "mlp.c_fc": "mlp.fc1",
+        "ln_1": "layer_norm1",
+        "ln_2": "layer_norm2",
+        "attn.out_proj": "self_attn.out_proj",
+        "mlp.c_fc": "mlp.fc1",
         "mlp.c_proj": "mlp.fc2",
-    }  # fmt: skip
+    }
     for name, x in state.items():
         if name in ("visual.proj", "text_projection"):
             out[f"{'visual' if 'visual' in name else 'text'}_projection.weight"] = x.T

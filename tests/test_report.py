@@ -16,12 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def run(seed: int, t2v: list[int]) -> dict:
     retrieval = {way: {"r1": 100 * sum(r == 1 for r in t2v) / len(t2v)} for way in ("t2v", "v2t")}
     return {
-        "seed": seed, "held_out": {"t2v": 50.0, "v2t": 40.0}, "ranks": {"t2v": t2v, "v2t": t2v}, "cpu_seconds": 36,
-        "retrieval": {"SUMA": retrieval, "aligned": retrieval}, "time": {pair: [60.0, 9] for pair in report.PAIRS},
+        "seed": seed,
+        "held_out": {"t2v": 50.0, "v2t": 40.0},
+        "ranks": {"t2v": t2v, "v2t": t2v},
+        "cpu_seconds": 36,
+        "retrieval": {"SUMA": retrieval, "aligned": retrieval},
+        "time": {pair: [60.0, 9] for pair in report.PAIRS},
         "pointing": {"pointing": [90.0, 5], "top-5": [80.0, 5]},
         "purity": {"average precision": [30.0, 2.0], "names": [40.0, 1.0]},
         "visitors": [{"rank": 1.0, "seen": False}, {"rank": 2.0, "seen": False}, {"rank": 1.0, "seen": True}],
-    }  # fmt: skip
+    }
 
 
 ROWS = [

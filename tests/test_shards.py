@@ -263,9 +263,7 @@ def launch(place: Path, output: Path, *options: str, program: Sequence[str] = ("
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
     command += [*program, "index", str(place / "videos"), "-o", str(output), "--model", str(place / "model")]
     env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [*command, "--workers", "1", *options], cwd=ROOT, env=env, stdout=-1, stderr=-1, text=True
-    )  # fmt: skip
+    return subprocess.Popen([*command, "--workers", "1", *options], cwd=ROOT, env=env, stdout=-1, stderr=-1, text=True)
 
 
 @pytest.mark.slow

@@ -256,9 +256,12 @@ def test_frame_scores_are_each_frames_own_score():
     for v in range(3):
         for f in range(6):
             single = Videos(
-                videos.frames[v, f][None], videos.frames[v, f][None, None], torch.ones(1, 1, dtype=torch.bool),
-                videos.frame_concepts[v, f][None], videos.frame_concepts[v, f][None, None],
-            )  # fmt: skip
+                videos.frames[v, f][None],
+                videos.frames[v, f][None, None],
+                torch.ones(1, 1, dtype=torch.bool),
+                videos.frame_concepts[v, f][None],
+                videos.frame_concepts[v, f][None, None],
+            )
             expected = float(score(one, single, Scoring(0.3))) if videos.mask[v, f] else -math.inf
             assert float(got[v, f]) == pytest.approx(expected, abs=1e-6)
 

@@ -63,9 +63,14 @@ def test_words_of_one_concept_are_one_and_unknown_words_go_to_the_nearest(tiny_m
 
 @pytest.mark.parametrize(
     ("weights", "told"),
-    [({"two words": 0.5}, "one word"), ({"dog": 1.5}, "lie in"), ({"dog": float("nan")}, "lie in"), ({"": 1.0}, "one"),
-     ({f"w{i}": 0.1 for i in range(MAX_STEERED + 1)}, "at most")],
-)  # fmt: skip
+    [
+        ({"two words": 0.5}, "one word"),
+        ({"dog": 1.5}, "lie in"),
+        ({"dog": float("nan")}, "lie in"),
+        ({"": 1.0}, "one"),
+        ({f"w{i}": 0.1 for i in range(MAX_STEERED + 1)}, "at most"),
+    ],
+)
 def test_bad_steering_is_refused(tiny_model: SUMA, weights: dict[str, float], told: str):
     with pytest.raises(ValueError, match=told):
         steered(tiny_model, "a dog", weights)

@@ -12,9 +12,14 @@ from suma.model.tokenizer import CLIP_VOCABULARY, load_tokenizer
 
 SENTENCES = ["a dog", "", "the brown dog catches a red frisbee in the park and then sleeps", "z"]
 ODD = [
-    "!?", "wow!?!", "a dog ... 'tis the dog's!!", "caf\u00e9 \U0001f436\U0001f98a", "\u72d7\u5728\u8dd1",
-    "10,000 km/h", "&lt;b&gt; @#%",
-]  # fmt: skip
+    "!?",
+    "wow!?!",
+    "a dog ... 'tis the dog's!!",
+    "caf\u00e9 \U0001f436\U0001f98a",
+    "\u72d7\u5728\u8dd1",
+    "10,000 km/h",
+    "&lt;b&gt; @#%",
+]
 
 
 def clip_of(tower: dict[str, Any], custom: bool = False, **text_cfg: Any) -> torch.nn.Module:

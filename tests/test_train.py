@@ -58,11 +58,26 @@ def flags(benchmark: Path, tower: dict, output: Path, **changes: object) -> list
     file = output.parent / "tower.json"
     file.write_text(json.dumps(tower))
     given = {
-        "dataset": benchmark, "output": output, "clip": file, "pretrained": "", "num_concepts": 6, "temporal_layers": 1,
-        "num_frames": 3, "train_frames": 3, "cache_frames": 4, "steps": 4, "batch_size": 8, "held_out": 3,
-        "eval_every": 2, "save_every": 2, "log_every": 1, "clip_lr": 1e-4, "new_lr": 1e-3, "mixed_precision": "no",
+        "dataset": benchmark,
+        "output": output,
+        "clip": file,
+        "pretrained": "",
+        "num_concepts": 6,
+        "temporal_layers": 1,
+        "num_frames": 3,
+        "train_frames": 3,
+        "cache_frames": 4,
+        "steps": 4,
+        "batch_size": 8,
+        "held_out": 3,
+        "eval_every": 2,
+        "save_every": 2,
+        "log_every": 1,
+        "clip_lr": 1e-4,
+        "new_lr": 1e-3,
+        "mixed_precision": "no",
         **changes,
-    }  # fmt: skip
+    }
     command = []
     for name, value in given.items():
         flag = name.replace("_", "-")
@@ -186,8 +201,11 @@ def test_a_batch_holds_a_caption_and_frames_of_each_of_its_videos(loader: Batche
         assert batch["pixels"].shape == (4, 3, 3, 32, 32) and batch["mask"].all()
         for n, member in enumerate(batch["video"].tolist()):
             tokens = batch["tokens"][n][batch["tokens"][n] != 0]
-            own = [t for t, c in enumerate(loader.clips[member].captions)
-                   if torch.equal(loader.model.tokenize([c])[0], tokens)]  # fmt: skip
+            own = [
+                t
+                for t, c in enumerate(loader.clips[member].captions)
+                if torch.equal(loader.model.tokenize([c])[0], tokens)
+            ]
             assert len(own) == 1
             seen.add((member, own[0]))
             frames = loader.cache.get(member, np.arange(5))
@@ -268,8 +286,11 @@ def test_the_course_of_a_run_is_drawn_from_its_log(run: Path):
 def test_frozen_towers_stay_as_they_were_and_the_rest_learns(benchmark: Path, tower: dict, tmp_path: Path):
     changes = {"steps": 2, "freeze_image": True, "freeze_text": True, "cache_format": "jpeg", "test_config": ""}
     train.main(flags(benchmark, tower, tmp_path / "run", **changes))
-    captions = [c for i in hold_out(load_clips(str(benchmark), "train_9k"), 3, 0)[0]
-                for c in load_clips(str(benchmark), "train_9k")[i].captions]  # fmt: skip
+    captions = [
+        c
+        for i in hold_out(load_clips(str(benchmark), "train_9k"), 3, 0)[0]
+        for c in load_clips(str(benchmark), "train_9k")[i].captions
+    ]
     before = SUMA.from_clip(tower, captions, num_concepts=6, temporal_layers=1).state_dict()
     after = load_file(tmp_path / "run" / "checkpoint-2" / "model.safetensors")
     for name, value in after.items():

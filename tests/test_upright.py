@@ -132,9 +132,15 @@ def test_an_images_dots_per_inch_change_nothing(tmp_path: Path):
 # Mirrored and turned
 
 MATRICES = {  # by EXIF orientation: a, b, c, d
-    1: (1, 0, 0, 1), 2: (-1, 0, 0, 1), 3: (-1, 0, 0, -1), 4: (1, 0, 0, -1),
-    5: (0, 1, 1, 0), 6: (0, 1, -1, 0), 7: (0, -1, -1, 0), 8: (0, -1, 1, 0),
-}  # fmt: skip
+    1: (1, 0, 0, 1),
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
 
 
 def four_colours(width: int, height: int) -> np.ndarray:
@@ -236,12 +242,16 @@ def write_grid(path: Path, picture: np.ndarray, side: int, size: tuple[int, int]
             begin += len(data)
         properties = box(b"ipco", ispe[0], ispe[1], made[0][0], *turns)
         return box(
-            b"meta", bytes(4), box(b"hdlr", bytes(8), b"pict", bytes(13)), box(b"pitm", bytes(4), b"\0\1"),
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", bytes(4), b"\0\1"),
             box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", 1 + len(ids)), places),
             box(b"iinf", bytes(4), struct.pack(">H", len(kinds)), *kinds),
             box(b"iprp", properties, box(b"ipma", bytes(4), struct.pack(">I", 1 + len(ids)), owners)),
-            box(b"iref", bytes(4), box(b"dimg", struct.pack(f">HH{len(ids)}H", 1, len(ids), *ids))), box(b"idat", grid),
-        )  # fmt: skip
+            box(b"iref", bytes(4), box(b"dimg", struct.pack(f">HH{len(ids)}H", 1, len(ids), *ids))),
+            box(b"idat", grid),
+        )
 
     begin = len(head) + len(meta(0)) + 8
     path.write_bytes(head + meta(begin) + box(b"mdat", *(data for _, data in made)))

@@ -30,15 +30,30 @@ import torch
 
 MAIN = "baselines"
 BASE: dict[str, Any] = {  # two temporal layers: the bundled model has three, so none starts with its
-    "also": "short,sides", "pretrained": "", "num_concepts": 256, "min_count": 5, "frame_grid": 3,
-    "temporal_layers": 2, "train_frames": 4, "num_frames": 12,
-    "cache_frames": 12, "group_size": 16, "batch_size": 64, "clip_lr": 5e-4, "new_lr": 1e-3, "weight_decay": 0.1,
-    "freeze_image": True, "log_every": 100,
-}  # fmt: skip
+    "also": "short,sides",
+    "pretrained": "",
+    "num_concepts": 256,
+    "min_count": 5,
+    "frame_grid": 3,
+    "temporal_layers": 2,
+    "train_frames": 4,
+    "num_frames": 12,
+    "cache_frames": 12,
+    "group_size": 16,
+    "batch_size": 64,
+    "clip_lr": 5e-4,
+    "new_lr": 1e-3,
+    "weight_decay": 0.1,
+    "freeze_image": True,
+    "log_every": 100,
+}
 
 FULL: dict[str, Any] = {  # with --full, instead
-    "freeze_image": False, "batch_size": 128, "group_size": 32, "train_frames": 8,
-}  # fmt: skip
+    "freeze_image": False,
+    "batch_size": 128,
+    "group_size": 32,
+    "train_frames": 8,
+}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ from suma.index.caption_files import read_text
 MSRVTT = "friedrichor/MSR-VTT"
 OPTIONS = ("video_column", "caption_column", "limit", "paragraph")  # of load_clips, on the command line
 CLIP4CLIP = {
-    "train_9k": "MSRVTT_train.9k.csv", "train_7k": "MSRVTT_train.7k.csv", "test_1k": "MSRVTT_JSFUSION_test.csv",
-}  # fmt: skip
+    "train_9k": "MSRVTT_train.9k.csv",
+    "train_7k": "MSRVTT_train.7k.csv",
+    "test_1k": "MSRVTT_JSFUSION_test.csv",
+}
 LEAK = "372 of MSR-VTT's 1,000 test clips share a source video with clips of train_9k: train_7k shares none"
 
 Row = dict[str, Any]
@@ -243,8 +245,11 @@ def read_parquet(file: Path) -> list[Row]:
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".csv": read_csv, ".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet,
-}  # fmt: skip
+    ".csv": read_csv,
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+}
 
 
 def read_file(file: Path) -> list[Row]:

@@ -201,16 +201,25 @@ def model_card(model: SUMA, config: dict[str, Any], results: dict[str, Any]) -> 
     c = model.config
     versions = [f"SUMA {__version__}", f"Python {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]
     body = CARD.format(
-        name=name, data=describe_data(config, model, revision), paper=PAPER, command=command_line(config),
+        name=name,
+        data=describe_data(config, model, revision),
+        paper=PAPER,
+        command=command_line(config),
         results=table(results) if results else "Not evaluated on a test split.",
-        parameters=sum(p.numel() for p in model.parameters()) / 1e6, dim=model.dim, concepts=c.num_concepts,
-        words=len(c.words), frames=c.num_frames, size=c.image["size"],
-        backbone=describe_backbone(config), batch=config["batch_size"],
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        dim=model.dim,
+        concepts=c.num_concepts,
+        words=len(c.words),
+        frames=c.num_frames,
+        size=c.image["size"],
+        backbone=describe_backbone(config),
+        batch=config["batch_size"],
         steps=f"{config['steps']:,} steps" if config["steps"] else f"{config['epochs']} epochs",
         precision="float32" if config["mixed_precision"] == "no" else config["mixed_precision"],
-        hardware=hardware(), versions=", ".join(versions),
+        hardware=hardware(),
+        versions=", ".join(versions),
         context=c.clip["text_cfg"].get("context_length", 77),
-    )  # fmt: skip
+    )
     text = f"---\n{head.to_yaml()}\n---\n{body}"
     ModelCard(text)  # raises where the head is not what the Hub reads
     return text

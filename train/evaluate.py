@@ -43,9 +43,14 @@ HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", 
 
 
 def load(
-    model: SUMA, data: str, config: str, accelerator: Accelerator | None, sample: int = 0, keep: bool = False,
+    model: SUMA,
+    data: str,
+    config: str,
+    accelerator: Accelerator | None,
+    sample: int = 0,
+    keep: bool = False,
     **options: Any,
-) -> tuple[list[Clip], FrameCache | FrameFeatures]:  # fmt: skip
+) -> tuple[list[Clip], FrameCache | FrameFeatures]:
     """The clips of a config, or a sample of them by a fixed seed, and their frames: decoded by one process.
 
     keep: their features, kept on disk for other models of the same image tower.
@@ -61,9 +66,14 @@ def load(
 
 
 def load_bank(
-    model: SUMA, data: str, config: str, clips: Sequence[Clip], how: Rerank, accelerator: Accelerator | None,
+    model: SUMA,
+    data: str,
+    config: str,
+    clips: Sequence[Clip],
+    how: Rerank,
+    accelerator: Accelerator | None,
     **options: Any,
-) -> tuple[Texts, Videos | None]:  # fmt: skip
+) -> tuple[Texts, Videos | None]:
     """The bank's captions and, but for `search`, videos, encoded. Raises ValueError where the bank has videos that are
     evaluated."""
     if how.bank_config == config:
@@ -82,9 +92,15 @@ def load_bank(
 
 
 def rerank(
-    model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, texts: Texts, videos: Videos,
-    bank: tuple[Texts, Videos | None] | None, chunk: int = 256,
-) -> dict[str, object]:  # fmt: skip
+    model: SUMA,
+    how: Rerank,
+    scores: Tensor,
+    correct: Tensor,
+    texts: Texts,
+    videos: Videos,
+    bank: tuple[Texts, Videos | None] | None,
+    chunk: int = 256,
+) -> dict[str, object]:
     """Metrics of SUMA's scores (T, V) after re-ranking, and how that was done; bank: None for `dual-softmax`."""
     b = how.inverse_temperature
     if bank is None:
@@ -110,7 +126,7 @@ def rerank(
 
 def by_search(
     model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, videos: Videos, bank: Texts
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, object]:
     """Metrics of text to video as an index corrects them, by the bank's captions and by bundles of words."""
     concepts = model.space.concepts()
     folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.scoring)
@@ -156,11 +172,14 @@ def evaluate(
     scores, coarse = combine(sims, how_scored), how_scored.coarse_share
     spaces = {"original": sims.original(coarse), "aligned": sims.aligned(coarse), "SUMA": scores}
     results: dict[str, object] = {
-        "data": data, "config": config, "videos": len(clips), "captions": len(captions),
+        "data": data,
+        "config": config,
+        "videos": len(clips),
+        "captions": len(captions),
         "concept_share": model.config.concept_share,
         "retrieval": {n: {way: asdict(r) for way, r in both_ways(s, correct).items()} for n, s in spaces.items()},
         "ranks": {"t2v": ranks(scores, correct).tolist(), "v2t": ranks(scores.T, correct.T).tolist()},  # of SUMA
-    }  # fmt: skip
+    }
     results["concepts"] = concept_precision(model, clips, videos)
     if how is not None:
         results["rerank"] = rerank(model, how, scores, correct, texts, videos, bank)
@@ -170,9 +189,14 @@ def evaluate(
 
 
 def of_scenes(
-    model: SUMA, clips: Sequence[Clip], videos: Videos, scores: Tensor, truth: Path, probe: Sequence[Clip],
+    model: SUMA,
+    clips: Sequence[Clip],
+    videos: Videos,
+    scores: Tensor,
+    truth: Path,
+    probe: Sequence[Clip],
     probe_videos: Videos,
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, object]:
     """Return what only Scenes can tell of a model. Its sprites are needed here alone, so it is imported here alone."""
     from scenes_errors import errors, one_act
     from scenes_probes import pointing, read_truth, time_probe, visitors
@@ -180,10 +204,13 @@ def of_scenes(
 
     scenes = read_truth(truth)
     return {
-        "errors": errors(scores, clips, scenes), "one act": one_act(model, clips, videos, scenes),
-        "pointing": pointing(model, clips, videos, scenes), "purity": purity(model, clips, videos, scenes),
-        "visitors": visitors(model, clips, videos, scenes), "time": time_probe(model, probe, probe_videos),
-    }  # fmt: skip
+        "errors": errors(scores, clips, scenes),
+        "one act": one_act(model, clips, videos, scenes),
+        "pointing": pointing(model, clips, videos, scenes),
+        "purity": purity(model, clips, videos, scenes),
+        "visitors": visitors(model, clips, videos, scenes),
+        "time": time_probe(model, probe, probe_videos),
+    }
 
 
 def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
@@ -253,9 +280,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bank-config", default=Rerank.bank_config, help="inverted-softmax: the split of the bank")
     parser.add_argument("--bank-size", type=int, default=Rerank.bank_size, help="inverted-softmax: clips in the bank")
     parser.add_argument(
-        "--inverse-temperature", type=float,
+        "--inverse-temperature",
+        type=float,
         help="of the re-ranking's softmax (default: 20, of `search` 10); choose it on training videos only",
-    )  # fmt: skip
+    )
     parser.add_argument("--output", type=Path, help="also write the results as JSON here, and as Markdown beside it")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU, also where there is a GPU")
     return parser.parse_args(argv)

@@ -48,9 +48,13 @@ class MTEBModel:
 
         context = self.model.config.clip["text_cfg"].get("context_length", 77)
         facts = {
-            "name": self.name, "revision": self.revision, "modalities": ["text", "video"], "framework": ["PyTorch"],
-            "n_parameters": sum(p.numel() for p in self.model.parameters()), "max_tokens": context,
-        }  # fmt: skip
+            "name": self.name,
+            "revision": self.revision,
+            "modalities": ["text", "video"],
+            "framework": ["PyTorch"],
+            "n_parameters": sum(p.numel() for p in self.model.parameters()),
+            "max_tokens": context,
+        }
         return ModelMeta.create_empty(overwrites=facts)
 
     def index(self, corpus: "Dataset", **_: Any) -> None:

@@ -72,10 +72,23 @@ def free_queries(run: dict[str, Any]) -> float:
 
 
 HEAD = (
-    "question", "row", "seeds", "held-out t->v", "held-out v->t", "test t->v R@1", "test v->t R@1",
-    "against SUMA, t->v (95 %)", "aligned t->v", "aligned v->t", *PAIRS, "pointing", "top-5", "concept AP", "names",
+    "question",
+    "row",
+    "seeds",
+    "held-out t->v",
+    "held-out v->t",
+    "test t->v R@1",
+    "test v->t R@1",
+    "against SUMA, t->v (95 %)",
+    "aligned t->v",
+    "aligned v->t",
+    *PAIRS,
+    "pointing",
+    "top-5",
+    "concept AP",
+    "names",
     "free queries",
-)  # fmt: skip
+)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -134,15 +147,23 @@ def write(rows: Sequence[Row], folder: Path, command: str, machine: str, protoco
     runs = [run for row in rows for run in row["runs"]]
     hours = sum(run.get("cpu_seconds", 0) for run in runs) / 3600
     text = [
-        "# Ablation on Scenes", "",
-        f"`{command}`; {len(runs)} runs, {hours:.1f} CPU hours in all; {machine}.", "",
+        "# Ablation on Scenes",
+        "",
+        f"`{command}`; {len(runs)} runs, {hours:.1f} CPU hours in all; {machine}.",
+        "",
         f"All rows: {protocol}, the same steps, one option changed against SUMA. ± is the standard "
         "deviation over seeds; intervals are a bootstrap over the 1,000 test queries, for the difference to SUMA "
         "paired by query (on the seeds that both have). Choices are made by the held-out *training* videos. In the "
         "minimal pairs chance is 50. The held-out videos differ "
-        "from seed to seed.", "",
-        table(rows), "", "![R@1 of every row](recall.png)", "", "![Minimal pairs in time](time.png)", "",
-    ]  # fmt: skip
+        "from seed to seed.",
+        "",
+        table(rows),
+        "",
+        "![R@1 of every row](recall.png)",
+        "",
+        "![Minimal pairs in time](time.png)",
+        "",
+    ]
     (folder / "table.md").write_text("\n".join(text), encoding="utf-8")
     packed = json.loads(json.dumps(rows))
     for row in packed:

@@ -98,9 +98,12 @@ def truth(spec: Spec, boxes: Boxes) -> dict[str, object]:
         entry["actions"].append([act.motion, act.start * seconds, act.stop * seconds])
         entry["boxes"] = [new or old for new, old in zip(own, entry["boxes"], strict=True)]
     return {
-        "video_id": spec.video_id, "split": spec.split, "kind": spec.kind, "fps": FPS,
+        "video_id": spec.video_id,
+        "split": spec.split,
+        "kind": spec.kind,
+        "fps": FPS,
         "actors": list(actors.values()),
-    }  # fmt: skip
+    }
 
 
 def rendered(specs: list[Spec], workers: int) -> Iterator[tuple[bytes, Boxes]]:

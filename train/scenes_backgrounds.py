@@ -140,9 +140,16 @@ def paint_tile(c: Canvas, name: str) -> np.ndarray:
 
 
 PAINTERS: dict[str, Callable[[Canvas], np.ndarray]] = {
-    "underwater": paint_underwater, "night sky": paint_night_sky, "clouds": paint_clouds, "stage": paint_stage,
-    "bricks": paint_bricks, "table": paint_table, "pool": paint_pool, "forest": paint_forest, "court": paint_court,
-}  # fmt: skip
+    "underwater": paint_underwater,
+    "night sky": paint_night_sky,
+    "clouds": paint_clouds,
+    "stage": paint_stage,
+    "bricks": paint_bricks,
+    "table": paint_table,
+    "pool": paint_pool,
+    "forest": paint_forest,
+    "court": paint_court,
+}
 
 
 @lru_cache(maxsize=1200)

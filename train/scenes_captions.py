@@ -56,10 +56,17 @@ VERBS = {
     "ball": ("roll", "move", "slide"),
 }
 TRAVEL = (
-    "{verb} SIDE", "{verb} to the SIDE", "{verb} SIDEwards", "{verb} from OTHER to SIDE", "{verb} towards the SIDE",
-    "{verb} to the SIDE side", "head SIDE", "head to the SIDE", "cross from OTHER to SIDE",
+    "{verb} SIDE",
+    "{verb} to the SIDE",
+    "{verb} SIDEwards",
+    "{verb} from OTHER to SIDE",
+    "{verb} towards the SIDE",
+    "{verb} to the SIDE side",
+    "head SIDE",
+    "head to the SIDE",
+    "cross from OTHER to SIDE",
     "{verb} across the screen to the SIDE",
-)  # fmt: skip
+)
 
 
 def towards(side: str, phrases: tuple[str, ...]) -> tuple[str, ...]:
@@ -70,33 +77,71 @@ def towards(side: str, phrases: tuple[str, ...]) -> tuple[str, ...]:
 
 # Phrases of opposite motions stand at the same places, so that a minimal pair differs in nothing but the direction.
 MOTIONS: dict[str, tuple[str, ...]] = {
-    "left": towards("left", TRAVEL), "right": towards("right", TRAVEL),
+    "left": towards("left", TRAVEL),
+    "right": towards("right", TRAVEL),
     "up": (
-        "rise", "go up", "move up", "move upwards", "float up to the top", "ascend", "float upwards", "climb higher",
+        "rise",
+        "go up",
+        "move up",
+        "move upwards",
+        "float up to the top",
+        "ascend",
+        "float upwards",
+        "climb higher",
     ),
     "down": (
-        "fall", "go down", "move down", "move downwards", "sink to the bottom", "descend", "fall down", "drop lower",
+        "fall",
+        "go down",
+        "move down",
+        "move downwards",
+        "sink to the bottom",
+        "descend",
+        "fall down",
+        "drop lower",
     ),
     "grow": ("come closer", "get bigger", "grow", "approach the camera", "become larger", "get closer", "grow in size"),
     "shrink": (
-        "move away", "get smaller", "shrink", "move away from the camera", "become smaller", "get further away",
+        "move away",
+        "get smaller",
+        "shrink",
+        "move away from the camera",
+        "become smaller",
+        "get further away",
         "shrink in size",
     ),
     "bounce": (
-        "bounce", "jump", "hop", "jump up and down", "bounce up and down", "bounce around", "hop up and down",
+        "bounce",
+        "jump",
+        "hop",
+        "jump up and down",
+        "bounce up and down",
+        "bounce around",
+        "hop up and down",
         "jump around",
     ),
     "spin": (
-        "spin", "rotate", "turn around", "spin around", "twirl", "spin in circles", "turn in circles", "whirl around",
+        "spin",
+        "rotate",
+        "turn around",
+        "spin around",
+        "twirl",
+        "spin in circles",
+        "turn in circles",
+        "whirl around",
     ),
     "appear": ("appear", "fade in", "show up", "come into view", "become visible"),
     "vanish": ("disappear", "fade out", "vanish", "fade away", "become invisible"),
     "still": ("stay still", "not move", "stay in place", "remain motionless", "stand still", "stay where it is"),
     "zigzag": (
-        "zigzag", "move in a zigzag", "wiggle from side to side", "sway from side to side", "move back and forth",
-        "go back and forth", "swing from side to side",
+        "zigzag",
+        "move in a zigzag",
+        "wiggle from side to side",
+        "sway from side to side",
+        "move back and forth",
+        "go back and forth",
+        "swing from side to side",
     ),
-}  # fmt: skip
+}
 WEATHER = {
     "rain": (" in the rain", " while it rains", " as rain falls"),
     "snow": (" as snow falls", " while it is snowing", " in falling snow"),
@@ -104,9 +149,15 @@ WEATHER = {
 SMALL, MEDIUM, LARGE = 0.38, 0.55, 0.74  # sizes of actors
 FINITE_LEADS = ("",) * 6 + ("in this video ", "in the clip ")
 GERUND_LEADS = ("",) * 4 + (
-    "there is ", "a video of ", "we see ", "a clip shows ", "a clip of ", "the video shows ", "you can see ",
+    "there is ",
+    "a video of ",
+    "we see ",
+    "a clip shows ",
+    "a clip of ",
+    "the video shows ",
+    "you can see ",
     "an animation of ",
-)  # fmt: skip
+)
 STILL_LEADS = ("", "", "a photo of ", "a picture of ", "an image of ", "there is ", "we see ", "a close up of ")
 
 

@@ -14,14 +14,25 @@ from scenes_specs import TWINS, Spec, draw_kind, draw_still, draw_training, draw
 SHORT = 8  # short captions of each training clip
 SIDES = 1 / 3  # pairs of mirrored pictures, per training clip, times two
 SIDE_PHRASES = (
-    "on the SIDE", "at the SIDE", "on the SIDE side", "on the SIDE hand side", "to the SIDE", "on the far SIDE",
-    "on the SIDE of the picture", "at the SIDE edge",
-)  # fmt: skip
+    "on the SIDE",
+    "at the SIDE",
+    "on the SIDE side",
+    "on the SIDE hand side",
+    "to the SIDE",
+    "on the far SIDE",
+    "on the SIDE of the picture",
+    "at the SIDE edge",
+)
 BESIDE_PHRASES = ("to the SIDE of", "on the SIDE of", "SIDE of", "at the SIDE of")
 FORMS = {  # of a single actor
-    "noun": 0.2, "noun place": 0.24, "noun doing": 0.2, "noun does": 0.12, "noun that does": 0.06, "doing noun": 0.06,
+    "noun": 0.2,
+    "noun place": 0.24,
+    "noun doing": 0.2,
+    "noun does": 0.12,
+    "noun that does": 0.06,
+    "doing noun": 0.06,
     "all": 0.12,
-}  # fmt: skip
+}
 
 
 def short_captions(spec: Spec) -> tuple[str, ...]:

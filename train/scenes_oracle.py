@@ -41,13 +41,17 @@ def oracle_table(specs: list[Spec]) -> str:
     """R@1 on the test clips of readers who know more or less."""
     readers = {
         "actors + settings + motions, in order": {
-            "actors": 3, "settings": 2, "motions": 1, "place order": 1, "motion order": 1,
+            "actors": 3,
+            "settings": 2,
+            "motions": 1,
+            "place order": 1,
+            "motion order": 1,
         },
         "actors + settings, without time": {"actors": 3, "settings": 2},
         "actors only": {"actors": 1},
         "settings only": {"settings": 1},
         "motions only": {"motions": 1},
-    }  # fmt: skip
+    }
     test = [spec for spec in specs if spec.split == "test"]
     lines = [f"{'a reader of the specs knows':40} T2V R@1 ({len(test)} test clips)"]
     return "\n".join(lines + [f"{name:40} {recall_at_1(test, weights):5.1f}" for name, weights in readers.items()])

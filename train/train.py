@@ -147,9 +147,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))  # while one process unpacks and decodes
     try:
         accelerator = Accelerator(
-            mixed_precision=c.mixed_precision, kwargs_handlers=[patience], log_with=c.tracker or None,
+            mixed_precision=c.mixed_precision,
+            kwargs_handlers=[patience],
+            log_with=c.tracker or None,
             project_dir=output,
-        )  # fmt: skip
+        )
     except ValueError as error:  # an unknown tracker
         raise SystemExit(f"error: {' '.join(str(error).split())}") from error
     rank, world, is_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process

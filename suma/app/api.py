@@ -176,11 +176,14 @@ class Api:
         gallery, space = self.gallery, self.index.model.space
         return [
             {
-                "id": k, "name": name, "words": space.members(k), "frequency": round(share, 5),
+                "id": k,
+                "name": name,
+                "words": space.members(k),
+                "frequency": round(share, 5),
                 "best": [{"video": gallery.name(r.path), "moment": r.times[f]} for r, f in gallery.concept_moments(k)],
             }
             for k, name, _, share in gallery.find_concepts(_text(words), _count(top_k))
-        ]  # fmt: skip
+        ]
 
     @kind
     def add(self, file: str | None = None) -> dict[str, Any]:
@@ -197,8 +200,11 @@ class Api:
             raise ValueError("upload a video file")
         *_, last = self.add_files([file])
         return {
-            "added": last.added, "skipped": last.skipped, "failed": last.failed, "videos": len(self.gallery.names),
-        }  # fmt: skip
+            "added": last.added,
+            "skipped": last.skipped,
+            "failed": last.failed,
+            "videos": len(self.gallery.names),
+        }
 
     # ---- what they and the page are made of ------------------------------------------------------------------------
 
@@ -217,9 +223,14 @@ class Api:
             return self.index.similar(path, top_k)
 
     def why(
-        self, path: str, sentence: str, weights: dict[str, float], by: str = "query", top_k: int = 8,
+        self,
+        path: str,
+        sentence: str,
+        weights: dict[str, float],
+        by: str = "query",
+        top_k: int = 8,
         at: float | None = None,
-    ) -> Explanation:  # fmt: skip
+    ) -> Explanation:
         """Why a video has its score; of a long one the best part, or the one around `at` seconds."""
         says = bool(_asked(sentence).mixed or weights)
         with self.gallery.lock:
@@ -296,9 +307,13 @@ class Api:
         concepts = [{"name": name, "part": part} for name, part in match.concepts]
         path = match.path
         return {
-            "video": self.gallery.name(path), "caption": self.gallery.title(path), "score": match.score,
-            "moment": match.moment, "duration": match.duration, "concepts": concepts,
-        }  # fmt: skip
+            "video": self.gallery.name(path),
+            "caption": self.gallery.title(path),
+            "score": match.score,
+            "moment": match.moment,
+            "duration": match.duration,
+            "concepts": concepts,
+        }
 
 
 def _asked(sentence: str) -> Query:

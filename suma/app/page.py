@@ -51,8 +51,9 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         return gr.Textbox(placeholder=placeholder, elem_id=elem_id, **shown)
 
     def screen(elem_id: str) -> gr.Video:
-        return gr.Video(elem_id=elem_id, label="video", show_label=False, interactive=False, visible=False, buttons=[],
-                        loop=True)  # fmt: skip
+        return gr.Video(
+            elem_id=elem_id, label="video", show_label=False, interactive=False, visible=False, buttons=[], loop=True
+        )
 
     def then_copy(event: Any, video: gr.State, player: gr.Video, bar: gr.HTML, play: bool = False) -> None:
         """After an event that shows a video: its copy, where browsers need one, outside the queue of searches."""
@@ -61,12 +62,23 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
             async for shown in h.show_copy(name, (request.session_hash or "", str(player.elem_id)), play):
                 yield shown
 
-        event.then(show, video, [player, bar], concurrency_id="copies", concurrency_limit=None,
-                   api_visibility="private", show_progress="hidden", trigger_mode="multiple")  # fmt: skip
+        event.then(
+            show,
+            video,
+            [player, bar],
+            concurrency_id="copies",
+            concurrency_limit=None,
+            api_visibility="private",
+            show_progress="hidden",
+            trigger_mode="multiple",
+        )
 
     with gr.Blocks(title="SUMA: video search", fill_width=True, delete_cache=(3600, 6 * 3600)) as demo:
-        gr.HTML('<header class="suma-brand"><h1>SUMA</h1><p>Find the moment in a video by what happens in it, and see '
-                "why it was found.</p></header>", apply_default_css=False)  # fmt: skip
+        gr.HTML(
+            '<header class="suma-brand"><h1>SUMA</h1><p>Find the moment in a video by what happens in it, and see '
+            "why it was found.</p></header>",
+            apply_default_css=False,
+        )
         video_shown, limit, current, member = gr.State(""), gr.State(PAGE), gr.State({}), gr.State("")
         concept_video = gr.State("")
         with gr.Tabs(selected="text") as tabs:
@@ -90,18 +102,30 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
                                 player, player_copy = screen("player"), clickable("player-copy")
                             with gr.Column(scale=6, min_width=280):
                                 shares = clickable("shares")
-                        mode = gr.Radio(list(MODES), value=next(iter(MODES)), label="concepts shown", show_label=False,
-                                        container=False, elem_id="mode")  # fmt: skip
+                        mode = gr.Radio(
+                            list(MODES),
+                            value=next(iter(MODES)),
+                            label="concepts shown",
+                            show_label=False,
+                            container=False,
+                            elem_id="mode",
+                        )
                         why = clickable("why")
                         saved = clickable("saved")
             with gr.Tab("From a video", id="video", elem_id="tab-video") as video_tab, gr.Row():
                 with gr.Column(scale=4, min_width=300):
-                    upload = gr.Video(elem_id="query-video", label="Upload or record a video, or pick one below",
-                                      sources=["upload", "webcam"], height=270, buttons=[],
-                                      interactive=True)  # fmt: skip
+                    upload = gr.Video(
+                        elem_id="query-video",
+                        label="Upload or record a video, or pick one below",
+                        sources=["upload", "webcam"],
+                        height=270,
+                        buttons=[],
+                        interactive=True,
+                    )
                     upload_copy = clickable("query-video-copy")
-                    lines = field("lines", "your own captions, one per line (instead of the gallery's)", lines=2,
-                                  max_lines=6)  # fmt: skip
+                    lines = field(
+                        "lines", "your own captions, one per line (instead of the gallery's)", lines=2, max_lines=6
+                    )
                     words = field("filter", "filter the gallery")
                     picker = clickable("picker", elem_classes="suma-scroll")
                 with gr.Column(scale=7, min_width=320):
@@ -130,17 +154,32 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
                     member_player, member_copy = screen("member-player"), clickable("member-player-copy")
                     removal = gr.Button("Remove from the gallery", visible=False, elem_id="remove", size="sm")
                     if h.options.read_only:
-                        gr.HTML(tiles.note("This gallery is read-only. Run the app yourself to add your own videos: "
-                                           "python app.py --videos FOLDER"), apply_default_css=False)  # fmt: skip
+                        gr.HTML(
+                            tiles.note(
+                                "This gallery is read-only. Run the app yourself to add your own videos: "
+                                "python app.py --videos FOLDER"
+                            ),
+                            apply_default_css=False,
+                        )
                     else:
                         limits = h.options.uploads
                         each = f"up to {limits.max_megabytes} MB, {limits.max_seconds:.0f} s each"
-                        files = gr.UploadButton(f"Add videos ({each})", file_count="multiple", elem_id="add-files",
-                                                file_types=["video", *sorted(VIDEO_EXTENSIONS)], size="md")  # fmt: skip
+                        files = gr.UploadButton(
+                            f"Add videos ({each})",
+                            file_count="multiple",
+                            elem_id="add-files",
+                            file_types=["video", *sorted(VIDEO_EXTENSIONS)],
+                            size="md",
+                        )
                         folders = [str(path) for path in h.options.folders]
                         with gr.Row(visible=bool(folders), elem_id="folders"):
-                            folder = gr.Dropdown(folders, value=folders[0] if folders else None, elem_id="folder",
-                                                 label="a folder of this computer", scale=4)  # fmt: skip
+                            folder = gr.Dropdown(
+                                folders,
+                                value=folders[0] if folders else None,
+                                elem_id="folder",
+                                label="a folder of this computer",
+                                scale=4,
+                            )
                             add_folder = gr.Button("Add folder", elem_id="add-folder", min_width=110, size="md")
                         adding = clickable("adding")
 
@@ -178,8 +217,13 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         ):
             then_copy(event, current, upload, upload_copy)
         waiting = {**page, "show_progress": "minimal", "show_progress_on": about}
-        uploaded = gr.on([upload.upload, upload.stop_recording, upload.clear], h.show_upload, [upload, lines],
-                         [upload, current, *described], **waiting)  # fmt: skip
+        uploaded = gr.on(
+            [upload.upload, upload.stop_recording, upload.clear],
+            h.show_upload,
+            [upload, lines],
+            [upload, current, *described],
+            **waiting,
+        )
         then_copy(uploaded, current, upload, upload_copy)
         lines.change(h.show_captions, [current, lines], captions, **latest)
         demo.unload(h.forget_upload)
@@ -199,19 +243,22 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
         stocked = [stock, members]
         gallery_tab.select(h.show_gallery, [members_filter, limit], stocked, **page)
         members_filter.change(h.show_picker, [members_filter, limit], members, **latest)
-        opened_member = members.select(chosen, [members_filter, limit],
-                                       [members, limit, member_player, member_title, member, removal],
-                                       **page)  # fmt: skip
+        opened_member = members.select(
+            chosen, [members_filter, limit], [members, limit, member_player, member_title, member, removal], **page
+        )
         then_copy(opened_member, member, member_player, member_copy)
         if not h.options.read_only:
             writing: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "writing", "concurrency_limit": 1}
             gone = [member_player, member_title, member, removal]
             files.upload(h.add_uploads, files, adding, **writing).then(
-                h.show_gallery, [members_filter, limit], stocked, **page)  # fmt: skip
+                h.show_gallery, [members_filter, limit], stocked, **page
+            )
             add_folder.click(h.add_folder, folder, adding, **writing).then(
-                h.show_gallery, [members_filter, limit], stocked, **page)  # fmt: skip
+                h.show_gallery, [members_filter, limit], stocked, **page
+            )
             removal.click(h.remove, member, gone, **writing).then(
-                h.show_gallery, [members_filter, limit], stocked, **page)  # fmt: skip
+                h.show_gallery, [members_filter, limit], stocked, **page
+            )
 
         for function in (h.search, h.explain, h.concepts):
             gr.api(function, api_name=function.__name__, **model)
@@ -243,8 +290,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepare(index.rows)
         demo.queue(max_size=args.queue)
         auth = tuple(args.auth.split(":", 1)) if args.auth else None
-        demo.launch(server_name=args.host, server_port=args.port, share=args.share, auth=auth, mcp_server=args.mcp,
-                    **launch_options(args.max_megabytes))  # fmt: skip
+        demo.launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=args.share,
+            auth=auth,
+            mcp_server=args.mcp,
+            **launch_options(args.max_megabytes),
+        )
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

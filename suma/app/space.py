@@ -13,9 +13,17 @@ from suma.model.open_clip_models import check_name, is_named
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = [
-    "app.py", "README.md", "LICENSE", "requirements.txt", "suma/**", "assets/model/**", "assets/gallery/**",
-    "assets/*.png", "assets/*.gif", "docs/*.md",
-]  # fmt: skip
+    "app.py",
+    "README.md",
+    "LICENSE",
+    "requirements.txt",
+    "suma/**",
+    "assets/model/**",
+    "assets/gallery/**",
+    "assets/*.png",
+    "assets/*.gif",
+    "docs/*.md",
+]
 NEVER = ["**/__pycache__/**", "**/.*", "**/*.partial"]
 
 
@@ -34,9 +42,13 @@ def push(name: str, private: bool = False, model: str = "") -> str:
     api = HfApi()
     address = str(api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, exist_ok=True))
     api.upload_folder(
-        repo_id=name, repo_type="space", folder_path=ROOT, allow_patterns=NEEDED, ignore_patterns=NEVER,
+        repo_id=name,
+        repo_type="space",
+        folder_path=ROOT,
+        allow_patterns=NEEDED,
+        ignore_patterns=NEVER,
         commit_message="Update the app",
-    )  # fmt: skip
+    )
     if model:
         api.add_space_variable(name, "SUMA_MODEL", model)
     return address
@@ -47,8 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m suma.app.space", description=__doc__)
     p.add_argument("name", help="OWNER/NAME of the Space")
     p.add_argument("--private", action="store_true", help="only you can see it (where it is made now)")
-    p.add_argument("--model", default="", help="a Hub id, or an open_clip model NAME:TAG, that the Space "
-                   "loads instead of the bundled model")  # fmt: skip
+    p.add_argument(
+        "--model",
+        default="",
+        help="a Hub id, or an open_clip model NAME:TAG, that the Space loads instead of the bundled model",
+    )
     args = p.parse_args(argv)
     try:
         print(push(args.name, args.private, args.model))

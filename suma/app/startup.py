@@ -31,48 +31,97 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     def yes(name: str, default: bool) -> bool:
         return env(name, str(int(default))).lower() in ("1", "true", "yes", "on")
 
-    p.add_argument("--model", default=env("SUMA_MODEL", ""),
-                   help="a SUMA folder, a Hub id, or an open_clip model NAME:TAG such as PE-Core-B-16:meta (default: "
-                   "that of --index, or the bundled model; env SUMA_MODEL)")  # fmt: skip
-    p.add_argument("--index", default=env("SUMA_INDEX", ""),
-                   help="the folder of a saved index (default: the bundled gallery; env SUMA_INDEX); with --videos it "
-                   "is where their index is kept")  # fmt: skip
-    p.add_argument("--videos", default=env("SUMA_VIDEOS", ""),
-                   help="a folder of videos to index while the page is open already; what is in the index is skipped, "
-                   "what is not there now stays, and what a .sumaignore names is left out (env "
-                   "SUMA_VIDEOS)")  # fmt: skip
-    p.add_argument("--read-only", action=argparse.BooleanOptionalAction, default=yes("SUMA_READ_ONLY", on_spaces()),
-                   help="whether visitors can add and remove videos (default: read-only on Spaces and with --share, "
-                   "not elsewhere; env SUMA_READ_ONLY=1 or 0)")  # fmt: skip
-    p.add_argument("--folder", action="append", default=[f for f in env("SUMA_FOLDERS", "").split(os.pathsep) if f],
-                   metavar="FOLDER", help="a folder of the server that visitors may add to the gallery; may be given "
-                   f"again (env SUMA_FOLDERS, separated by {os.pathsep!r})")  # fmt: skip
-    p.add_argument("--library", default=env("SUMA_LIBRARY", ""),
-                   help="where uploads to the gallery are kept (default: in the cache, see SUMA_CACHE; env "
-                   "SUMA_LIBRARY)")  # fmt: skip
-    p.add_argument("--make-copies", action="store_true", default=yes("SUMA_MAKE_COPIES", False),
-                   help="make the copies of files that browsers cannot play when videos are added, in the background, "
-                   "instead of when one is first shown (env SUMA_MAKE_COPIES=1)")  # fmt: skip
-    p.add_argument("--max-megabytes", type=int, default=int(env("SUMA_MAX_MEGABYTES", "200")),
-                   help="largest upload (default: %(default)s; env SUMA_MAX_MEGABYTES)")  # fmt: skip
-    p.add_argument("--max-seconds", type=float, default=float(env("SUMA_MAX_SECONDS", "600")),
-                   help="longest upload (default: %(default)g; env SUMA_MAX_SECONDS)")  # fmt: skip
-    p.add_argument("--queue", type=int, default=int(env("SUMA_QUEUE", "100")),
-                   help="calls that may wait; more are told to come back (default: %(default)s; env "
-                   "SUMA_QUEUE)")  # fmt: skip
-    p.add_argument("--host", default=env("SUMA_HOST", "0.0.0.0" if on_spaces() else "127.0.0.1"),
-                   help="address to listen on; 0.0.0.0 opens it to the network (default: %(default)s; env "
-                   "SUMA_HOST). Behind a proxy that serves the app under a path of its site, say that path by env "
-                   "GRADIO_ROOT_PATH, like /videos; the proxy must pass the Host header on")  # fmt: skip
-    p.add_argument("--port", type=int, default=int(env("SUMA_PORT", "0")) or None,
-                   help="default: the first free one from 7860 on (env SUMA_PORT)")  # fmt: skip
-    p.add_argument("--auth", default=env("SUMA_AUTH", ""), metavar="NAME:PASSWORD",
-                   help="ask visitors for these (better as env SUMA_AUTH, a secret: other users of the machine see "
-                   "command lines)")  # fmt: skip
+    p.add_argument(
+        "--model",
+        default=env("SUMA_MODEL", ""),
+        help="a SUMA folder, a Hub id, or an open_clip model NAME:TAG such as PE-Core-B-16:meta (default: "
+        "that of --index, or the bundled model; env SUMA_MODEL)",
+    )
+    p.add_argument(
+        "--index",
+        default=env("SUMA_INDEX", ""),
+        help="the folder of a saved index (default: the bundled gallery; env SUMA_INDEX); with --videos it "
+        "is where their index is kept",
+    )
+    p.add_argument(
+        "--videos",
+        default=env("SUMA_VIDEOS", ""),
+        help="a folder of videos to index while the page is open already; what is in the index is skipped, "
+        "what is not there now stays, and what a .sumaignore names is left out (env "
+        "SUMA_VIDEOS)",
+    )
+    p.add_argument(
+        "--read-only",
+        action=argparse.BooleanOptionalAction,
+        default=yes("SUMA_READ_ONLY", on_spaces()),
+        help="whether visitors can add and remove videos (default: read-only on Spaces and with --share, "
+        "not elsewhere; env SUMA_READ_ONLY=1 or 0)",
+    )
+    p.add_argument(
+        "--folder",
+        action="append",
+        default=[f for f in env("SUMA_FOLDERS", "").split(os.pathsep) if f],
+        metavar="FOLDER",
+        help="a folder of the server that visitors may add to the gallery; may be given "
+        f"again (env SUMA_FOLDERS, separated by {os.pathsep!r})",
+    )
+    p.add_argument(
+        "--library",
+        default=env("SUMA_LIBRARY", ""),
+        help="where uploads to the gallery are kept (default: in the cache, see SUMA_CACHE; env SUMA_LIBRARY)",
+    )
+    p.add_argument(
+        "--make-copies",
+        action="store_true",
+        default=yes("SUMA_MAKE_COPIES", False),
+        help="make the copies of files that browsers cannot play when videos are added, in the background, "
+        "instead of when one is first shown (env SUMA_MAKE_COPIES=1)",
+    )
+    p.add_argument(
+        "--max-megabytes",
+        type=int,
+        default=int(env("SUMA_MAX_MEGABYTES", "200")),
+        help="largest upload (default: %(default)s; env SUMA_MAX_MEGABYTES)",
+    )
+    p.add_argument(
+        "--max-seconds",
+        type=float,
+        default=float(env("SUMA_MAX_SECONDS", "600")),
+        help="longest upload (default: %(default)g; env SUMA_MAX_SECONDS)",
+    )
+    p.add_argument(
+        "--queue",
+        type=int,
+        default=int(env("SUMA_QUEUE", "100")),
+        help="calls that may wait; more are told to come back (default: %(default)s; env SUMA_QUEUE)",
+    )
+    p.add_argument(
+        "--host",
+        default=env("SUMA_HOST", "0.0.0.0" if on_spaces() else "127.0.0.1"),
+        help="address to listen on; 0.0.0.0 opens it to the network (default: %(default)s; env "
+        "SUMA_HOST). Behind a proxy that serves the app under a path of its site, say that path by env "
+        "GRADIO_ROOT_PATH, like /videos; the proxy must pass the Host header on",
+    )
+    p.add_argument(
+        "--port",
+        type=int,
+        default=int(env("SUMA_PORT", "0")) or None,
+        help="default: the first free one from 7860 on (env SUMA_PORT)",
+    )
+    p.add_argument(
+        "--auth",
+        default=env("SUMA_AUTH", ""),
+        metavar="NAME:PASSWORD",
+        help="ask visitors for these (better as env SUMA_AUTH, a secret: other users of the machine see command lines)",
+    )
     p.add_argument("--share", action="store_true", help="also make a public link (through Gradio's servers)")
-    p.add_argument("--mcp", action="store_true", default=yes("SUMA_MCP", False),
-                   help="also serve the functions as tools for language models (MCP); needs pip install "
-                   "'gradio[mcp]' (env SUMA_MCP=1)")  # fmt: skip
+    p.add_argument(
+        "--mcp",
+        action="store_true",
+        default=yes("SUMA_MCP", False),
+        help="also serve the functions as tools for language models (MCP); needs pip install "
+        "'gradio[mcp]' (env SUMA_MCP=1)",
+    )
     return p
 
 

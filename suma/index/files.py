@@ -18,9 +18,18 @@ from suma.video.frames import VIDEO_EXTENSIONS
 
 IGNORE_FILE = ".sumaignore"
 LEFT_OUT = (  # always: hidden names, bins, snapshots and thumbnails of file servers; `!@eaDir/` brings one back
-    ".*", "@eaDir/", "@Recycle/", "@Recently-Snapshot/", "@__thumb/", "#recycle/", "#snapshot/", "$RECYCLE.BIN/",
-    "RECYCLER/", "System Volume Information/", "lost+found/",
-)  # fmt: skip
+    ".*",
+    "@eaDir/",
+    "@Recycle/",
+    "@Recently-Snapshot/",
+    "@__thumb/",
+    "#recycle/",
+    "#snapshot/",
+    "$RECYCLE.BIN/",
+    "RECYCLER/",
+    "System Volume Information/",
+    "lost+found/",
+)
 IGNORE_HELP = (
     f"--exclude PATTERN, or a line of a file {IGNORE_FILE} in a folder, leaves out names below that folder, as in a "
     ".gitignore: *.mov for files and folders, drafts/ for folders, old/*.mp4 or /old/ for paths from there on; * also "

@@ -57,9 +57,14 @@ class Candidates:
         self._asked = False
 
     def search(
-        self, store: Any, snapshot: Any, query: np.ndarray, number: int, allowed: np.ndarray | None = None,
+        self,
+        store: Any,
+        snapshot: Any,
+        query: np.ndarray,
+        number: int,
+        allowed: np.ndarray | None = None,
         less: np.ndarray | None = None,
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         """Positions of the best `number` clips for a query (2D,), best first; of the `allowed` ones (n,) if given.
         less (all positions,): what the inner product of each is lessened by."""
         chosen = snapshot.live if allowed is None else allowed

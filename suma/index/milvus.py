@@ -116,10 +116,17 @@ class MilvusStore:
             client.create("features", FEATURE_FIELDS, self.dim, "FLAT", False)
             rows.result()
         first = {
-            "format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "commit": 0, "next": 0,
-            "rows": 0, "captions": 0, "cut": False, "segment": SEGMENT if self.segment is None else self.segment,
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "dim": self.dim,
+            "commit": 0,
+            "next": 0,
+            "rows": 0,
+            "captions": 0,
+            "cut": False,
+            "segment": SEGMENT if self.segment is None else self.segment,
             "source": source,
-        }  # fmt: skip
+        }
         self._log([(0, MARKER, {**first, "written": time.time()})])
 
     @classmethod
@@ -320,10 +327,12 @@ class MilvusStore:
         folded = np.zeros(2 * self.dim) if clip is None else clip.folded
         vector = np.asarray(folded, np.float16)
         return {
-            "part": part, "start": float(clip.start) if clip else 0.0, "stop": float(clip.end) if clip else 0.0,
+            "part": part,
+            "start": float(clip.start) if clip else 0.0,
+            "stop": float(clip.end) if clip else 0.0,
             "times": json.dumps([float(t) for t in clip.times] if clip else []),
             "vector": vector if self.client.has_float16 else vector.astype(np.float32),
-        }  # fmt: skip
+        }
 
     # ---- captions --------------------------------------------------------------------------------------------------
 
@@ -386,6 +395,9 @@ def _feature_rows(clip: NewClip, part: int) -> Iterator[dict[str, Any]]:
     chunks = [text[i : i + CHUNK] for i in range(0, len(text), CHUNK)]
     for i, chunk in enumerate(chunks):
         yield {
-            "id": f"{clip.digest}.{part}.{i}", "digest": clip.digest, "chunks": len(chunks), "content": chunk,
+            "id": f"{clip.digest}.{part}.{i}",
+            "digest": clip.digest,
+            "chunks": len(chunks),
+            "content": chunk,
             "vector": features[0].astype(np.float32),
-        }  # fmt: skip
+        }

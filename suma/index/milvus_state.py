@@ -23,9 +23,21 @@ from suma.index.storage import StoreError
 from suma.model.vocabulary import nfc
 
 ROW_FIELDS: dict[str, Any] = {
-    "id": int, "path": 16_384, "size": int, "mtime": float, "digest": 64, "duration": float, "reason": 8192,
-    "part": int, "start": float, "stop": float, "times": 65_535, "kind": int, "born": int, "died": int,
-}  # fmt: skip
+    "id": int,
+    "path": 16_384,
+    "size": int,
+    "mtime": float,
+    "digest": 64,
+    "duration": float,
+    "reason": 8192,
+    "part": int,
+    "start": float,
+    "stop": float,
+    "times": 65_535,
+    "kind": int,
+    "born": int,
+    "died": int,
+}
 FEATURE_FIELDS: dict[str, Any] = {"id": 100, "digest": 64, "chunks": int, "content": 65_535}
 LOG_FIELDS: dict[str, Any] = {"id": int, "what": int, "text": 65_535}
 FIRST, COPY, FAILED = 0, 1, 2  # kinds of rows: a clip, the same in another file, a file that cannot be read
@@ -297,9 +309,13 @@ def about(file: Row) -> dict[str, Any]:
     """What a row tells of a file."""
     reason = file.reason.encode("utf-8", "backslashreplace")[:8000].decode("utf-8", "ignore")
     return {
-        "path": quoted(file.path), "size": int(file.size), "mtime": float(file.mtime), "digest": file.digest,
-        "duration": float(file.duration), "reason": reason,
-    }  # fmt: skip
+        "path": quoted(file.path),
+        "size": int(file.size),
+        "mtime": float(file.mtime),
+        "digest": file.digest,
+        "duration": float(file.duration),
+        "reason": reason,
+    }
 
 
 def file_of(row: dict[str, Any]) -> Row:

@@ -103,9 +103,14 @@ class Codes:
         return self._first.code_size + self._codes.shape[1]
 
     def name(
-        self, query: np.ndarray, number: int, below: int, permitted: np.ndarray | None = None, share: float = 1.0,
+        self,
+        query: np.ndarray,
+        number: int,
+        below: int,
+        permitted: np.ndarray | None = None,
+        share: float = 1.0,
         less: np.ndarray | None = None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Positions less than `below`, in no order, of more than `number` vectors that are likely to have the largest
         inner products with a query (W,): of the permitted ones (at least `below`,) bool, if given, which are a `share`
         of all; each lessened by `less` (at least `below`,), if given, which the first code knows nothing of."""

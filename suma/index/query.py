@@ -79,11 +79,13 @@ class Filter:
         if self.folder and other.folder and self.folder != other.folder:
             raise ValueError(f"one folder at a time: {self.folder!r} or {other.folder!r}")
         return Filter(
-            other.folder or self.folder, max(self.longer, other.longer), min(self.shorter, other.shorter),
+            other.folder or self.folder,
+            max(self.longer, other.longer),
+            min(self.shorter, other.shorter),
             max(self.after, other.after, key=lambda date: _seconds("after", date)),
             min((d for d in (self.before, other.before) if d), key=lambda date: _seconds("before", date), default=""),
             other.root or self.root,
-        )  # fmt: skip
+        )
 
     @property
     def times(self) -> tuple[float, float]:

@@ -171,9 +171,16 @@ class Searcher:
         return matches
 
     def _ranked(
-        self, store: AnyStore, snapshot: State, folded: Array, score: Callable[[list[int]], Array], page: Page,
-        candidates: int, left_out: Sequence[int] = (), less: np.ndarray | None = None,
-    ) -> list[tuple[float, int]]:  # fmt: skip
+        self,
+        store: AnyStore,
+        snapshot: State,
+        folded: Array,
+        score: Callable[[list[int]], Array],
+        page: Page,
+        candidates: int,
+        left_out: Sequence[int] = (),
+        less: np.ndarray | None = None,
+    ) -> list[tuple[float, int]]:
         """The page's clips (score, position): the first stage's candidates for folded queries (Q, 2D), scored exactly.
         More of them are taken in while many belong to few videos."""
         allowed, without = self._allowed(snapshot, page.filter), set(left_out)

@@ -78,9 +78,15 @@ def folder_of(output: str | Path) -> Path:
 
 
 def fill(
-    model: SUMA, output: str | Path, videos: Sequence[str], place: tuple[int, int], add: Add, retry: bool = False,
-    segment: float | None = None, exclude: Sequence[str] = (),
-) -> None:  # fmt: skip
+    model: SUMA,
+    output: str | Path,
+    videos: Sequence[str],
+    place: tuple[int, int],
+    add: Add,
+    retry: bool = False,
+    segment: float | None = None,
+    exclude: Sequence[str] = (),
+) -> None:
     """Encode this rank's share into its shard; rank 0 then waits for the others, and they until it has heard of them.
 
     retry: try again what could not be read; segment: seconds of a part of a long video (None: the index's, or

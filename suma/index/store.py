@@ -115,9 +115,11 @@ class Store:
     def _take_snapshot(self, table: RowTable, generation: int) -> Snapshot:
         used = table.extent()
         shapes = {
-            "features": (used.rows, self.dim), "folded": (used.clips, 2 * self.dim), "scales": (used.rows,),
+            "features": (used.rows, self.dim),
+            "folded": (used.clips, 2 * self.dim),
+            "scales": (used.rows,),
             "captions": (used.captions, 2 * self.dim),
-        }  # fmt: skip
+        }
         arrays = {name: self._map(name, generation, shape) for name, shape in shapes.items()}
         live = np.delete(np.arange(used.clips), used.removed)
         return Snapshot(table, live, **arrays, cut=used.cut, at=used.at)

@@ -101,9 +101,12 @@ class VideoIndex:
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
             self._store = Store.create(
-                Path(self._temporary.name, "index"), self.model.fingerprint(), self.model.dim, self._segment,
+                Path(self._temporary.name, "index"),
+                self.model.fingerprint(),
+                self.model.dim,
+                self._segment,
                 self.model.source,
-            )  # fmt: skip
+            )
         return self._store
 
     @property

@@ -57,9 +57,17 @@ class ConceptSpace(nn.Module, Vocabulary):
     """
 
     def __init__(
-        self, words: Sequence[str], counts: Sequence[int], num_captions: int, num_concepts: int, width: int, dim: int,
-        anchor: str = "idf", activation: str = "cosine", ignored: Sequence[str] = (),
-    ):  # fmt: skip
+        self,
+        words: Sequence[str],
+        counts: Sequence[int],
+        num_captions: int,
+        num_concepts: int,
+        width: int,
+        dim: int,
+        anchor: str = "idf",
+        activation: str = "cosine",
+        ignored: Sequence[str] = (),
+    ):
         nn.Module.__init__(self)
         Vocabulary.__init__(self, words, counts, num_captions, anchor, ignored)
         for name, value, known in (("anchor", anchor, ANCHORS), ("activation", activation, ACTIVATIONS)):

@@ -15,8 +15,13 @@ FORMAT_VERSION = 1
 ANCHORS = ("binary", "count", "idf", "self")
 ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
 LATER = (  # at their defaults they change no name
-    "frame_grid", "coarse_share", "activation", "temporal_frames", "untrained", "ignored_words",
-)  # fmt: skip
+    "frame_grid",
+    "coarse_share",
+    "activation",
+    "temporal_frames",
+    "untrained",
+    "ignored_words",
+)
 
 
 @dataclass

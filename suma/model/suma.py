@@ -55,9 +55,16 @@ class SUMA(
         self.temporal = TemporalEncoder(dim, layers, config.temporal_positions) if layers else None
         self.grid = FrameGrid(grid, cell_width(self.clip, dim), dim) if grid else None
         self.space = ConceptSpace(
-            config.words, config.word_counts, config.num_captions, config.num_concepts, width, dim, config.anchor,
-            config.activation, config.ignored_words,
-        )  # fmt: skip
+            config.words,
+            config.word_counts,
+            config.num_captions,
+            config.num_concepts,
+            width,
+            dim,
+            config.anchor,
+            config.activation,
+            config.ignored_words,
+        )
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
         self.shorten = text_tower.can_shorten(self.clip)
@@ -131,9 +138,15 @@ class SUMA(
         )
         words = list(counts)
         config = SUMAConfig(
-            clip=cfg, image=image, tokenizer=tokenizer_name, num_concepts=num_concepts, num_captions=num_captions,
-            words=[words[i] for i in clusters.order], word_counts=[counts[words[i]] for i in clusters.order], **options,
-        )  # fmt: skip
+            clip=cfg,
+            image=image,
+            tokenizer=tokenizer_name,
+            num_concepts=num_concepts,
+            num_captions=num_captions,
+            words=[words[i] for i in clusters.order],
+            word_counts=[counts[words[i]] for i in clusters.order],
+            **options,
+        )
         model = cls(config, tokenizer_folder)
         towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
         model.clip.load_state_dict(towers)
@@ -346,9 +359,16 @@ def _words_of(captions: Iterable[str] | None) -> tuple[dict[str, int], int]:
 
 
 def _clusters(
-    clip: Any, tokenizer: Any, text_cfg: dict[str, Any], counts: Mapping[str, int], num_concepts: int, min_count: int,
-    seed: int, start: str, vectors: Mapping[str, np.ndarray] | None,
-) -> Clusters:  # fmt: skip
+    clip: Any,
+    tokenizer: Any,
+    text_cfg: dict[str, Any],
+    counts: Mapping[str, int],
+    num_concepts: int,
+    min_count: int,
+    seed: int,
+    start: str,
+    vectors: Mapping[str, np.ndarray] | None,
+) -> Clusters:
     """Return the clusters of the words of `counts`, as `SUMA.from_clip` says."""
     if start not in STARTS:
         raise ValueError(f"concept_start {start!r}: choose one of {', '.join(STARTS)}")

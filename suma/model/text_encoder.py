@@ -77,16 +77,27 @@ def _shapes(config: SUMAConfig) -> dict[str, tuple[int, ...]]:
     text, dim = TOWER | config.clip["text_cfg"], int(config.clip["embed_dim"])
     e, k = text["width"], config.num_concepts
     shapes: dict[str, tuple[int, ...]] = {
-        "token_embedding.weight": (text["vocab_size"], e), "positional_embedding": (text["context_length"], e),
-        "ln_final.weight": (e,), "ln_final.bias": (e,), "text_projection": (e, dim),
-    }  # fmt: skip
+        "token_embedding.weight": (text["vocab_size"], e),
+        "positional_embedding": (text["context_length"], e),
+        "ln_final.weight": (e,),
+        "ln_final.bias": (e,),
+        "text_projection": (e, dim),
+    }
     for n in range(text["layers"]):
         block = {
-            "ln_1.weight": (e,), "ln_1.bias": (e,), "attn.in_proj_weight": (3 * e, e), "attn.in_proj_bias": (3 * e,),
-            "attn.out_proj.weight": (e, e), "attn.out_proj.bias": (e,), "ln_2.weight": (e,), "ln_2.bias": (e,),
-            "mlp.c_fc.weight": (4 * e, e), "mlp.c_fc.bias": (4 * e,), "mlp.c_proj.weight": (e, 4 * e),
+            "ln_1.weight": (e,),
+            "ln_1.bias": (e,),
+            "attn.in_proj_weight": (3 * e, e),
+            "attn.in_proj_bias": (3 * e,),
+            "attn.out_proj.weight": (e, e),
+            "attn.out_proj.bias": (e,),
+            "ln_2.weight": (e,),
+            "ln_2.bias": (e,),
+            "mlp.c_fc.weight": (4 * e, e),
+            "mlp.c_fc.bias": (4 * e,),
+            "mlp.c_proj.weight": (e, 4 * e),
             "mlp.c_proj.bias": (e,),
-        }  # fmt: skip
+        }
         shapes |= {f"transformer.resblocks.{n}.{name}": shape for name, shape in block.items()}
     space = {"centres": (k, e), "initial_centres": (k, e), "word_to_concept": (len(config.words),)}
     space |= {"map.weight": (dim, e)} if e != dim else {}
@@ -97,9 +108,7 @@ class ReaderSpace(Vocabulary):
     """The aligned concept space of a Reader, with plain cosines (see suma.model.concept_space.ConceptSpace)."""
 
     def __init__(self, config: SUMAConfig, weights: Mapping[str, np.ndarray]):
-        super().__init__(
-            config.words, config.word_counts, config.num_captions, config.anchor, config.ignored_words
-        )  # fmt: skip
+        super().__init__(config.words, config.word_counts, config.num_captions, config.anchor, config.ignored_words)
         self.word_to_concept, self.initial_centres = weights["space.word_to_concept"], weights["space.initial_centres"]
         concepts = weights["space.centres"]
         if "space.map.weight" in weights:
@@ -120,7 +129,7 @@ class Reader:
 
     def __init__(
         self, config: SUMAConfig, weights: Mapping[str, np.ndarray], name: str, folder: Path, source: str = ""
-    ):  # fmt: skip
+    ):
         """weights: those of `_shapes`; name: the whole model's fingerprint; folder: where it was read from; source: the
         string that an index remembers it by."""
         loaded = {n: x.astype(np.float32) if x.dtype.kind == "f" else x for n, x in weights.items()}

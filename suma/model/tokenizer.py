@@ -111,9 +111,12 @@ def _hub_tokenizer(text_cfg: dict[str, Any], folder: str | Path | None) -> Any:
         raise ValueError(f"tokenizer_kwargs may hold clean and strip_sep_token, got {', '.join(sorted(options))}")
     try:
         return HFTokenizer(
-            str(folder or name), text_cfg.get("context_length", 77), tokenizer_mode=text_cfg.get("tokenizer_mode"),
-            trust_remote_code=False, **options,
-        )  # fmt: skip
+            str(folder or name),
+            text_cfg.get("context_length", 77),
+            tokenizer_mode=text_cfg.get("tokenizer_mode"),
+            trust_remote_code=False,
+            **options,
+        )
     except ImportError as error:
         raise ValueError(f"the tokenizer {name} needs transformers: pip install transformers ({error})") from error
     except OSError as error:

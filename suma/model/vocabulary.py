@@ -80,7 +80,7 @@ class Vocabulary:
 
     def __init__(
         self, words: Sequence[str], counts: Sequence[int], num_captions: int, anchor: str, ignored: Sequence[str] = ()
-    ):  # fmt: skip
+    ):
         """The words, best names of a concept first, and in how many of `num_captions` captions each is; `anchor`: see
         `anchors`; ignored: words that name no concept. Raises ValueError where their numbers differ."""
         if len(words) != len(counts):

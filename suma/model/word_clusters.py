@@ -56,7 +56,7 @@ def cluster(
 
 def cluster_words(
     embeddings: np.ndarray, num_concepts: int, seed: int = 0, tries: int = 3
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """k-means over word embeddings (W, E) -> unit centres (K, E) and each word's concept (W,), no concept empty.
 
     Cosine k-means by faiss, the best of `tries`, deterministic for a seed. The paper says "KNN"; a centre stands for
@@ -77,9 +77,15 @@ def cluster_words(
     if num_concepts == num_words:
         return unit.copy(), np.arange(num_words)
     kmeans = faiss.Kmeans(
-        unit.shape[1], num_concepts, niter=25, nredo=tries, seed=seed + 1, spherical=True,
-        min_points_per_centroid=1, max_points_per_centroid=max(256, num_words),
-    )  # fmt: skip
+        unit.shape[1],
+        num_concepts,
+        niter=25,
+        nredo=tries,
+        seed=seed + 1,
+        spherical=True,
+        min_points_per_centroid=1,
+        max_points_per_centroid=max(256, num_words),
+    )
     kmeans.train(unit)
     centres = np.array(kmeans.centroids, dtype=np.float32).reshape(num_concepts, -1)
     similarity = unit @ centres.T

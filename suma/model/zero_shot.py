@@ -63,9 +63,14 @@ def word_features(clip: nn.Module, tokenizer: Any, words: Sequence[str], text_cf
 
 
 def cluster_by_prompts(
-    clip: nn.Module, tokenizer: Any, text_cfg: dict[str, Any], counts: Mapping[str, int], embeddings: np.ndarray,
-    num_concepts: int, seed: int,
-) -> Clusters:  # fmt: skip
+    clip: nn.Module,
+    tokenizer: Any,
+    text_cfg: dict[str, Any],
+    counts: Mapping[str, int],
+    embeddings: np.ndarray,
+    num_concepts: int,
+    seed: int,
+) -> Clusters:
     """Cluster the words of `counts` by their directions; inflected forms share that of their base form.
 
     The names of a concept are base forms first. The centres are the mean token embeddings (W, E) of each cluster, by

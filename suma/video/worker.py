@@ -99,9 +99,12 @@ class Decoder:
             self._late = ""
             self._child = subprocess.Popen(
                 [sys.executable, *CHILD, str(self.memory_limit), str(os.getpid())],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                cwd=Path(__file__).resolve().parents[2], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parents[2],
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
             threading.Thread(target=self._watch, args=[self._child], daemon=True).start()
         return self._child
 
@@ -206,9 +209,12 @@ def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[s
         refuse_sparse(path)
         for start, end, frames in read_parts(path, num_frames, segment):
             header = {
-                "duration": float(frames.duration), "start": round(float(start), 3), "end": round(float(end), 3),
-                "times": [round(float(t), 6) for t in frames.times], "shape": frames.frames.shape[1:],
-            }  # fmt: skip
+                "duration": float(frames.duration),
+                "start": round(float(start), 3),
+                "end": round(float(end), 3),
+                "times": [round(float(t), 6) for t in frames.times],
+                "shape": frames.frames.shape[1:],
+            }
             yield header, np.ascontiguousarray(frames.frames).reshape(-1)
         hashed = hashlib.sha256()
         with open(path, "rb") as file:

@@ -155,8 +155,10 @@ def main() -> int:
     with running_app() as (url, pid):
         o = load(url, pid, args.clients, args.searches, args.pause)
     ms = sorted(1000 * s for s in o.seconds)
-    print(f"{args.clients} clients, {len(ms)} searches in {o.wall:.1f} s ({len(ms) / o.wall:.1f} per second), "
-          f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")  # fmt: skip
+    print(
+        f"{args.clients} clients, {len(ms)} searches in {o.wall:.1f} s ({len(ms) / o.wall:.1f} per second), "
+        f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
     print(f"errors {len(o.errors)}, mixed-up answers {o.mixed}")
     print(f"p50 {statistics.median(ms):.0f} ms, p95 {o.p95:.0f} ms, longest {ms[-1]:.0f} ms")
     print(f"memory {' '.join(f'{m:.0f}' for m in o.memory)} MB")

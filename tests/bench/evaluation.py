@@ -40,10 +40,16 @@ def tiny_backbone(dim: int, concepts: int, layers: int) -> SUMA:
     words = [f"word{n}" for n in range(concepts)]
     model = SUMA(
         SUMAConfig(
-            clip=clip, image=image, words=words, word_counts=[1] * concepts, num_captions=concepts,
-            num_concepts=concepts, temporal_layers=layers, aggregation_temperature=TEMPERATURE,
+            clip=clip,
+            image=image,
+            words=words,
+            word_counts=[1] * concepts,
+            num_captions=concepts,
+            num_concepts=concepts,
+            temporal_layers=layers,
+            aggregation_temperature=TEMPERATURE,
         )
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(0)
     for p in [model.space.centres, *([model.temporal.out.weight] if model.temporal else [])]:
         p.data.copy_(torch.randn(p.shape, generator=generator) * dim**-0.5)  # both are zeros at the start

@@ -90,8 +90,10 @@ def training(tower: str, pairs: int, chunk: int, rounds: int) -> list[str]:
 
     lines = []
     for name, size, checkpoint in (
-        ("plain", 0, False), (f"chunks of {chunk}", chunk, False), ("activation checkpointing", 0, True),
-    ):  # fmt: skip
+        ("plain", 0, False),
+        (f"chunks of {chunk}", chunk, False),
+        ("activation checkpointing", 0, True),
+    ):
         model.clip.set_grad_checkpointing(checkpoint)
         if DEVICE.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

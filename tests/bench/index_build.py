@@ -142,9 +142,13 @@ def against_plain(model: SUMA, paths: list[Path], folder: Path, hd_seconds: floa
     """Print decoding against decord's, and the whole against the plain loops."""
     image = model.config.image
     transform = open_clip.transform.image_transform(
-        image["size"], is_train=False, mean=image["mean"], std=image["std"], resize_mode=image["resize_mode"],
+        image["size"],
+        is_train=False,
+        mean=image["mean"],
+        std=image["std"],
+        resize_mode=image["resize_mode"],
         interpolation=image["interpolation"],
-    )  # fmt: skip
+    )
     ratio, same = decoding(paths, 1)
     print(f"decode, 15 s SD: {ratio:.2f} x decord, the same bytes: {same}", flush=True)
     hd = [make_clip(folder / "hd.mkv", hd_seconds, 1920, 1080, 1, "veryfast")]

@@ -212,9 +212,14 @@ def beside(
 
 
 def compare(
-    model: SUMA, index: VideoIndex, texts: Texts, named: torch.Tensor, count: int,
-    stage: Callable[[int], list[int]], whole: Callable[[int], list[int]],
-) -> None:  # fmt: skip
+    model: SUMA,
+    index: VideoIndex,
+    texts: Texts,
+    named: torch.Tensor,
+    count: int,
+    stage: Callable[[int], list[int]],
+    whole: Callable[[int], list[int]],
+) -> None:
     """Recall@10 against the exact score of all videos, for each way of aggregating frames."""
     snapshot, number = index.store.snapshot, 30
     some = Texts(texts.features[:number], texts.anchors[:number])

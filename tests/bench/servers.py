@@ -69,9 +69,11 @@ def in_faiss(world: World) -> None:
     bits = np.packbits(world.number < SHARE, bitorder="little")
     chosen = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
     world.report(
-        "faiss", seconds, lambda q: index.search(q[None], ASKED)[1][0].tolist(),
+        "faiss",
+        seconds,
+        lambda q: index.search(q[None], ASKED)[1][0].tolist(),
         lambda q: index.search(q[None], ASKED, params=chosen)[1][0].tolist(),
-    )  # fmt: skip
+    )
 
 
 def in_milvus(world: World, place: str, name: str, index: str, sealed: bool) -> None:

@@ -148,8 +148,10 @@ def main() -> None:
     print(f"\na step of {args.frames} frames per video: peak memory above model and batch, CPU time")
     for (pairs, chunk), found in cases.items():
         how = f"in chunks of {chunk}" if chunk else "plain"
-        print(f"  {pairs:4} pairs {how:16} {found['peak'] / 1e6:7.0f} MB ({found['peak'] / small:.2f} x)"
-              f"  {found['seconds']:6.1f} s  loss {found['loss']:.6f}")  # fmt: skip
+        print(
+            f"  {pairs:4} pairs {how:16} {found['peak'] / 1e6:7.0f} MB ({found['peak'] / small:.2f} x)"
+            f"  {found['seconds']:6.1f} s  loss {found['loss']:.6f}"
+        )
     found = run("gradients", args.threads, pairs=args.pairs, chunk=args.chunk, **common)
     print(f"  gradients of all weights, chunks against plain: relative difference {found['difference']:.1e}")
     found = run("checkpointing", args.threads, frames=12, rounds=args.rounds)
