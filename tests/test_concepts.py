@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
         (
             "caf\u00e9 \u00fcber \u0441\u043e\u0431\u0430\u043a\u0430 \u72d7",
             ["caf\u00e9", "\u00fcber", "\u0441\u043e\u0431\u0430\u043a\u0430", "\u72d7"],
-        ),  # noqa: E501
+        ),
         ("a\U0001f436dog snake_case", ["a", "dog", "snake", "case"]),
         ("well-known  --  (very)\tgood\n", ["well", "known", "very", "good"]),
         ("?! ... \U0001f600", []),

@@ -342,10 +342,15 @@ def test_the_cards_head_is_what_the_hub_reads(tiny_model: SUMA):
 
 
 def test_the_card_tells_the_run(tiny_model: SUMA):
-    text = card(tiny_model, batch_size=96, half=True, pretrained="").text
+    text = card(tiny_model, batch_size=96, save_half=True, pretrained="").text
     assert "from suma import" in text and 'SUMA.from_pretrained("me/suma")' in text
     assert "| SUMA | text -> video | 40.1 (30.0 to 50.0) | 60.0 | 80.0 | 2.0 | 9.5 |" in text
-    assert "--batch-size 96" in text and "--half" in text and "--pretrained ''" in text and "--push-to-hub" not in text
+    assert (
+        "--batch-size 96" in text
+        and "--save-half" in text
+        and "--pretrained ''" in text
+        and "--push-to-hub" not in text
+    )
     assert "with random weights" in text and "12 concepts of 42 caption words" in text
     assert "at least 500" in text and "372 of the 1,000 test videos" in text
     assert f"torch {version('torch')}" in text and "2302.09473" in text

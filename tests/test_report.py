@@ -86,7 +86,7 @@ def test_the_quick_ablation_runs_resumes_and_leaves_the_report_of_the_project_al
     monkeypatch.setitem(ablate.BASE, "batch_size", 16)
     monkeypatch.setitem(ablate.BASE, "num_concepts", 32)
     before = (ROOT / "assets" / "report" / "table.md").read_bytes()
-    arguments = ["--data", str(tmp_path / "scenes"), "--clip", str(ROOT / "assets" / "model")]
+    arguments = ["--data", str(tmp_path / "scenes"), "--backbone", str(ROOT / "assets" / "model")]
     arguments += ["--runs", str(tmp_path / "runs"), "--steps", "2", "--held-out", "10"]
     assert ablate.main([*arguments, "--quick"]) == 0
     told = capsys.readouterr().out

@@ -60,7 +60,7 @@ def flags(benchmark: Path, tower: dict, output: Path, **changes: object) -> list
     given = {
         "dataset": benchmark,
         "output": output,
-        "clip": file,
+        "backbone": file,
         "pretrained": "",
         "num_concepts": 6,
         "temporal_layers": 1,
@@ -325,7 +325,7 @@ def test_a_loss_that_is_no_number_stops_with_step_rates_and_videos(benchmark, to
     train_loss = train.suma_loss
     monkeypatch.setattr(train, "suma_loss", poisoned)
     with pytest.raises(RuntimeError, match=r"loss is nan at step 0 with .*'clip_lr': 0.0001.* videos \['video\d+', "):
-        train.main(flags(benchmark, tower, tmp_path / "run", chunk=4))
+        train.main(flags(benchmark, tower, tmp_path / "run", grad_cache_chunk=4))
 
 
 def test_the_words_are_those_of_the_training_clips_alone(run: Path, benchmark: Path):
@@ -430,7 +430,14 @@ def test_an_unreadable_video_stops_the_run_with_its_name(broken_benchmark: Path,
 
 
 def test_unreadable_videos_are_left_out_on_request_and_weights_saved_in_half(broken_benchmark, tower, tmp_path, capsys):
-    changes = {"steps": 1, "held_out": 0, "test_config": "", "skip_unreadable": True, "half": True, "group_size": 2}
+    changes = {
+        "steps": 1,
+        "held_out": 0,
+        "test_config": "",
+        "skip_unreadable": True,
+        "save_half": True,
+        "group_size": 2,
+    }
     train.main(flags(broken_benchmark, tower, tmp_path / "run", **changes))
     out = capsys.readouterr().out
     assert "left out" in out and "video7.mp4" in out

@@ -30,7 +30,7 @@ import torch
 
 MAIN = "baselines"
 BASE: dict[str, Any] = {  # two temporal layers: the bundled model has three, so none starts with its
-    "also": "short,sides",
+    "extra_train_configs": "short,sides",
     "pretrained": "",
     "num_concepts": 256,
     "min_count": 5,
@@ -100,7 +100,7 @@ ROWS = [
     Row("losses", "alpha 1", {"alpha": 1.0}),
     Row("losses", "beta 0.3", {"beta": 0.3}),
     Row("losses", "beta 3", {"beta": 3.0}),
-    Row("losses", "no L_sim", {"sim": 0.0}),
+    Row("losses", "no L_sim", {"sim_weight": 0.0}),
     Row("batches", "half of the runs by words", {"group_words": True}),
     Row("batches", "random instead of one setting", {"group_size": 0}),
     Row("concepts", "K 128", {"num_concepts": 128}),
@@ -157,7 +157,7 @@ def flags_of(row: Row, seed: int, args: argparse.Namespace) -> list[str] | None:
         "limit": QUICK_CLIPS if args.quick else 0,
         "save_every": 10 * args.steps,
         "dataset": args.dataset,
-        "clip": args.clip,
+        "backbone": args.backbone,
         "output": args.runs / f"{row.slug}-{seed}",
     }
     if options["num_concepts"] == "all":
@@ -258,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the rows (those of every question but the baselines with the first seed alone), and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", "--data", type=Path, required=True, help="a folder that train/scenes.py wrote")
-    parser.add_argument("--clip", default="assets/model", help="the towers to start from: a saved SUMA's folder")
+    parser.add_argument("--backbone", default="assets/model", help="the towers to start from: a saved SUMA's folder")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the runs are kept")
     parser.add_argument("--report", type=Path, help="where the report is written (assets/report, or beside quick runs)")
     parser.add_argument("--steps", type=int, default=300, help="of each run")
@@ -290,7 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(told, file=sys.stderr)
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     machine = f"{processor}, {os.cpu_count()} CPUs, torch {torch.__version__}"
-    command = f"python train/ablate.py --dataset SCENES --clip {args.clip} --steps {args.steps} --seeds {args.seeds}"
+    command = (
+        f"python train/ablate.py --dataset SCENES --backbone {args.backbone} --steps {args.steps} --seeds {args.seeds}"
+    )
     command += f" --only {args.only}" * bool(args.only) + " --quick" * args.quick + " --full" * args.full
     command += f" --more-seeds {args.more_seeds}" * (args.more_seeds > 1)
     protocol = "the image tower trained too" if args.full else "the same frozen image tower"

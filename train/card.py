@@ -179,7 +179,7 @@ def describe_data(config: dict[str, Any], model: SUMA, revision: str) -> str:
 
 def describe_backbone(config: dict[str, Any]) -> str:
     """What the backbone was before the run."""
-    clip, weights = config["clip"], config["pretrained"]
+    clip, weights = config["backbone"], config["pretrained"]
     if Path(clip).is_dir():
         return f"the towers of an earlier SUMA, `{shown(clip)}`"
     return f"`{shown(clip)}` with " + (f"the weights `{shown(weights)}`" if weights else "random weights")

@@ -22,7 +22,9 @@ class TrainConfig:
 
     dataset: str = option(MSRVTT, "a benchmark on the Hub, or a local folder in its layout")
     train_config: str = option("train_9k", "its training split")
-    also: str = option("", "further splits to train on, comma-separated: captions of the same videos, or other videos")
+    extra_train_configs: str = option(
+        "", "further splits to train on, comma-separated: captions of the same videos, or other videos"
+    )
     mix: str = option("", "train on other data sets too, comma-separated: DATASET:CONFIG[+CONFIG]=SHARE of each batch")
     test_config: str = option("test_1k", "the split of the final evaluation; empty: none")
     video_column: str = option("video", "the column of the videos' file names, in rows of your own")
@@ -30,7 +32,7 @@ class TrainConfig:
     limit: int = option(0, "only the first so many videos of each split, fetched one by one; 0: all")
     paragraph: bool = option(False, "join each video's captions into one (ActivityNet)")
     output: str = option("runs/suma", "folder for checkpoints, log and the trained model; run again to resume")
-    clip: str = option("ViT-B-32-quickgelu", "open_clip model name, a .json of one, or a saved SUMA's folder")
+    backbone: str = option("ViT-B-32-quickgelu", "open_clip model name, a .json of one, or a saved SUMA's folder")
     pretrained: str = option("openai", "open_clip tag or checkpoint file of the backbone; empty: random weights")
     num_concepts: int = option(1024, "K, clusters of caption words")
     min_count: int = option(1, "words in fewer captions make no clusters of their own")
@@ -54,7 +56,9 @@ class TrainConfig:
     epochs: int = option(5, "passes over the training pairs; a step takes one caption of each of its videos")
     steps: int = option(0, "optimiser steps instead of epochs")
     batch_size: int = option(128, "pairs per step, over all processes")
-    chunk: int = option(0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch")
+    grad_cache_chunk: int = option(
+        0, "pairs whose activations are in memory at once (gradient caching); 0: the whole batch"
+    )
     checkpoint_activations: bool = option(False, "a twelfth of the activations for a quarter more time")
     compile: bool = option(False, "torch.compile the image tower: minutes at the start, see tests/bench/train_step.py")
     freeze_image: bool = option(False, "leave the image tower as it is; each frame is then encoded only once")
@@ -66,7 +70,7 @@ class TrainConfig:
     new_lr: float = option(1e-4, "learning rate of the temporal encoder, the concepts and their temperature")
     warmup: float = option(0.1, "share of the steps with rising learning rate; then cosine to 0")
     weight_decay: float = option(0.2, "of matrices; none on biases, norms and temperatures")
-    sim: float = option(1.0, "weight of the similarity loss of the original space")
+    sim_weight: float = option(1.0, "weight of the similarity loss of the original space")
     alpha: float = option(0.1, "weight of the alignment loss")
     beta: float = option(1.0, "weight of the aligned similarity loss")
     grad_norm: float = option(1.0, "largest norm of the gradient")
@@ -79,7 +83,7 @@ class TrainConfig:
     log_every: int = option(20, "steps between lines of metrics")
     mixed_precision: str = option("auto", "bf16, fp16 (GPU only) or no; auto: bf16 where the hardware has it")
     tracker: str = option("", "also log to a tracker of accelerate that is installed: tensorboard, trackio, ...")
-    half: bool = option(False, "save the final weights in float16")
+    save_half: bool = option(False, "save the final weights in float16")
     skip_unreadable: bool = option(False, "leave unreadable videos out and report them, instead of stopping")
     push_to_hub: str = option("", "Hub id to push the trained model to")
     seed: int = option(0, "of everything random")
@@ -95,8 +99,8 @@ class TrainConfig:
             raise ValueError("batch_size, train_frames, log_every, eval_every and save_every must be at least 1")
         if self.cache_format not in FORMATS:
             raise ValueError(f"cache_format={self.cache_format!r}: choose one of {', '.join(FORMATS)}")
-        if self.freeze_layers < 0 or self.chunk < 0:
-            raise ValueError("freeze_layers and chunk must be 0 or more")
+        if self.freeze_layers < 0 or self.grad_cache_chunk < 0:
+            raise ValueError("freeze_layers and grad_cache_chunk must be 0 or more")
         if self.steps < 0 or (self.steps == 0 and self.epochs < 1):
             raise ValueError("give at least one epoch, or a positive number of steps")
         if not 0 <= self.warmup <= 1:

@@ -40,7 +40,7 @@ def load_mixture(c: TrainConfig) -> tuple[list[Clip], list[Part]]:
     """
     options: dict[str, Any] = {name: getattr(c, name) for name in OPTIONS}
     further = parse_mix(c.mix)
-    first = [c.train_config, *filter(None, c.also.split(","))]
+    first = [c.train_config, *filter(None, c.extra_train_configs.split(","))]
     named = [(c.dataset, first, 1 - sum(part for _, _, part in further)), *further]
     sets: list[list[Clip]] = []
     held: list[list[Clip]] = []

@@ -226,7 +226,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the Scenes benchmark.")
     parser.add_argument("out", type=Path, help="folder of the dataset")
     parser.add_argument("--videos", type=int, default=9000, help="training clips; the other splits go in proportion")
-    parser.add_argument("--more", type=int, default=0, help='further training clips, for train.py\'s "--also more"')
+    parser.add_argument(
+        "--more", type=int, default=0, help='further training clips, for train.py\'s "--extra-train-configs more"'
+    )
     parser.add_argument("--seed", type=int, default=0, help="everything follows from it")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--gallery", type=Path, help="also copy some test clips, with posters and captions, to here")

