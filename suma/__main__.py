@@ -1,4 +1,4 @@
-"""`python -m suma index | merge | search | captions | similar | info | check`: the index from the command line."""
+"""The command line: `suma index | merge | search | captions | similar | info | check | app | doctor`."""
 
 import os
 
@@ -43,7 +43,7 @@ MODEL_HELP = "a SUMA folder, a Hub id, or an open_clip model NAME:TAG such as PE
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m suma", description=__doc__, epilog=EXIT_CODES)
+    parser = argparse.ArgumentParser(prog="suma", description=__doc__, epilog=EXIT_CODES)
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     commands = parser.add_subparsers(dest="command")
 
@@ -136,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", "compare all features of an index with their checksums")
     for sub in (info, check):
         sub.add_argument("index", help="the index's folder")
+    command("doctor", "what this installation has and lacks; with --model, what would be downloaded")
+    commands.add_parser("app", help="open the app in the browser (see suma app --help)", add_help=False)
     return parser
 
 
@@ -166,6 +168,8 @@ def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
     if args.command in ("index", "merge"):
         return fill(args)
+    if args.command == "doctor":
+        return examine(args)
     model = load_reader(args.model or model_of(args.index))
     if not isinstance(model, Reader):
         from suma.model.cpu import use_fast_matmul
@@ -194,6 +198,18 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(values, ensure_ascii=False, indent=None if args.json else 2))
     return 0
+
+
+def examine(args: argparse.Namespace) -> int:
+    """Print what `doctor` finds; return 0 where all is well, else 2."""
+    from suma.doctor import check
+
+    found = list(check(args.model or ""))
+    if args.json:
+        print(json.dumps([{"ok": fine, "found": text} for fine, text in found], ensure_ascii=False))
+    else:
+        print("\n".join(f"{'ok     ' if fine else 'PROBLEM'}  {text}" for fine, text in found))
+    return 0 if all(fine for fine, _ in found) else 2
 
 
 def fill(args: argparse.Namespace) -> int:
@@ -261,8 +277,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; errors of the user's input are one line on stderr and exit code 2."""
     from suma import __version__
 
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["app"]:  # has options of its own
+        from suma.app.page import main as open_app
+
+        return open_app(arguments[1:])
     parser = _parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if args.version:
         print(__version__)
         return 0
@@ -276,6 +297,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Run the `suma` command."""
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names that are no text
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()
