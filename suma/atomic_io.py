@@ -1,4 +1,4 @@
-"""Files that stay whole: appended arrays, atomic replacement, one writer at a time, errors that say what to do.
+"""Write files so that a kill or a full disk leaves them whole: append arrays, replace files, lock out other writers.
 
 Shapes: n rows.
 """
@@ -28,8 +28,11 @@ class IndexBusyError(OSError):
 
 
 def on_disk(path: str | os.PathLike[str]) -> str:
-    """Return a path as the disk spells it: what is not there as given may be there with letters and accents apart
-    (macOS), or composed. A path that is there in no spelling is returned as it is."""
+    """Return a path as the disk spells it, or unchanged if no spelling of it exists.
+
+    Some systems (macOS) store letters and accents apart, so a path that is not there as given may be there composed or
+    decomposed.
+    """
     path = os.fspath(path)
     folder, name = os.path.split(path)
     if path.isascii() or not name or os.path.lexists(path):
@@ -41,12 +44,12 @@ def on_disk(path: str | os.PathLike[str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: SUMA_CACHE, or one in the user's home."""
+    """Return the folder for files that can be made again: SUMA_CACHE, or ~/.cache/suma."""
     return Path(os.environ.get("SUMA_CACHE") or Path.home() / ".cache" / "suma")
 
 
 def digest_of(path: str | Path) -> str:
-    """sha256 of a file's content; empty where it cannot be read."""
+    """Return the sha256 of a file's content, or "" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -55,17 +58,20 @@ def digest_of(path: str | Path) -> str:
 
 
 def _bytes(array: np.ndarray) -> Any:
+    """Return an array's bytes, copied only where it is not contiguous."""
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def sha256(array: np.ndarray) -> str:
-    """sha256 of an array's bytes."""
+    """Return the sha256 of an array's bytes."""
     return hashlib.sha256(_bytes(array)).hexdigest()
 
 
 def append(file: Path, start: int, rows: np.ndarray) -> str:
-    """Put rows (n, ...) behind byte `start` of a file, overwriting what a killed run left there, and flush them to the
-    disk; the rows' sha256."""
+    """Write rows (n, ...) from byte `start` of a file on, flush them to the disk, and return their sha256.
+
+    What a killed run left behind `start` is cut off.
+    """
     with open(file, "r+b") as stream:
         stream.truncate(start)
         stream.seek(start)
@@ -76,7 +82,7 @@ def append(file: Path, start: int, rows: np.ndarray) -> str:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary file, flushed to the disk, renamed."""
+    """Replace a file by `content`, whole or not at all: write a temporary file, flush it to the disk, rename it."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(content)
@@ -91,7 +97,7 @@ def replace(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def clear_errors(folder: Path) -> Iterator[None]:
-    """Say what a failed write means: which folder, why, and that nothing of before is lost."""
+    """Give errors of writing a message: the folder, the reason, what to do, and that what was saved is intact."""
     try:
         yield
     except IndexBusyError:
@@ -113,7 +119,10 @@ def clear_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Be the one writer of a folder meanwhile; a kill releases it. Raises IndexBusyError naming the process that is."""
+    """Lock a folder for writing until the block ends; a kill releases the lock too.
+
+    Raises IndexBusyError, naming the process that holds the lock.
+    """
     import filelock
 
     lock = filelock.FileLock(folder / LOCK, timeout=0)
@@ -136,6 +145,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
 
 
 def _holder(folder: Path) -> str:
+    """Return which process says that it writes to the folder."""
     try:
         who = json.loads((folder / WRITER).read_text())
         return f"process {who['pid']} on {who['host']} (since {who['since']})"
@@ -145,7 +155,7 @@ def _holder(folder: Path) -> str:
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
-    """Ctrl-C, or a SIGTERM that Python handles, is heard at the end of what is done meanwhile (in the main thread)."""
+    """Defer SIGINT and SIGTERM until the block ends, where Python handles them (main thread only)."""
     came: list[tuple[int, Any]] = []
     handlers: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():

@@ -1,4 +1,4 @@
-"""Say how far a long stage is: a bar on a terminal, and where there is none a line now and then."""
+"""Show how far a long stage is: a bar on a terminal, elsewhere a line now and then."""
 
 import io
 import sys
@@ -14,8 +14,11 @@ LINE = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]
 
 
 class Progress(tqdm):
-    """tqdm's bar, with its arguments. Where stderr is no terminal (nohup, a container, a batch job) it writes a flushed
-    line every EVERY seconds instead, also during a step that takes longer, and none in a stage that takes less."""
+    """tqdm's bar, with its arguments.
+
+    If stderr is no terminal (nohup, a container, a batch job), print a line every EVERY seconds instead: also during a
+    long step, and none in a stage that is over sooner.
+    """
 
     def __init__(self, *args: Any, **options: Any):
         self._ended, self._said, self._began = threading.Event(), 0.0, time.monotonic()
@@ -26,7 +29,7 @@ class Progress(tqdm):
         super().__init__(*args, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Show the state, on a terminal; a line is due only now and then."""
+        """Redraw the bar; without a terminal, print a line if one is due. Return True, as tqdm does."""
         if not self._lines:
             return bool(super().display(msg, pos))
         if time.monotonic() - (self._said or self._began) >= EVERY:
@@ -34,22 +37,23 @@ class Progress(tqdm):
         return True
 
     def close(self) -> None:
-        """End it: the last line says how long it took, if any was written before."""
+        """End the bar. If a line was printed before, print a last one: how long it took."""
         self._ended.set()
         if self._lines and self._said and not self.disable:
             self._say()
         super().close()
 
     def _say(self) -> None:
+        """Print the state as a line."""
         self._said = time.monotonic()
         print(str(self).strip(), file=sys.stderr, flush=True)
 
 
 def _keep_saying(bar: "weakref.ref[Progress]", ended: threading.Event) -> None:
-    """Write the lines that are due while no step ends."""
+    """Print the lines that are due while no step ends."""
     while not ended.wait(EVERY / 10):
         if (alive := bar()) is None:
             return
-        if hasattr(alive, "start_t"):  # else it is still being made
+        if hasattr(alive, "start_t"):  # else its constructor is still running
             alive.refresh()
         del alive

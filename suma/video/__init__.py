@@ -1,1 +1,1 @@
-"""From a video file to pixels: frames, their times, and how players would show them."""
+"""Turn video files into pixels: choose frames, decode them, and show them as players do."""

@@ -1,4 +1,4 @@
-"""Read Flash videos that were appended to one another: FFmpeg stops at the header of the second one."""
+"""Read Flash videos that were appended to one another as one; FFmpeg stops at the second header."""
 
 import os
 import re
@@ -9,7 +9,7 @@ SIZE, BLOCK = 13, 1 << 20  # bytes: of a header; searched at once
 
 
 class Joined:
-    """The content of a file without the headers in its middle, which begin at `places` (bytes)."""
+    """A file without the headers in its middle, which begin at `places` (bytes). It can be read and sought."""
 
     def __init__(self, path: str, places: list[int]):
         self._path, self._at = path, 0
@@ -17,7 +17,7 @@ class Joined:
         self._size = os.path.getsize(path) - SIZE * len(places)
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes, none from beyond the next header."""
+        """Return at most `size` bytes, up to the next header."""
         n = bisect_right(self._starts, self._at)
         with open(self._path, "rb") as file:
             file.seek(self._at + SIZE * n)
@@ -26,7 +26,7 @@ class Joined:
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place and return it."""
+        """Move to a place and return it."""
         self._at = offset + (0, self._at, self._size)[whence]
         return self._at
 
@@ -36,7 +36,7 @@ class Joined:
 
 
 def joined(path: str) -> Joined | None:
-    """Return the file as one recording, or None where it is no Flash video, or only one."""
+    """Return the file as one recording, or None if it is no Flash video, or only a single one."""
     places, at, kept = [], 0, b""
     with open(path, "rb") as file:
         if file.peek(3)[:3] != b"FLV":

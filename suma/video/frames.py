@@ -1,6 +1,6 @@
-"""From a video file to pictures: choose frames, of all of it or of its parts, and have them decoded.
+"""Choose frames of a video, or of its parts, and decode them.
 
-PyAV lists the frames and decodes the chosen ones (suma.video.timeline); decord has the last word where PyAV fails.
+PyAV lists the frames and decodes the chosen ones (suma.video.timeline). If PyAV fails, decord tries.
 """
 
 import math
@@ -30,7 +30,7 @@ OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a c
 
 
 class Frames(NamedTuple):
-    """Frames of one video, as players show them: upright, square pixels, SDR (upright.py). h and w are in pixels."""
+    """Frames of one video as players show them: upright, square pixels, SDR (upright.py). h and w are in pixels."""
 
     frames: np.ndarray  # (F, h, w, 3) uint8, RGB
     times: np.ndarray  # (F,) float64, rising: when each frame appears, in seconds on the player's clock (Timeline)
@@ -44,14 +44,14 @@ def read_frames(
     end: float | None = None,
     keyframes: bool = False,
 ) -> Frames:
-    """F = num_frames evenly spaced frames of a video (an image is a video of one frame).
+    """Return F = num_frames evenly spaced frames of a video (an image is a video of one frame).
 
-    The span [start, end] in seconds (default: all; cut at the file's end) is divided in F equal segments, and the frame
-    on screen at the middle of each is returned. Each frame comes once: a video with fewer frames, or few of them
-    readable, gives fewer. `keyframes=True` snaps to the nearest key frames of the span, often seconds away:
-    several times faster on long or HD video; exact again where they are fewer than F/2.
+    The span [start, end] in seconds (default: the whole video), cut at the file's end, is divided into F equal
+    segments. The frame on screen at the middle of each is returned, each frame once: fewer than F if the video has
+    fewer, or fewer can be read. `keyframes=True` takes the nearest key frames of the span, which may be seconds away:
+    several times faster on long or HD video. It is ignored if that gives fewer than F/2 frames.
 
-    Raises FileNotFoundError; ValueError for a bad span or a file that neither decoder can read.
+    Raises FileNotFoundError, or ValueError for a bad span or a file that neither decoder can read.
     """
     if not 0 <= (start or 0) < (float("inf") if end is None else end):
         raise ValueError(f"the span must satisfy 0 <= start < end, in seconds, not start={start}, end={end}")
@@ -63,8 +63,10 @@ def read_frames(
 
 
 def parts_of(duration: float, segment: float) -> list[tuple[float, float]]:
-    """Start and end (seconds) of the parts in which a video is indexed: one where it lasts no longer than `segment`
-    (0: whatever it lasts), else parts of that length, each of which shares OVERLAP of it with the next.
+    """Return start and end (seconds) of the parts in which a video is indexed.
+
+    It is one part if it lasts no longer than `segment`, or `segment` is 0. Else the parts are `segment` seconds long,
+    and each shares OVERLAP of that with the next.
 
     >>> parts_of(150.0, 60.0)
     [(0.0, 60.0), (50.0, 110.0), (100.0, 150.0)]
@@ -79,10 +81,10 @@ def parts_of(duration: float, segment: float) -> list[tuple[float, float]]:
 def read_parts(
     path: str | os.PathLike[str], num_frames: int, segment: float = 0.0
 ) -> Iterator[tuple[float, float, Frames]]:
-    """Start, end and `read_frames` of each of a video's `parts_of`, in the order of time; its frames are listed once.
+    """Yield start, end and frames of each part of a video (`parts_of`), in the order of time.
 
-    A part of a long video without a readable frame is left out. Raises what `read_frames` raises, also where no part
-    can be read.
+    The file's frames are listed only once. A part without a readable frame is left out. Raises what `read_frames`
+    raises, also if no part can be read.
     """
     file, line = _listed(path, num_frames)
     late = float(line.times[0])
@@ -110,7 +112,7 @@ def read_parts(
 
 
 def _listed(path: str | os.PathLike[str], num_frames: int) -> tuple[str, Timeline]:
-    """The file's absolute path and timeline; raises as `read_frames` says."""
+    """Return the file's absolute path and its timeline. Raises as `read_frames` says."""
     path = Path(path)
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, not {num_frames}")
@@ -132,7 +134,7 @@ def _listed(path: str | os.PathLike[str], num_frames: int) -> tuple[str, Timelin
 def _span(
     file: str, line: Timeline, numbers: tuple[np.ndarray, int, int], keyframes: bool, thorough: bool = True
 ) -> Frames:
-    """The frames that `_choose` named; `thorough`: where some are damaged, all that comes before may be decoded."""
+    """Return the frames that `_choose` named. `thorough`: if some are damaged, decode from the file's beginning."""
     chosen, first, last = numbers
     if len(line.times) == 1 and (grid := heif.read_grid(file)):
         return Frames(heif.join_tiles(file, grid)[None], line.times, line.duration)
@@ -150,13 +152,13 @@ def _span(
 
 
 def _first_line(error: Exception) -> str:
-    """The message without decord's "[time] file:line:" and stack trace."""
+    """Return the first line of an error, without decord's "[time] file:line:"."""
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", (str(error).strip() or repr(error)).splitlines()[0])
 
 
 def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes: bool) -> tuple[np.ndarray, int, int]:
-    """Numbers of the frames to return, and those of the first and the last frame on screen in [start, end]."""
-    start = max(start, float(line.times[0]))  # a first picture that comes late is on screen before, too
+    """Return the numbers of the chosen frames, and of the first and last frame on screen in [start, end]."""
+    start = max(start, float(line.times[0]))  # a late first picture is on screen before its time, too
     first, last = (np.searchsorted(line.times, (start + TOLERANCE, end - TOLERANCE)) - 1).tolist()
     last = max(first, last)
     if last - first < num_frames:
@@ -172,13 +174,13 @@ def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes
 
 
 def _decord_frames(path: str, line: Timeline, chosen: np.ndarray, keyframes: bool) -> np.ndarray:
-    """uint8 (F, h, w, 3)."""
+    """Return the chosen frames as decord reads them, uint8 (F, h, w, 3)."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
     # The tolerance makes it raise rather than repeat a frame in the place of each it cannot decode.
     reader = decord.VideoReader(path, ctx=decord.cpu(), num_threads=1, fault_tol=1e-9)
-    if len(reader) != len(line.times):  # it counts frames that an edit list hides, and fills up with the last one
+    if len(reader) != len(line.times):  # it counts frames that an edit list hides
         raise ValueError(f"{len(reader)} frames counted where there are {len(line.times)}")
     if not (keyframes and np.isin(chosen, line.keys).all()):
         return reader.get_batch(chosen).asnumpy()
@@ -192,14 +194,14 @@ def _decord_frames(path: str, line: Timeline, chosen: np.ndarray, keyframes: boo
 def _pyav_frames(
     path: str, line: Timeline, chosen: np.ndarray, first: int, last: int, keyframes: bool, thorough: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (F, h, w, 3) and the frames' times: the chosen ones, or the nearest decodable ones in [first, last]."""
+    """Return the chosen frames, or the nearest decodable ones in [first, last]: uint8 (F, h, w, 3) and their times."""
     span = (line.ticks[chosen].tolist(), int(line.ticks[first]), int(line.ticks[last]))
     kept = timeline.decode_groups(path, line, chosen) if line.grouped else {}
     if len(kept) < len(chosen):
         only_wanted = keyframes and bool(np.isin(chosen, line.keys).all())
         begin = next((line.ticks[key] for key in line.keys[::-1] if key <= chosen[0]), None)
         (kept,) = timeline.decode_spans(path, line, [span], begin, only_wanted)
-    if len(kept) < len(chosen) and thorough:  # damage, or a key frame that is none: decode all that comes before, too
+    if len(kept) < len(chosen) and thorough:  # damage, or a false key frame: decode from the beginning
         (kept,) = timeline.decode_spans(path, line, [span], None, False)
     if not kept:
         raise ValueError("no frame of the span is decodable")
@@ -207,7 +209,7 @@ def _pyav_frames(
 
 
 def _pictures(line: Timeline, kept: "dict[int, VideoFrame]") -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (F, h, w, 3), all of the first one's size, and their times, which rise."""
+    """Return decoded frames as uint8 (F, h, w, 3), all of the first one's size, and their rising times."""
     times = line.times[np.searchsorted(line.ticks, list(kept))]
     if (np.diff(times) <= 0).any():
         raise ValueError(f"its frames come out of order, at {times.tolist()} s")

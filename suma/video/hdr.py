@@ -1,7 +1,7 @@
 """Map HDR pictures (PQ and HLG, ITU-R BT.2100) to the SDR picture that a screen shows.
 
-Light is counted in units of HDR reference white, 203 cd/m2 (BT.2408): SDR material inside an HDR file comes back as it
-was, and only what is brighter than three quarters of white is compressed.
+Light is in units of HDR reference white, 203 cd/m2 (BT.2408). So SDR material in an HDR file stays as it was, and only
+light above three quarters of white is compressed.
 """
 
 from functools import cache
@@ -24,8 +24,8 @@ TO_BT709 = {1: np.eye(3, dtype=np.float32), 12: P3}
 def to_sdr(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """Return uint8 (h, w, 3) SDR RGB for the uint16 (h, w, 3) HDR RGB `picture`; `transfer` is PQ or HLG.
 
-    Highlights are compressed, in each channel, as far as the picture's own brightest part asks for; colours that BT.709
-    lacks are clipped.
+    Highlights are compressed in each channel, as much as the picture's brightest part needs. Colours that BT.709 lacks
+    are clipped.
     """
     sample = _light(picture[::4, ::4], transfer, primaries)
     peak = max(1.0, float(np.quantile(sample, 0.999)))
@@ -53,7 +53,7 @@ def _compress(light: np.ndarray, peak: float) -> np.ndarray:
 def _linear(transfer: int) -> np.ndarray:
     """Return the light of each 16-bit code, float32 (65536,): PQ's EOTF, or HLG's inverse OETF and system gamma.
 
-    HLG's gamma is applied to each channel, not to the luminance: so saturated colours look as SDR cameras render them.
+    HLG's gamma is applied to each channel, not to the luminance, so saturated colours look as SDR cameras render them.
     """
     code = np.minimum(np.arange(65536) / SWSCALE_WHITE, 1)
     if transfer == PQ:

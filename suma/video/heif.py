@@ -1,4 +1,4 @@
-"""Join the tiles of a HEIC or AVIF picture: FFmpeg gives each tile as a stream, but PyAV not the grid they form.
+"""Join the tiles of a HEIC or AVIF picture: FFmpeg gives each tile as a stream, but PyAV does not tell their grid.
 
 The boxes are those of ISO/IEC 23008-12.
 """
@@ -27,7 +27,7 @@ class Grid(NamedTuple):
 
 
 def read_grid(path: str) -> Grid | None:
-    """Return the grid that a file's main picture is, or None where it is none, or no such file."""
+    """Return the grid of a file's main picture, or None if it is not made of tiles, or the file is no HEIF."""
     try:
         with open(path, "rb") as file:
             head = file.read(8)
@@ -38,7 +38,7 @@ def read_grid(path: str) -> Grid | None:
 
 
 def join_tiles(path: str, grid: Grid) -> np.ndarray:
-    """Return uint8 (h, w, 3), the whole picture. Raises ValueError where a tile is missing or cannot be decoded."""
+    """Return the whole picture, uint8 (h, w, 3). Raises ValueError if a tile is missing or cannot be decoded."""
     import av
 
     check_size(grid.width, grid.height)
@@ -90,7 +90,7 @@ def _meta_of(data: bytes) -> dict[bytes, bytes]:
 
 
 def _grid_of(meta: dict[bytes, bytes], path: str) -> Grid | None:
-    """Return what the `meta` boxes say of the main picture, or None where it is no grid."""
+    """Return the grid that the `meta` boxes describe, or None if the main picture is no grid."""
     if b"pitm" not in meta:
         return None
     main = _number(meta[b"pitm"], 4, 4 if meta[b"pitm"][0] else 2)
@@ -104,7 +104,7 @@ def _grid_of(meta: dict[bytes, bytes], path: str) -> Grid | None:
 
 
 def _number(data: bytes, at: int, size: int) -> int:
-    """Return `size` bytes as a number. Raises IndexError where the data ends before."""
+    """Return `size` bytes as a number. Raises IndexError if the data ends before."""
     if at + size > len(data):
         raise IndexError(f"{size} bytes at {at} of {len(data)}")
     return int.from_bytes(data[at : at + size], "big")

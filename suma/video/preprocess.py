@@ -1,4 +1,4 @@
-"""From decoded frames to what a tower reads: resized as it was trained, normalised.
+"""Resize and normalise decoded frames as the image tower was trained.
 
 Shapes: F frames, h and w pixels of a picture.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 def resize_frames(
     frames: np.ndarray, size: int, resize_mode: str = "shortest", interpolation: str = "bicubic"
 ) -> Tensor:
-    """uint8 (F, h, w, 3) -> uint8 (F, 3, size, size), as open_clip's evaluation transform does it.
+    """Resize uint8 (F, h, w, 3) to uint8 (F, 3, size, size), as open_clip's evaluation transform does.
 
     resize_mode: "shortest" (that side becomes `size`, the centre is kept), "squash" (both sides become `size`) or
     "longest" (that side becomes `size`, black fills the rest). interpolation: "bicubic" or "bilinear".
@@ -39,6 +39,6 @@ def resize_frames(
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (..., 3, H, W) -> float32 of the same shape: (x / 255 - mean) / std, per channel."""
+    """Return (x / 255 - mean) / std per channel, float32, for uint8 pixels (..., 3, H, W)."""
     center, spread = (torch.tensor(values, dtype=torch.float32, device=pixels.device) for values in (mean, std))
     return pixels.float().div_(255).sub_(center[:, None, None]).div_(spread[:, None, None])

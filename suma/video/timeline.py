@@ -1,7 +1,8 @@
-"""What PyAV finds in a video file: when each frame appears, without decoding, and then the chosen frames.
+"""List with PyAV when each frame of a video appears, without decoding, and decode the chosen ones.
 
-Frames are decoded group of pictures by group, where the file tells groups apart, leaving out those that neither we nor
-other frames need (decord's bytes, at about half the work); from the beginning on where it does not, or is damaged.
+If the file tells groups of pictures apart, only the groups with chosen frames are decoded, without the frames that
+neither we nor other frames need (the same bytes as decord's, at about half the work). If it does not, or is damaged, it
+is decoded from the beginning.
 """
 
 from collections import deque
@@ -27,29 +28,29 @@ SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames w
 
 
 class Timeline(NamedTuple):
-    """When each of a file's N frames appears on the player's clock, in the order in which they are shown.
+    """When each of a file's N frames appears on the player's clock, in the order of showing.
 
-    The clock is that of a browser: an MP4 or Matroska file's own times, though its first picture come late (a cut made
-    without encoding, sound that begins earlier), with nothing before 0; any other file counts from its beginning.
+    The clock is a browser's. MP4 and Matroska files keep their own times, even if the first picture comes late (cut
+    without encoding, or after the sound); nothing is shown before 0. Other files count from their beginning.
     """
 
     ticks: np.ndarray  # (N,) int64, the file's own time of each frame, or its number where `counted`
     times: np.ndarray  # (N,) float64, rising, seconds on the player's clock
-    duration: float  # seconds on that clock; where the last frame ends
+    duration: float  # seconds on that clock, when the last frame ends
     keys: np.ndarray  # numbers of the key frames
-    counted: bool  # packets do not tell frames apart: the n-th one that is decoded is frame n
-    grouped: bool  # every key frame begins a closed group: decord numbers rightly, and one may begin to decode there
-    joined: bool  # recordings one after another, whose own times start again or jump
+    counted: bool  # packets do not tell frames apart: the n-th decoded one is frame n
+    grouped: bool  # every key frame begins a closed group: decoding may begin there, and decord counts right
+    joined: bool  # several recordings in one file: its own times start again or jump
     view: View = View()  # how the frames are to be shown
 
 
 def list_frames(path: str) -> Timeline:
-    """Read the packets of a file, decoding none."""
+    """Return the timeline of a file, from its packets alone: nothing is decoded."""
     with _open(path) as container:
         stream = video_stream(container)
         check_size(stream.width, stream.height)
         view = view_of(container, stream)
-        # The numbers only: a packet would keep its bytes. What an edit list hides is marked to be discarded.
+        # Only the numbers, as a packet would keep its bytes in memory. Discarded ones are hidden by an edit list.
         packets = ((tick, p) for tick, p in _ticked(container, stream) if p.size and not p.is_discard)
         shown: list[Any] = [
             (tick, p.dts if p.pts is None else p.pts, p.duration or 0, p.is_keyframe) for tick, p in packets
@@ -58,7 +59,7 @@ def list_frames(path: str) -> Timeline:
         unit, start = float(stream.time_base or 0), (container.start_time or 0) / 1e6
     if not shown:
         raise ValueError("there is no readable frame in it")
-    # Fewer times than packets: the second field of an interlaced picture has none of its own. Hardly any: count.
+    # An interlaced picture's second field has no time of its own. If most packets have none, frames are counted.
     timed = [packet for packet in shown if packet[0] is not None]
     if form == "avi" or 2 * len(timed) < len(shown):
         return _counted([stamp for _, stamp, _, _ in shown], unit, rate)._replace(view=view)
@@ -66,21 +67,21 @@ def list_frames(path: str) -> Timeline:
     ticks, raw, joined = np.unique(order), form.startswith(("mov", "matroska")), bool((order != stamps).any())
     lead = 0.0 if joined else float(ticks[0] * unit) - (0.0 if raw else start)  # seconds before the first frame
     times = (ticks - ticks[0]) * unit + (lead if raw or lead > 1e-3 else 0.0)
-    first = max(int(np.searchsorted(times, 0, side="right")) - 1, 0)  # on screen at 0; no player shows what was before
+    first = max(int(np.searchsorted(times, 0, side="right")) - 1, 0)  # on screen at 0; nothing before it is shown
     ticks, times = ticks[first:], np.maximum(times[first:], 0)
     step = float(durations[order.argmax()] * unit) or 1 / rate
     keys = np.flatnonzero(np.isin(ticks, order[is_key]))
-    # decord returns other frames than asked, silently, from MPEG-TS (and perhaps others), and next to a key frame that
-    # precedes, in the file, frames shown before it (an open group of pictures).
+    # decord silently returns wrong frames from MPEG-TS (and perhaps others), and near a key frame that stands in the
+    # file before frames that are shown earlier (an open group of pictures).
     last_key = order[np.maximum.accumulate(np.where(is_key, np.arange(len(order)), 0))]
     grouped = raw and not joined and bool((order >= last_key).all())
     return Timeline(ticks, times, float(times[-1]) + step, keys, False, grouped, joined, view)
 
 
 def _counted(stamps: "Sequence[int | None]", unit: float, rate: float) -> Timeline:
-    """The timeline of a file whose packets do not tell which frame they hold: the n-th frame has the n-th stamp.
+    """Return the timeline of a file whose packets do not say which frame they hold: frame n has the n-th stamp.
 
-    AVI stores when packets are decoded, not shown, and nothing where a frame was dropped; raw streams store no times.
+    AVI stores when packets are decoded, not shown, and skips dropped frames; raw streams store no times.
     """
     numbers = np.arange(len(stamps))
     known = np.unique([stamp for stamp in stamps if stamp is not None])
@@ -92,9 +93,9 @@ def _counted(stamps: "Sequence[int | None]", unit: float, rate: float) -> Timeli
 
 
 def every_frame(path: str, line: Timeline) -> "Iterator[tuple[float, VideoFrame]]":
-    """Yield each frame of a file that can be decoded, in the order of time, and since when a player shows it (seconds).
+    """Yield each decodable frame of a file, in the order of time, after the second from which a player shows it.
 
-    The first is on screen from 0, though its own time be later.
+    The first one is on screen from 0, even if its own time is later.
     """
     last = -1
     with _open(path) as container:
@@ -108,10 +109,10 @@ def every_frame(path: str, line: Timeline) -> "Iterator[tuple[float, VideoFrame]
 
 
 def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":
-    """The chosen frames by their ticks, in order; none at all where one is not where the timeline says.
+    """Return the chosen frames by their ticks, in order, or {} if one of them is not where the timeline says.
 
-    One seek per group of pictures that holds a chosen frame. A group is decoded up to its last chosen packet: what a
-    frame refers to comes before it in the file.
+    There is one seek per group of pictures with a chosen frame. A group is decoded up to its last chosen packet, as
+    frames refer only to what is before them in the file.
     """
     import av
 
@@ -136,7 +137,7 @@ def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, V
 def _decode_group(
     container: "InputContainer", stream: "VideoStream", begin: int, wanted: set[int]
 ) -> "dict[int, VideoFrame]":
-    """The frames with the `wanted` ticks, in the group that the key frame with tick `begin` begins."""
+    """Return the frames with the `wanted` ticks of the group that begins at the key frame with tick `begin`."""
     found: dict[int, VideoFrame] = {}
     left = set(wanted)
     container.seek(begin, stream=stream)
@@ -160,6 +161,7 @@ def _decode_group(
 
 
 def _open(path: str) -> "InputContainer":
+    """Open a file; Flash recordings that were appended to one another are read as one."""
     import av
 
     file: Any = flv.joined(path) or path
@@ -167,9 +169,9 @@ def _open(path: str) -> "InputContainer":
 
 
 def video_stream(container: "InputContainer") -> "VideoStream":
-    """Return the stream that is the film: no cover picture, whichever comes first or is marked as the default.
+    """Return the stream of the film, not of a cover picture, even if that comes first or is marked as the default.
 
-    It decodes in this thread. Raises ValueError where there is none.
+    It decodes in this thread. Raises ValueError if there is no video.
     """
     from av.stream import Disposition
 
@@ -190,7 +192,7 @@ def video_stream(container: "InputContainer") -> "VideoStream":
 
 
 def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Packet]":
-    """All packets, going on after damaged ones; the last is empty and makes the decoder give what it holds back."""
+    """Yield all packets, also after damaged ones. The last is empty: it makes the decoder give what it holds back."""
     import av
 
     for _ in range(100):  # a damaged file can report errors without end
@@ -201,10 +203,10 @@ def _packets(container: "InputContainer", stream: "VideoStream") -> "Iterator[Pa
 
 
 def _ticked(container: "InputContainer", stream: "VideoStream") -> "Iterator[tuple[int | None, Packet]]":
-    """All packets, each with the time at which its frame appears (in the stream's units; None: not stored).
+    """Yield all packets, each after the time at which its frame appears (in the stream's units; None: not stored).
 
-    Where times start again, or jump in a format of broadcasting, another recording was appended: it goes on where the
-    one before ended. A key frame is shown after all that precede it in the file; other frames need not be.
+    If times start again, or jump in a broadcasting format, another recording was appended: it goes on where the one
+    before ended. Only key frames must be shown after all frames that precede them in the file.
     """
     unit = float(stream.time_base or 1)
     far = (
@@ -227,9 +229,11 @@ def _ticked(container: "InputContainer", stream: "VideoStream") -> "Iterator[tup
 def decode_spans(
     path: str, line: Timeline, spans: "Sequence[tuple[list[int], int, int]]", begin: int | None, only_wanted: bool
 ) -> "Iterator[dict[int, VideoFrame]]":
-    """For each span (wanted ticks, lowest, highest), in the order of time, the frames on screen at the wanted ticks, by
-    their own ticks, which lie within it. For a frame that cannot be decoded: the one before it, or else the one after
-    it; none comes twice. All spans in one pass over the file."""
+    """Yield for each span (wanted ticks, lowest, highest) the frames on screen at the wanted ticks, by own tick.
+
+    Spans come in the order of time, and all are decoded in one pass over the file. A frame that cannot be decoded is
+    replaced by the one before it in the span, or else the one after it; no frame comes twice.
+    """
     wanted = {tick for ticks, _, _ in spans for tick in ticks}
     open_spans = deque(_Open(list(ticks), low, high) for ticks, low, high in spans)
     with _open(path) as container:
@@ -258,7 +262,7 @@ class _Open:
     previous: "tuple[int, VideoFrame] | None" = None
 
     def see(self, tick: int, frame: "VideoFrame") -> None:
-        """Take in the next decoded frame. One that comes out of order (edit lists lead to that) is still welcome."""
+        """Take the next decoded frame. It may come out of order, as edit lists can cause."""
         if not self.low <= tick <= self.high:
             return
         while self.waiting and self.waiting[0] <= tick:
@@ -270,7 +274,7 @@ class _Open:
             self.previous = (tick, frame)
 
     def end(self) -> "dict[int, VideoFrame]":
-        """Return what was kept, in the order of time; the last one seen stands for those that never came."""
+        """Return the kept frames in the order of time; the last one seen stands for the wanted ones that never came."""
         if self.waiting and self.previous:
             self.kept[self.waiting[0]] = self.previous
         return dict(sorted(dict(self.kept.values()).items()))
@@ -284,7 +288,7 @@ def _decodable(
     wanted: set[int],
     only_wanted: bool,
 ) -> "Iterator[tuple[int, VideoFrame]]":
-    """Each decodable frame and its tick, from the packet with tick `begin` on, or from the `wanted` packets only."""
+    """Yield tick and frame of all that can be decoded, from packet `begin` on or of the `wanted` packets only."""
     import av
 
     count, current = 0, None
@@ -296,7 +300,7 @@ def _decodable(
             begin = None
             if only_wanted and current not in wanted:
                 continue
-            if stream.codec_context.name in SKIPPING:  # leave out frames that neither we nor other frames need
+            if stream.codec_context.name in SKIPPING:  # skip frames that nobody needs
                 stream.codec_context.skip_frame = "DEFAULT" if current in wanted else "NONREF"
             packet.pts = tick  # the frame will carry it
         try:

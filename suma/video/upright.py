@@ -1,6 +1,6 @@
 """Show decoded frames as players do: upright, with square pixels, HDR mapped to SDR.
 
-The reader, and with it posters and thumbnails, and the copies made for browsers all take their pictures from `upright`.
+Frames that are read, posters, thumbnails and the copies made for browsers all come from `upright`.
 """
 
 import struct
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 Turn = tuple[int, int, int, int]  # (a, b, c, d): the stored pixel (x, y) is shown at (a x + c y, b x + d y)
-# By EXIF orientation. None: as the frame says.
+# By EXIF orientation.
 TURNS: dict[int, Turn] = {
     1: (1, 0, 0, 1),
     2: (-1, 0, 0, 1),
@@ -27,12 +27,12 @@ TURNS: dict[int, Turn] = {
     7: (0, -1, -1, 0),
     8: (0, -1, 1, 0),
 }
-MOST_STRETCH = 8  # a pixel that is wider or higher than that is an error in the file
+MOST_STRETCH = 8  # a pixel that is wider or higher is taken for an error in the file
 MAX_PIXELS = 64_000_000  # per picture; 8K is 33 million
 
 
 class View(NamedTuple):
-    """How a stream's frames are to be shown."""
+    """How the frames of a stream are shown."""
 
     aspect: float = 1.0  # a pixel's width / height
     transfer: int = 2  # H.273's number of the transfer function; 2: not said
@@ -41,7 +41,7 @@ class View(NamedTuple):
 
 
 def view_of(container: "InputContainer", stream: "VideoStream") -> View:
-    """Return how an open file says that a stream's frames are to be shown."""
+    """Return how a stream's frames are shown, as an open file says."""
     codec, form = stream.codec_context, container.format.name
     if form in ("image2", "gif", "apng") or form.endswith("_pipe"):  # viewers ignore an image's pixel aspect
         return View(1.0, codec.color_trc, codec.color_primaries, _exif_turn(container.name))
@@ -51,7 +51,7 @@ def view_of(container: "InputContainer", stream: "VideoStream") -> View:
 
 
 def view_from(frame: "VideoFrame", view: View) -> View:
-    """Return the view with its turn settled by a first frame, so that all frames after it have one shape."""
+    """Return the view with the turn of a first frame, so that all frames get the same shape."""
     if view.turn:
         return view
     small = frame.reformat(16, 16, "gray", threads=1)  # PyAV frees a frame late once its side data was read
@@ -59,7 +59,7 @@ def view_from(frame: "VideoFrame", view: View) -> View:
 
 
 def shown_size(frame: "VideoFrame", view: View, longest: int | None = None) -> tuple[int, int]:
-    """Return a frame's width and height with square pixels, before it is turned; no side exceeds `longest` pixels."""
+    """Return width and height with square pixels, before the frame is turned; no side is over `longest` pixels."""
     width, height = frame.width * view.aspect, float(frame.height)
     scale = min(1.0, longest / max(width, height)) if longest else 1.0
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -68,8 +68,8 @@ def shown_size(frame: "VideoFrame", view: View, longest: int | None = None) -> t
 def upright(frame: "VideoFrame", view: View, size: tuple[int, int] | None = None) -> np.ndarray:
     """Return uint8 (h, w, 3) RGB as players show the frame: turned and mirrored, square pixels, SDR.
 
-    `size` is the width and height before turning (default: `shown_size`). av.VideoFrame.from_ndarray makes a frame of
-    it again. Raises ValueError for pictures over MAX_PIXELS.
+    `size` is the width and height before turning (default: `shown_size`). Raises ValueError for pictures over
+    MAX_PIXELS.
     """
     width, height = size or shown_size(frame, view)
     check_size(frame.width, frame.height)
@@ -97,7 +97,7 @@ def turned(picture: np.ndarray, turn: Turn) -> np.ndarray:
 
 
 def _frame_turn(frame: "VideoFrame") -> Turn:
-    """Return what the frame's display matrix says."""
+    """Return the turn that the frame's display matrix says."""
     try:
         matrix: Any = frame.side_data.get("DISPLAYMATRIX")  # type: ignore[call-overload]
     except ValueError:  # side data of a kind that PyAV does not know: it still tells the angle
@@ -109,7 +109,7 @@ def _frame_turn(frame: "VideoFrame") -> Turn:
 
 
 def _exif_turn(path: str) -> Turn | None:
-    """Return what a still picture's EXIF says, or None where it says nothing."""
+    """Return the turn that a still picture's EXIF says, or None if it says nothing."""
     from PIL import Image
 
     try:

@@ -1,7 +1,7 @@
-"""Decode videos in a process of their own: one that hangs, crashes or eats memory costs one video, never the run.
+"""Decode videos in a child process: a file that hangs, crashes or eats memory costs that one video, never the run.
 
-`Decoder` is the parent's end, `main` the child's. The child imports no torch, so it starts in a fifth of a second. What
-comes back is a line of JSON and raw pixels, nothing that could be executed.
+`Decoder` runs in the parent, `main` in the child. The child imports no torch, so it starts in a fifth of a second. It
+answers with a line of JSON and raw pixels, nothing that could be executed.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ MEMORY_LIMIT = 4 << 30  # bytes of address space, of each child
 
 
 class Work(NamedTuple):
-    """What a child has done so far, and whether it is waited for."""
+    """How much a child has done so far, and whether the parent waits for it."""
 
     waiting: bool
     taken: int  # lines and frames
@@ -45,20 +45,20 @@ class Work(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is read of one video: its frames come one by one, so that never all of them are in memory."""
+    """A part of a video. Its frames come one by one, so they are never all in memory."""
 
     duration: float  # seconds, of the whole file
     start: float  # seconds, of this part
     end: float
     times: list[float]  # of the frames, seconds
-    frames: Iterator[np.ndarray]  # F times (1, h, w, 3) uint8; take them before the next part
+    frames: Iterator[np.ndarray]  # F times (1, h, w, 3) uint8; read them before the next part
 
 
 class Decoder:
-    """A child process that decodes, started when it is needed. Not for several threads at once.
+    """Decodes in a child process, which starts when it is first needed. Use it from one thread at a time.
 
-    `time_limit` is no limit of the time that a video may take: a slow disk or a busy machine gives up no video. It ends
-    a child that reads nothing and computes nothing for so many seconds, or that goes round in circles.
+    `time_limit` does not limit how long a video may take: a slow disk or a busy machine is no reason to give up. The
+    child is killed if it reads and computes nothing for `time_limit` seconds, or reads or computes without an answer.
     """
 
     def __init__(self, time_limit: float = TIME_LIMIT, memory_limit: int = MEMORY_LIMIT):
@@ -68,9 +68,11 @@ class Decoder:
         self._waiting, self._taken, self._enough, self._late = False, 0, 0, ""
 
     def read(self, path: str, num_frames: int, segment: float = 0.0) -> Iterator[Part]:
-        """The parts of a video (frames.parts_of), `num_frames` of each. Raises ValueError with the reason where it
-        cannot be read, also where the child died; OSError where the file may not be opened, and TimeoutError (an
-        OSError) where it was given up for time: both say nothing of the file's content."""
+        """Yield the parts of a video (frames.parts_of) with `num_frames` frames each.
+
+        Raises ValueError with the reason if the file cannot be read or the child died of it; OSError if it may not be
+        opened, and TimeoutError (an OSError) if it took too long: these two are not the fault of the file's content.
+        """
         self.digest, self._enough = "", (1 << 30) + REREAD * os.path.getsize(path)
         child = self._started()
         assert child.stdin is not None and child.stdout is not None
@@ -95,6 +97,7 @@ class Decoder:
             raise
 
     def _started(self) -> "subprocess.Popen[bytes]":
+        """Return the child, started again if it has ended."""
         if self._child is None or self._child.poll() is not None:
             self._late = ""
             self._child = subprocess.Popen(
@@ -109,7 +112,7 @@ class Decoder:
         return self._child
 
     def _take(self, stream: IO[bytes], size: int | None) -> bytes:
-        """Read one line, or `size` bytes, from the child. Raise EOFError if it died, killed by us or not."""
+        """Read one line, or `size` bytes, from the child. Raises EOFError if it died or was killed."""
         self._waiting = True
         got = stream.readline() if size is None else stream.read(size)
         self._waiting, self._taken = False, self._taken + 1
@@ -118,10 +121,10 @@ class Decoder:
         return got
 
     def _watch(self, child: "subprocess.Popen[bytes]") -> None:
-        """Kill the child if it makes no progress while it is waited for."""
+        """Kill the child if it makes no progress while the parent waits for it. Runs in a thread of its own."""
         import psutil
 
-        step = min(1.0, self.time_limit / 4)  # what is counted: a pause of the whole machine is but one
+        step = min(1.0, self.time_limit / 4)  # time is counted in steps: a pause of the whole machine is one step
         idle, circling, answered, before = 0.0, 0.0, 0, Work(False, 0, 0, 0.0)
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(child.pid)
@@ -146,6 +149,7 @@ class Decoder:
                 child.kill()
 
     def _end_of(self, child: "subprocess.Popen[bytes]") -> Exception:
+        """Return the error that says why a child ended."""
         code = child.wait()
         self._child = None
         if self._late:
@@ -154,7 +158,7 @@ class Decoder:
         return ValueError(f"the decoder died of it ({name})")
 
     def close(self) -> None:
-        """End the child."""
+        """Kill the child."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
@@ -173,7 +177,7 @@ def _work_of(process: "psutil.Process") -> tuple[int, float]:
 
 
 def main() -> None:
-    """The child: requests on stdin, answers on stdout, until stdin ends."""
+    """Answer the requests on stdin, in the child, until stdin ends."""
     memory_limit, parent = int(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between
@@ -194,18 +198,18 @@ def main() -> None:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process soon after its parent was killed: its stdin would say so only after this video."""
+    """End this process soon after its parent: its stdin would tell only after the current video."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Headers with their payloads: the parts, then the digest; or an error."""
+    """Yield headers with their payloads: the parts, then the digest; or an error."""
     try:
         before = os.stat(path)
         if stat.S_ISREG(before.st_mode):  # opening a pipe would wait for its other end
-            open(path, "rb").close()  # whether we may, in the system's words
+            open(path, "rb").close()  # may it be read? if not, the error is the system's own
         refuse_sparse(path)
         for start, end, frames in read_parts(path, num_frames, segment):
             header = {
@@ -231,9 +235,9 @@ def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[s
 
 
 def refuse_sparse(path: str) -> None:
-    """Raise OSError for a large file most of which is not there: a download that goes on, or a trap.
+    """Raise OSError for a large file that is mostly holes: an unfinished download, or a trap.
 
-    Some file systems (FUSE, network) count no blocks, so few of them are a reason to look for holes, and no more.
+    Some file systems (FUSE, network) count no blocks. So a small count is only a reason to look for holes.
     """
     info = os.stat(path)
     if info.st_size <= LARGE or 1024 * getattr(info, "st_blocks", info.st_size) >= info.st_size:
@@ -244,7 +248,7 @@ def refuse_sparse(path: str) -> None:
 
 
 def data_bytes(path: str) -> int:
-    """Return how many bytes of a file are no hole: all, where the file system knows of none."""
+    """Return how many bytes of a file are not in holes: all, if the file system knows no holes."""
     there = end = 0
     with open(path, "rb", buffering=0) as file:
         try:
