@@ -1,5 +1,5 @@
-"""One text for two libraries: torch, in which a model is trained and the app answers, and numpy, in which a search from
-the command line does, because importing torch would take longer than the search.
+"""One source text for two libraries: torch, in which a model is trained and the app answers, and numpy, for a search
+from the command line, since importing torch would take longer than the search.
 """
 
 import functools
@@ -15,12 +15,12 @@ Array = Any  # a torch tensor or a numpy array; what a function returns is of th
 
 
 def library(x: Array) -> Any:
-    """numpy or torch, whichever x is an array of. They share the names of what is used here."""
+    """Return numpy or torch, whichever x is an array of. They share the names of what is used here."""
     return np if isinstance(x, np.ndarray) else sys.modules["torch"]
 
 
 def unit(x: Array) -> Array:
-    """Rows (..., n) brought to length 1; a row of zeros stays.
+    """Scale rows (..., n) to length 1; a row of zeros stays.
 
     >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
     array([[0.6, 0.8],
@@ -32,12 +32,12 @@ def unit(x: Array) -> Array:
 
 
 def constant(x: Array) -> Array:
-    """x, through which no gradient goes."""
+    """Return x without its gradient."""
     return x if isinstance(x, np.ndarray) else x.detach()
 
 
 def to_numpy(x: Array) -> np.ndarray:
-    """x in numpy, wherever it was; bfloat16, which numpy has not, in float32."""
+    """Return x as a numpy array, from any device; bfloat16, which numpy has not, as float32."""
     if isinstance(x, np.ndarray):
         return x
     x = x.detach().cpu()
@@ -45,7 +45,7 @@ def to_numpy(x: Array) -> np.ndarray:
 
 
 def no_grad(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function or a generator: torch, where it is loaded, keeps nothing for gradients while it runs."""
+    """Decorate a function or a generator: if torch is loaded, it records no gradients while it runs."""
 
     @functools.wraps(function)
     def quiet(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Why a match matched: shares of the score, its concepts, and where they are: only the model's own numbers.
+"""Explain a match: a score taken apart into shares, concepts and frames, all of them the model's own numbers.
 
 Shapes: F frames, K concepts.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from suma.index.video_index import VideoIndex
+    from suma.model.text_encoder import AnyModel
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Concept:
     words: list[str]  # all of them
     query_weight: float  # in the query's unit anchor; 0 without a query, negative where a steered query bans it
     activation: float  # cosine of the whole video with the concept
-    part: float  # of the score; all parts and the original space's shares add up to it
+    part: float  # of the score: these and the original space's shares sum to it
     heat: list[float]  # activation (cosine) of each frame, F
 
 
@@ -63,68 +64,63 @@ def explain(
 ) -> Explanation:
     """Explain a video of the index, or any other file, by a query in the language of suma/index/query.py.
 
-    `texts` (T = 1) is the query as the model reads it, where it was read before.
+    by: which concepts are shown: those of the query that add most to the score ("query"), or those highest above their
+        mean in the gallery, in standard deviations ("video"; also without a query).
+    texts: the query as the model reads it (T = 1), if it was read before.
+    at: seconds into a long video; without it, explain the part that the query finds best, or the first.
 
-    Of a long video, the part around `at` seconds is explained; without `at` the one that the query finds best, or the
-    first.
-
-    Concepts are those of the query that add most to the score (`by="query"`), or those that stand out most in the
-    video: highest above their mean in the gallery, in its standard deviations (`by="video"`; also without a query).
-    Raises ValueError for another `by`.
+    Raise ValueError for another `by`, or for a `top_k` below 1.
     """
     if by not in ("query", "video"):
         raise ValueError(f'by must be "query" or "video", got {by!r}')
-    model = index.model
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+    model, scoring = index.model, index.model.config.scoring
     if texts is None and query.strip():
         texts = parse(query).texts(model)
     rows, videos = index.parts(path)
     n = nearest(rows, at) if at is not None else 0 if texts is None else int(model.score(texts, videos)[0].argmax())
     row, video = rows[n], Videos(*(x[n : n + 1] for x in videos))
     count = len(row.times)
-    activations = model.space.activations(video.frames[0, :count])  # (F, K)
-    heat, whole = to_numpy(activations), to_numpy(model.space.activations(video.features[0]))  # (F, K), (K,)
+    anchor, parts = np.zeros(model.space.num_concepts), np.zeros(model.space.num_concepts)
+    shares, of_frames = dict[str, float](), list[float]()
     if texts is not None:
-        c = model.config
-        part_of, parts = score_parts(texts, video, c.scoring), to_numpy(concept_parts(texts, video, c.scoring))
-        per_frame = frame_scores(texts, video, c.concept_share)[0, :count].tolist()
-        anchor = to_numpy(texts.anchors[0])
-    else:
-        parts, anchor, part_of = np.zeros(model.space.num_concepts), np.zeros(model.space.num_concepts), {}
-        per_frame = []
+        anchor, parts = to_numpy(texts.anchors[0]), to_numpy(concept_parts(texts, video, scoring))
+        shares = score_parts(texts, video, scoring)
+        of_frames = frame_scores(texts, video, scoring.concept_share)[0, :count].tolist()
+    activations = model.space.activations(video.frames[0, :count])  # (F, K)
     if by == "query" and texts is not None:
         named = np.flatnonzero(anchor)
         order = named[np.argsort(-parts[named], kind="stable")][:top_k]
     else:
         order = np.argsort(-to_numpy(standout(index, activations)).max(0), kind="stable")[:top_k]
-    concepts = [
+    concepts = _concepts(model, video, to_numpy(activations), order.tolist(), anchor, parts)
+    part = (row.duration, row.start, row.end, model.config.untrained)
+    return Explanation(str(path), query.strip(), sum(shares.values()), shares, row.times, of_frames, concepts, *part)
+
+
+def _concepts(
+    model: "AnyModel", video: Videos, heat: np.ndarray, order: list[int], anchor: np.ndarray, parts: np.ndarray
+) -> list[Concept]:
+    """Return the concepts of `order` in one video, whose frames activate them by heat (F, K)."""
+    space, whole = model.space, to_numpy(model.space.activations(video.features[0]))
+    return [
         Concept(
-            k,
-            model.space.name(k),
-            model.space.members(k),
-            float(anchor[k]),
-            float(whole[k]),
-            float(parts[k]),
-            heat[:, k].tolist(),
+            k, space.name(k), space.members(k), float(anchor[k]), float(whole[k]), float(parts[k]), heat[:, k].tolist()
         )
-        for k in order.tolist()
+        for k in order
     ]
-    score = sum(part_of.values())
-    text, length = query.strip(), row.duration
-    part = (length, row.start, row.end, model.config.untrained)
-    return Explanation(str(path), text, score, part_of, row.times, per_frame, concepts, *part)
 
 
 def standout(index: "VideoIndex", activations: Array) -> Array:
-    """Activations (F, K) in standard deviations above each concept's mean over the gallery's frames."""
+    """Return activations (F, K) in standard deviations above each concept's mean over the gallery's frames."""
     mean, deviation = index.concept_statistics()
     return (activations - mean) / deviation
 
 
 def heat_map(explanation: Explanation, pictures: Sequence[np.ndarray] = (), width: float = 10.0) -> "Figure":
-    """A picture (inches wide) of the frame scores, the frames' pictures (h, w, 3) uint8 where given, and the concepts x
-    frames heat map with its values and legend."""
+    """Draw the frame scores, the frames' pictures (h, w, 3) uint8 if given, and a heat map of concepts x frames with
+    its values and legend; `width` is in inches."""
     from matplotlib.figure import Figure
 
     rows, count = len(explanation.concepts), len(explanation.times)

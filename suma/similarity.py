@@ -1,4 +1,4 @@
-"""The four similarities and their sum: the one score of training, evaluation and search (section 3 of the paper).
+"""The four similarities and their weighted sum: the one score of training, evaluation and search (section 3).
 
 Written once for torch and numpy (suma/arrays.py). Shapes: T texts, V videos, F frames, D joint width, K concepts.
 """
@@ -30,7 +30,7 @@ class Videos(NamedTuple):
 
 
 class Scoring(NamedTuple):
-    """How the four similarities become one score: what of a model's config the score depends on."""
+    """How the four similarities become one score: the options of a model's config that it depends on."""
 
     concept_share: float  # of the aligned space
     aggregation: str = "softmax"  # over frames
@@ -39,7 +39,7 @@ class Scoring(NamedTuple):
 
     @property
     def shares(self) -> dict[str, float]:
-        """The weight of each similarity, by its name; they sum to 1."""
+        """Return the weight of each similarity, by its name; they sum to 1."""
         original, aligned = 1 - self.concept_share, self.concept_share
         coarse, fine = self.coarse_share, 1 - self.coarse_share
         weights = (original * coarse, original * fine, aligned * coarse, aligned * fine)
@@ -55,19 +55,19 @@ class Similarities(NamedTuple):
     concept_fine: Array
 
     def original(self, coarse_share: float = 0.5) -> Array:
-        """The original space's score (T, V)."""
+        """Return the original space's score (T, V)."""
         return coarse_share * self.coarse + (1 - coarse_share) * self.fine
 
     def aligned(self, coarse_share: float = 0.5) -> Array:
-        """The aligned space's score (T, V)."""
+        """Return the aligned space's score (T, V)."""
         return coarse_share * self.concept_coarse + (1 - coarse_share) * self.concept_fine
 
 
 def frame_weights(frame_scores: Array, mask: Array, how: str = "softmax", temperature: float = 0.05) -> Array:
-    """How much each frame counts: (T, V, F) >= 0, summing to 1 over the valid frames of mask (V, F), 0 on the others.
+    """Return the weight of each frame (T, V, F): at least 0, with the sum 1 over the valid frames of mask (V, F).
 
     `softmax` weighs each frame by softmax(score / temperature), `mean` equally, `max` takes the best (equal ones in
-    equal parts; all our reading). Raises ValueError for another name.
+    equal parts; all our reading). Raise ValueError for another name.
     """
     xp = library(frame_scores)
     if how == "mean":
@@ -81,17 +81,16 @@ def frame_weights(frame_scores: Array, mask: Array, how: str = "softmax", temper
 
 
 def _equal_shares(mask: Array, like: Array) -> Array:
-    """1 / the number of valid frames on these, 0 on the others, of a mask (..., F), in the type of `like`."""
+    """Return 1 / the number of valid frames for these, 0 for the others, of a mask (..., F), in the type of `like`."""
     valid = library(mask).asarray(mask, dtype=like.dtype)
     return valid / valid.sum(-1, keepdims=True)
 
 
 def aggregate(queries: Array, frames: Array, mask: Array, how: str = "softmax", temperature: float = 0.05) -> Array:
-    """Queries (T, D) against frames (V, F, D) of mask (V, F) -> (T, V): the frames' inner products, by `frame_weights`.
+    """Return the inner products (T, V) of queries (T, D) with frames (V, F, D) of mask (V, F), by `frame_weights`.
 
-    Frame by frame: nothing of size T x V x F is made. `mean` folds the frames first, `max` keeps a running maximum,
-    `softmax` running sums, scaled by the largest score so far.
-    Raises ValueError for an unknown aggregation.
+    Frame by frame: nothing of size T x V x F is made. `mean` averages the frames first, `max` keeps a running maximum,
+    `softmax` running sums, scaled by the largest score so far. Raise ValueError for an unknown aggregation.
 
     >>> queries, mask = np.ones((1, 1)), np.array([[True, True, False]])
     >>> frames = np.array([[[0.0], [1.0], [9.0]]])
@@ -119,7 +118,7 @@ def aggregate(queries: Array, frames: Array, mask: Array, how: str = "softmax", 
 
 
 def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temperature: float = 0.05) -> Similarities:
-    """Every text against every video: coarse and fine, in the original and in the aligned space."""
+    """Compare every text with every video: coarse and fine, in the original and in the aligned space."""
     return Similarities(
         coarse=texts.features @ videos.features.T,
         fine=aggregate(texts.features, videos.frames, videos.mask, how, temperature),
@@ -129,13 +128,13 @@ def four_similarities(texts: Texts, videos: Videos, how: str = "softmax", temper
 
 
 def combine(similarities: Similarities, how: Scoring) -> Array:
-    """The score (T, V) of each pair: (1 - share) * original + share * aligned."""
+    """Return the score (T, V) of each pair: (1 - share) * original + share * aligned."""
     original, aligned = similarities.original(how.coarse_share), similarities.aligned(how.coarse_share)
     return (1 - how.concept_share) * original + how.concept_share * aligned
 
 
 def score(texts: Texts, videos: Videos, how: Scoring, chunk: int = 256) -> Array:
-    """The score (T, V), `chunk` videos at a time, so that what is made on the way fits into caches."""
+    """Return the score (T, V), `chunk` videos at a time, so that intermediate arrays fit into the CPU's caches."""
     parts = [
         combine(
             four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), how.aggregation, how.temperature), how
@@ -149,13 +148,13 @@ def score(texts: Texts, videos: Videos, how: Scoring, chunk: int = 256) -> Array
 
 
 def score_parts(texts: Texts, video: Videos, how: Scoring) -> dict[str, float]:
-    """What each of the four similarities adds to the score of one text and one video; they sum up to it."""
+    """Return what each similarity adds to the score of one text and one video; the four sum to it."""
     sims = four_similarities(texts, video, how.aggregation, how.temperature)
     return {name: share * float(getattr(sims, name)[0, 0]) for name, share in how.shares.items()}
 
 
 def concept_parts(texts: Texts, video: Videos, how: Scoring) -> Array:
-    """What each concept adds to the score of one text and one video, (K,); they sum up to the aligned space's part.
+    """Return what each concept adds to the score of one text and one video, (K,); they sum to the aligned space's part.
 
     A cosine is a sum over concepts, and the frames' cosines are summed with the weights of the aggregation.
     """
@@ -166,7 +165,7 @@ def concept_parts(texts: Texts, video: Videos, how: Scoring) -> Array:
 
 
 def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Array:
-    """Each frame's own score for one text, (V, F), -inf where padded: the fine similarities of both spaces."""
+    """Return each frame's own score for one text (V, F): the fine similarities of both spaces, -inf for padding."""
     fine = videos.frames @ texts.features[0]
     aligned = videos.frame_concepts @ texts.anchors[0]
     return library(fine).where(videos.mask, (1 - concept_share) * fine + concept_share * aligned, -np.inf)
@@ -176,27 +175,31 @@ def frame_scores(texts: Texts, videos: Videos, concept_share: float) -> Array:
 
 
 def fold_texts(features: Array, anchors: Array, concepts: Array) -> Array:
-    """Sentences (T, D) with anchors (T, K) -> (T, 2D): [s ; C^T a], s and a of length 1, C the unit concepts."""
+    """Fold sentences s (T, D) and anchors a (T, K) into [s ; C^T a] (T, 2D); all of length 1, C the concepts."""
     return library(features).concatenate([features, anchors @ unit(concepts)], -1)
 
 
 def concept_scale(features: Array, concepts: Array) -> Array:
-    """1 / |C f| of features (..., D) -> (..., 1): what turns `f . (C^T a)` into the aligned space's cosine."""
+    """Return 1 / |C f| (..., 1) of features (..., D): what turns `f . (C^T a)` into the aligned space's cosine."""
     directions = unit(concepts)
     gram = directions.T @ directions  # (D, D), so no K-wide activation is ever made
     squared = ((features @ gram) * features).sum(-1, keepdims=True)
     return library(squared).clip(squared, 1e-12, None) ** -0.5
 
 
-def score_by_scale(texts: Texts, named: Array, rows: Array, scales: Array, mask: Array, how: Scoring) -> Array:
-    """`score` (T, V) without K-wide activations, exact: the cosine of C f and an anchor a is f . (C^T a) / |C f|.
+def score_by_scale(
+    texts: Texts, concept_query: Array, rows: Array, inverse_norms: Array, mask: Array, how: Scoring
+) -> Array:
+    """Return `score` (T, V) without K-wide activations, exact: the cosine of C f and anchor a is f . (C^T a) / |C f|.
 
-    named (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its frames';
-    scales (V, 1 + F): their `concept_scale`; mask (V, F).
+    concept_query (T, D): C^T a, the second half of `fold_texts`; rows (V, 1 + F, D): each video's feature, then its
+    frames'; inverse_norms (V, 1 + F): their `concept_scale`; mask (V, F).
     """
-    xp, flat, count = library(rows), rows.reshape(-1, rows.shape[-1]), len(named)
-    both = (xp.concatenate([texts.features, named]) @ flat.T).reshape(2 * count, *rows.shape[:2])  # rows are read once
-    original, aligned = both[:count], both[count:] * scales  # (T, V, 1 + F)
+    xp, flat, count = library(rows), rows.reshape(-1, rows.shape[-1]), len(concept_query)
+    both = (xp.concatenate([texts.features, concept_query]) @ flat.T).reshape(
+        2 * count, *rows.shape[:2]
+    )  # rows are read once
+    original, aligned = both[:count], both[count:] * inverse_norms  # (T, V, 1 + F)
 
     def fine(scores: Array) -> Array:
         return (frame_weights(scores, mask, how.aggregation, how.temperature) * scores).sum(-1)
@@ -206,9 +209,9 @@ def score_by_scale(texts: Texts, named: Array, rows: Array, scales: Array, mask:
 
 
 def fold_videos(features: Array, frames: Array, mask: Array, concepts: Array, how: Scoring) -> Array:
-    """Videos (V, D) with frames (V, F, D) -> (V, 2D), whose inner product with `fold_texts` is exactly `combine` of the
-    four similarities under `mean` aggregation, whatever K is. The second half carries the aligned space, so scaling the
-    query's halves changes the balance of the spaces at query time.
+    """Fold videos (V, D) and frames (V, F, D) into (V, 2D), whose inner product with `fold_texts` is exactly `combine`
+    of the four similarities under `mean` aggregation, whatever K is. The second half holds the aligned space, so
+    scaling the query's halves changes the balance of the spaces at query time.
     """
     weights = _equal_shares(mask, frames)[..., None]  # (V, F, 1)
     mean_frame = (frames * weights).sum(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from suma import SUMA, SUMAConfig, VideoIndex
 from suma.model.backbone import build_clip, cell_width, encode_trunk, load_backbone, project
 from suma.model.config import ANCHORS
-from suma.model.suma import ZERO_SHOT_SHARE
+from suma.model.from_clip import ZERO_SHOT_SHARE
 from suma.model.text_tower import can_shorten, token_table
 from suma.model.tokenizer import load_tokenizer
 from suma.model.vocabulary import common_words, ignored_words, split_words
@@ -44,6 +44,7 @@ BACKBONES: dict[str, tuple[list[str], Any, int, int, int, int, bool]] = {
     "MobileCLIP2-S0": (["dfndr2b"], MOBILE, 256, 512, 512, 77, False),
     "MobileCLIP2-B": (["dfndr2b"], MOBILE, 224, 512, 512, 77, True),
 }
+LARGE = {"ViT-L-14", "PE-Core-L-14-336", "ViT-gopt-16-SigLIP2-256"}  # another of each family is built in any case
 
 
 def described(image: dict[str, Any]) -> tuple[Any, int]:
@@ -59,7 +60,7 @@ def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:QuickGELU mismatch")  # open_clip's advice to take ViT-B-32-quickgelu
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in BACKBONES])
 def test_a_backbone_has_its_widths_and_its_familys_preprocessing(name: str, no_downloads: None):
     tags, preprocessing, size, dim, width, context, shorten = BACKBONES[name]
     with torch.device("meta"):  # shapes without memory
@@ -160,8 +161,8 @@ def outputs(model: SUMA) -> list[Tensor]:
     size = model.config.image["size"]
     pixels = torch.randint(0, 256, (1, 2, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mask = torch.ones(1, 2, dtype=torch.bool)
-    texts = model.texts(["a dog runs", "two red cars on a road", ""])
-    videos = model.videos(*model.encode_video(pixels, mask), mask)
+    texts = model.make_texts(["a dog runs", "two red cars on a road", ""])
+    videos = model.make_videos(*model.encode_video(pixels, mask), mask)
     return [*texts, *videos, model.score(texts, videos)]
 
 
@@ -272,9 +273,9 @@ def test_files_that_are_no_checkpoint_are_named(tower, tmp_path: Path):
 
 
 def test_a_tag_or_file_that_does_not_exist_is_named_before_anything_is_built(tower):
-    with pytest.raises(ValueError, match=r"'meta' is no file$"):
+    with pytest.raises(ValueError, match=r"'meta' "):
         load_backbone(tower, "meta")
-    with pytest.raises(ValueError, match=r"'mata' is no file and no tag of PE-Core-B-16 \(those are meta\)"):
+    with pytest.raises(ValueError, match=r"'mata' .*PE-Core-B-16 .*meta"):
         load_backbone("PE-Core-B-16", "mata")
     with pytest.raises(ValueError, match="CoCa"):
         load_backbone("coca_ViT-B-32", "laion2b_s13b_b90k")
@@ -379,7 +380,7 @@ def test_no_concept_is_named_by_what_has_no_picture_or_hurts():
 def test_ignored_words_have_no_share_of_an_anchor(zero_shot: SUMA):
     dog, sentence, nothing = zero_shot.anchors(["dog", "the video of a dog, and then slowly a", "the video of a"])
     assert torch.equal(dog, sentence) and not nothing.any()
-    assert zero_shot.texts(["the video of a"]).features.isfinite().all()
+    assert zero_shot.make_texts(["the video of a"]).features.isfinite().all()
 
 
 def test_inflected_words_share_a_concept_and_the_base_form_names_it(zero_shot: SUMA):
@@ -390,7 +391,8 @@ def test_inflected_words_share_a_concept_and_the_base_form_names_it(zero_shot: S
 
 
 @torch.no_grad()
-def test_untrained_concepts_lie_where_prompts_with_their_words_lie_centred_on_both_sides(zero_shot: SUMA):
+def test_untrained_concepts_lie_where_prompts_with_their_words_lie_centred_on_both_sides(tower, few_words):
+    zero_shot = SUMA.from_clip(tower, num_concepts=150, temporal_layers=0)
     words = ["dog", "guitar", "snow"]
     plain = [F.normalize(sum(zero_shot.encode_text([p.format(w)]) for p in PROMPTS), dim=-1) for w in words]
     bases = list(dict.fromkeys(base_form(w, dict.fromkeys(zero_shot.config.words)) for w in zero_shot.config.words))
@@ -404,7 +406,7 @@ def test_untrained_concepts_lie_where_prompts_with_their_words_lie_centred_on_bo
 
 
 @pytest.mark.parametrize("widths", [(64, 48), (48, 64)], ids=["wide tokens", "narrow tokens"])
-def test_untrained_concepts_where_tokens_and_features_have_other_widths(tower, widths: tuple[int, int]):
+def test_untrained_concepts_where_tokens_and_features_have_other_widths(tower, few_words, widths: tuple[int, int]):
     tokens, joint = widths
     text_cfg = {**tower["text_cfg"], "width": tokens}
     model = SUMA.from_clip({**tower, "embed_dim": joint, "text_cfg": text_cfg}, num_concepts=40, temporal_layers=0)
@@ -415,7 +417,7 @@ def test_untrained_concepts_where_tokens_and_features_have_other_widths(tower, w
         assert model.space.activations(mean).abs().max() < 1e-4
 
 
-def test_the_name_of_an_untrained_model_does_not_depend_on_the_last_digits_of_its_concepts(tower):
+def test_the_name_of_an_untrained_model_does_not_depend_on_the_last_digits_of_its_concepts(tower, few_words):
     model, other = (SUMA.from_clip(tower, num_concepts=40, temporal_layers=0) for _ in range(2))
     with torch.no_grad():
         other.space.centres += 1e-6
@@ -424,7 +426,7 @@ def test_the_name_of_an_untrained_model_does_not_depend_on_the_last_digits_of_it
     assert model.fingerprint() != SUMA.from_clip(tower, num_concepts=40, temporal_layers=0, seed=1).fingerprint()
 
 
-def test_a_share_can_be_asked_for_and_captions_keep_theirs(tower, captions):
+def test_a_share_can_be_asked_for_and_captions_keep_theirs(tower, captions, few_words):
     assert SUMA.from_clip(tower, num_concepts=8, concept_share=0.3).config.concept_share == 0.3
     assert SUMA.from_clip(tower, captions, num_concepts=8).config.concept_share == SUMAConfig.concept_share > 0
 

@@ -1,12 +1,14 @@
 """The CPU switches never cost exactness."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from suma.model.cpu import half_image_tower, has_bf16, use_fast_attention_backward, use_fast_matmul
+from suma.model.cpu import BatchNorm, fast_image_tower, has_bf16, use_fast_attention_backward, use_fast_matmul
 
 
 def test_fast_products_stay_float32():
@@ -49,7 +51,7 @@ def test_the_half_image_tower_is_near_and_leaves_no_trace(tiny_model):
     before = {name: weight.clone() for name, weight in tiny_model.state_dict().items()}
     with torch.no_grad():
         exact = tiny_model.encode_frames(pixels)
-        with half_image_tower(tiny_model.clip):
+        with fast_image_tower(tiny_model.clip, half=True):
             half = tiny_model.encode_frames(pixels)
         again = tiny_model.encode_frames(pixels)
     assert half.dtype == torch.bfloat16 and torch.equal(exact, again)
@@ -68,3 +70,44 @@ def test_bfloat16_is_known_where_torch_does_not_tell(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "is_file", lambda self: True)
     monkeypatch.setattr(Path, "read_text", lambda self: f"flags : {flags}\n")
     assert has_bf16() is there
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+def test_batch_norms_become_part_of_their_convolutions(name: str):
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    for norm in norms:  # as after a training
+        norm.running_mean.uniform_(-0.2, 0.2)
+        norm.running_var.uniform_(0.5, 2)
+    clip, pixels = SimpleNamespace(visual=network), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        exact = network(pixels)
+        with fast_image_tower(clip):
+            left = [module for module in clip.visual.modules() if isinstance(module, BatchNorm)]
+            assert len(norms) > 5 and len(left) <= 1  # that of the ResNet's stem, whose convolution is in a Sequential
+            torch.testing.assert_close(clip.visual(pixels), exact, rtol=1e-4, atol=1e-4)
+        assert clip.visual is network and torch.equal(network(pixels), exact)
+
+
+def test_a_tower_whose_norms_are_elsewhere_stays_as_it_is():
+    class Crossed(nn.Module):
+        """The norm that stands behind the convolution comes before it."""
+
+        image_size = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+            self.norm.running_mean.fill_(0.7)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(x))
+
+    clip = SimpleNamespace(visual=Crossed().eval())
+    pixels = torch.randn(1, 3, 8, 8)
+    exact = clip.visual(pixels)
+    with fast_image_tower(clip):
+        assert torch.equal(clip.visual(pixels), exact)

@@ -1,8 +1,7 @@
-"""A Reader is the model for texts, without torch: the same features, anchors, scores and answers."""
+"""A TextEncoder is the model for texts, without torch: the same features, anchors, scores and answers."""
 
 import json
 import math
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from clips import noise_picture, write_video
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from suma import SUMA, VideoIndex
@@ -19,8 +19,8 @@ from suma.arrays import to_numpy
 from suma.explain import explain
 from suma.model.backbone import build_clip
 from suma.model.checkpoint import CONFIG, WEIGHTS
-from suma.model.text_encoder import Reader, _shapes, erf, fits, load_reader
-from suma.model.tokenizer import load_tokenizer, token_ids
+from suma.model.config import fingerprint
+from suma.model.text_encoder import TextEncoder, _shapes, erf, load_for_search, supports
 
 ROOT = Path(__file__).parents[1]
 SENTENCES = [
@@ -49,31 +49,33 @@ def folder(tiny_model: SUMA, tmp_path: Path) -> Path:
 def test_its_texts_are_the_models(tower: dict, captions, tmp_path: Path, quick: bool, embed_dim: int):
     model = SUMA.from_clip({**tower, "quick_gelu": quick, "embed_dim": embed_dim}, captions, num_concepts=12)
     model.save_pretrained(tmp_path)
-    reader = load_reader(tmp_path)
-    assert isinstance(reader, Reader)
+    reader = load_for_search(tmp_path)
+    assert isinstance(reader, TextEncoder)
     assert (reader.fingerprint(), reader.dim) == (model.fingerprint(), embed_dim)
     with torch.no_grad():
-        for got, expected in zip(reader.texts(SENTENCES), model.texts(SENTENCES), strict=True):
+        for got, expected in zip(reader.make_texts(SENTENCES), model.make_texts(SENTENCES), strict=True):
             assert close(got, expected)
         assert close(reader.embed_words(["frisbee", "日本"]), model.embed_words(["frisbee", "日本"]))
         assert close(reader.space.concepts(), model.space.concepts())
         frames = torch.nn.functional.normalize(torch.randn(3, 4, embed_dim), dim=-1)
         mask = torch.tensor([[True] * 4, [True, False, False, False], [True, True, False, False]])
-        expected_videos = model.videos(frames[:, 0], frames, mask)
-        videos = reader.videos(*(x.numpy() for x in (frames[:, 0], frames, mask)))
+        expected_videos = model.make_videos(frames[:, 0], frames, mask)
+        videos = reader.make_videos(*(x.numpy() for x in (frames[:, 0], frames, mask)))
         for got, expected in zip(videos, expected_videos, strict=True):
             assert close(got, expected)
         for how in ("softmax", "mean", "max"):
             model.config.aggregation = reader.config.aggregation = how
-            got = reader.score(reader.texts(SENTENCES), videos)
-            assert close(got, model.score(model.texts(SENTENCES), expected_videos))
+            got = reader.score(reader.make_texts(SENTENCES), videos)
+            assert close(got, model.score(model.make_texts(SENTENCES), expected_videos))
 
 
 def test_a_space_without_supervision_too(tower: dict, captions, tmp_path: Path):
     model = SUMA.from_clip(tower, captions, num_concepts=12, anchor="self")
     model.save_pretrained(tmp_path)
     with torch.no_grad():
-        for got, expected in zip(load_reader(tmp_path).texts(SENTENCES), model.texts(SENTENCES), strict=True):
+        for got, expected in zip(
+            load_for_search(tmp_path).make_texts(SENTENCES), model.make_texts(SENTENCES), strict=True
+        ):
             assert close(got, expected)
 
 
@@ -87,7 +89,7 @@ def test_its_answers_are_the_models(folder: Path, tmp_path: Path):
     whole.add(tmp_path / "videos", workers=1)
     whole.set_captions(["a dog runs", "two cats", "snow falls on a red ball"])
     whole.save(tmp_path / "index")
-    alone = VideoIndex.load(tmp_path / "index", load_reader(folder))
+    alone = VideoIndex.load(tmp_path / "index", load_for_search(folder))
     inside, outside = tmp_path / "videos" / "2.mp4", write_video(tmp_path / "other.mp4", picture=noise_picture)
 
     def same(got: list, expected: list) -> None:
@@ -119,13 +121,74 @@ def test_its_answers_are_the_models(folder: Path, tmp_path: Path):
 
 
 def test_the_whole_model_is_the_one_that_was_read(folder: Path):
-    reader = load_reader(folder)
-    assert isinstance(reader, Reader) and reader.whole() is reader.whole()
-    changed, weights = load_reader(folder), load_file(folder / WEIGHTS)
+    reader = load_for_search(folder)
+    assert isinstance(reader, TextEncoder) and reader.whole() is reader.whole()
+    changed, weights = load_for_search(folder), load_file(folder / WEIGHTS)
     weights["space.centres"] += 1
     save_file(weights, folder / WEIGHTS)
     with pytest.raises(RuntimeError, match="has changed"):
         changed.whole()
+
+
+def told_by(folder: Path) -> dict[str, str]:
+    with safe_open(folder / WEIGHTS, "np") as content:
+        return content.metadata()
+
+
+def computed(folder: Path) -> str:
+    """The fingerprint of a folder's weights as they are, whatever the file says."""
+    model = SUMA.from_pretrained(folder)
+    return fingerprint(model.config, sorted(model.state_dict().items()))
+
+
+def both(folder: Path) -> set[str]:
+    return {load_for_search(folder).fingerprint(), SUMA.from_pretrained(folder).fingerprint()}
+
+
+def test_a_saved_model_tells_its_fingerprint_and_is_not_hashed_again(folder: Path, tiny_model: SUMA):
+    told = told_by(folder)
+    assert told["fingerprint"] == tiny_model.fingerprint() == computed(folder) and both(folder) == {computed(folder)}
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS, {**told, "fingerprint": "trusted"})
+    assert both(folder) == {"trusted"}
+    with pytest.raises(RuntimeError, match=f"damaged.*{tiny_model.fingerprint()}.*trusted"):
+        load_for_search(folder).whole().verify()
+
+
+@pytest.mark.parametrize(
+    "name", ["clip.logit_scale", "clip.visual.conv1.weight", "temporal.positions", "space.centres"]
+)
+def test_a_fingerprint_of_other_weights_is_not_believed(folder: Path, tiny_model: SUMA, name: str):
+    weights, told = load_file(folder / WEIGHTS), told_by(folder)
+    save_file({**weights, name: weights[name] + 1}, folder / WEIGHTS, told)
+    assert both(folder) == {computed(folder)} != {tiny_model.fingerprint()}
+    model = SUMA.from_pretrained(folder)
+    model.verify()
+    model.save_pretrained(folder)
+    assert told_by(folder)["fingerprint"] == computed(folder)
+
+
+def test_nor_one_of_another_config_and_none_is_needed(folder: Path, tiny_model: SUMA):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, "concept_share": 0.7}))
+    assert both(folder) == {computed(folder)} != {tiny_model.fingerprint()}
+    (folder / CONFIG).write_text(json.dumps(config))
+    save_file(load_file(folder / WEIGHTS), folder / WEIGHTS)
+    assert both(folder) == {tiny_model.fingerprint()}
+
+
+def test_a_weight_changed_in_its_middle_is_found_by_verify(folder: Path):
+    weights, told = load_file(folder / WEIGHTS), told_by(folder)
+    weights["space.centres"][1, 20] += 1
+    save_file(weights, folder / WEIGHTS, told)
+    with pytest.raises(RuntimeError, match="damaged"):
+        SUMA.from_pretrained(folder).verify()
+
+
+def test_a_loaded_model_that_is_trained_has_another_fingerprint(folder: Path, tiny_model: SUMA):
+    model = SUMA.from_pretrained(folder)
+    with torch.no_grad():
+        model.concept_logit_scale += 1
+    assert model.fingerprint() != tiny_model.fingerprint()
 
 
 def test_wrong_weights_are_never_read(folder: Path):
@@ -137,34 +200,34 @@ def test_wrong_weights_are_never_read(folder: Path):
         ):
             save_file(weights, folder / WEIGHTS)
             with pytest.raises(RuntimeError, match=change):
-                load_reader(folder)
+                load_for_search(folder)
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-10])
     with pytest.raises(RuntimeError, match="not a whole safetensors file"):
-        load_reader(folder)
+        load_for_search(folder)
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps({**config, "format_version": 2}))
     with pytest.raises(ValueError, match="format_version 2"):
-        load_reader(folder)
+        load_for_search(folder)
 
 
 def test_what_numpy_cannot_read_is_read_by_torch(folder: Path, tiny_model: SUMA):
     half = {n: x.bfloat16() if x.is_floating_point() else x for n, x in load_file(folder / WEIGHTS).items()}
     save_file(half, folder / WEIGHTS)
-    model = load_reader(folder)
+    model = load_for_search(folder)
     assert isinstance(model, SUMA) and model.fingerprint() != tiny_model.fingerprint()
 
 
 def test_float16_weights_are_the_float32_model_that_they_load_as(folder: Path):
     half = {n: x.half() if x.is_floating_point() else x for n, x in load_file(folder / WEIGHTS).items()}
     save_file(half, folder / WEIGHTS)
-    reader, model = load_reader(folder), SUMA.from_pretrained(folder)
-    assert isinstance(reader, Reader) and reader.fingerprint() == model.fingerprint()
+    reader, model = load_for_search(folder), SUMA.from_pretrained(folder)
+    assert isinstance(reader, TextEncoder) and reader.fingerprint() == model.fingerprint()
     with torch.no_grad():
         assert close(reader.encode_text(SENTENCES), model.encode_text(SENTENCES))
 
 
 def test_towers_of_other_kinds_are_left_to_open_clip():
-    fitting = {name for name in open_clip.list_models() if fits(open_clip.get_model_config(name))}
+    fitting = {name for name in open_clip.list_models() if supports(open_clip.get_model_config(name))}
     assert {"ViT-B-32", "ViT-B-32-quickgelu", "ViT-L-14-336", "RN50"} <= fitting
     assert not {"PE-Core-B-16", "ViT-B-16-SigLIP2", "MobileCLIP2-S0", "coca_ViT-B-32", "roberta-ViT-B-32"} & fitting
 
@@ -179,20 +242,6 @@ def test_the_weights_that_it_needs_have_open_clips_names_and_shapes(name: str, t
     assert {n for n in theirs if not n.startswith(("clip.visual", "clip.logit"))} == set(needed)
 
 
-def test_the_tokenizer_is_open_clips():
-    ours, theirs = load_tokenizer("ViT-B-32", {}), open_clip.get_tokenizer("ViT-B-32")
-    random.seed(0)
-    letters = "abc dé日🐕'!&;<>09\n\t"
-    sentences = SENTENCES + ["".join(random.choices(letters, k=30)) for _ in range(200)]
-    expected = theirs(sentences)
-    assert torch.equal(ours(sentences), expected)
-    ids = token_ids(ours, sentences, 77)
-    assert ids.shape[1] == 77 and np.array_equal(ids, expected.numpy())
-    assert token_ids(ours, sentences[:1], 77).shape == (1, 5)
-    with pytest.raises(ValueError, match="no open_clip model"):
-        load_tokenizer("ViT-B-33", {})
-
-
 def test_the_tokenizer_imports_torch_only_for_tensors():
     program = (
         "import sys; from suma.model.tokenizer import load_tokenizer; t = load_tokenizer('', {'vocab_size': 4096})\n"
@@ -204,9 +253,9 @@ def test_the_tokenizer_imports_torch_only_for_tensors():
 
 
 def test_no_sentence_has_no_feature_and_a_bare_one_is_an_error(folder: Path, tiny_model: SUMA):
-    reader = load_reader(folder)
-    assert isinstance(reader, Reader)
-    for got, expected in zip(reader.texts([]), tiny_model.texts([]), strict=True):
+    reader = load_for_search(folder)
+    assert isinstance(reader, TextEncoder)
+    for got, expected in zip(reader.make_texts([]), tiny_model.make_texts([]), strict=True):
         assert close(got, expected)
     with pytest.raises(ValueError, match="list of sentences"):
         reader.encode_text("a dog")
@@ -221,8 +270,8 @@ def test_the_error_function_is_as_exact_as_float32():
 def test_the_first_video_that_a_reader_has_encoded_leaves_no_gradients(folder: Path, tmp_path: Path):
     write_video(tmp_path / "a.mp4", picture=noise_picture)
     program = (
-        "import sys; from suma import VideoIndex; from suma.model.text_encoder import load_reader\n"
-        f"index = VideoIndex(load_reader({str(folder)!r})); before = 'torch' in sys.modules\n"
+        "import sys; from suma import VideoIndex; from suma.model.text_encoder import load_for_search\n"
+        f"index = VideoIndex(load_for_search({str(folder)!r})); before = 'torch' in sys.modules\n"
         "whole = index.model.whole\n"
         "def watched():\n"
         "    found = whole(); encode = found.encode_video\n"

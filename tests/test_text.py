@@ -1,5 +1,8 @@
 """Sentences: shortened without a change, cut to a small vocabulary without a loss."""
 
+import json
+import random
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -8,8 +11,9 @@ import torch
 
 from suma import SUMA
 from suma.model.text_tower import can_shorten, encode_tokens, text_tower, token_table
-from suma.model.tokenizer import CLIP_VOCABULARY, load_tokenizer
+from suma.model.tokenizer import CLIP_VOCABULARY, clean, load_tokenizer
 
+MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor" / "msrvtt_train_7k.json"
 SENTENCES = ["a dog", "", "the brown dog catches a red frisbee in the park and then sleeps", "z"]
 ODD = [
     "!?",
@@ -81,8 +85,9 @@ def test_a_cut_vocabulary_loses_nothing(size: int):
     for text in [*SENTENCES, *ODD]:
         ids = tokenizer.encode(text)
         assert all(0 <= i < size - 2 for i in ids)
-        clean = tokenizer.clean_fn(text)
-        assert tokenizer.decode(ids).replace(" ", "") == clean.replace(" ", "")
+        pieces, bytes_of = list(tokenizer.encoder), open_clip.SimpleTokenizer().byte_decoder
+        letters = "".join(pieces[i].removesuffix("</w>") for i in ids)
+        assert bytes(bytes_of[letter] for letter in letters).decode() == clean(text).replace(" ", "")
     tokens = tokenizer(["a dog"])[0]
     assert tokens[0] == size - 2 and tokens.max() == tokens[int((tokens != 0).sum()) - 1] == size - 1
 
@@ -94,16 +99,79 @@ def test_the_smallest_vocabulary_is_bytes():
 
 def test_a_piece_has_the_id_it_has_in_clips_own_vocabulary():
     ours, clips = load_tokenizer("", {"vocab_size": 4096}), open_clip.SimpleTokenizer()
-    for piece, i in ours.encoder.items():
-        if i < 4094:
-            assert clips.encoder[piece] == i
+    assert list(ours.encoder)[:-2] == list(clips.encoder)[:4094] and list(ours.encoder.values()) == list(range(4096))
+    assert load_tokenizer("", {}).encoder == clips.encoder
 
 
-def test_the_whole_vocabulary_is_clips():
-    ours, clips = load_tokenizer("", {"vocab_size": CLIP_VOCABULARY}), open_clip.SimpleTokenizer()
-    assert torch.equal(ours([*SENTENCES, *ODD]), clips([*SENTENCES, *ODD]))
-    assert torch.equal(load_tokenizer("", {})(ODD), clips(ODD))
-    assert torch.equal(load_tokenizer("RN50", {})(ODD), clips(ODD))
+def open_clips(size: int) -> open_clip.SimpleTokenizer:
+    """open_clip's own tokenizer with a vocabulary of this size: its first merges alone."""
+    clips = open_clip.SimpleTokenizer()
+    pieces = [*list(clips.encoder)[: size - 2], "<start_of_text>", "<end_of_text>"]
+    clips.encoder = {piece: i for i, piece in enumerate(pieces)}
+    clips.bpe_ranks = {pair: i for pair, i in clips.bpe_ranks.items() if i < size - 514}
+    return clips
+
+
+def random_sentences(count: int) -> list[str]:
+    rng = random.Random(0)
+    known = [
+        "<start_of_text>",
+        "<END_OF_TEXT>",
+        "<",
+        "&amp;lt;",
+        "&",
+        "'s",
+        "'LL",
+        "\u017f",
+        "\ufb01",
+        "\ud800",
+        "a",
+        "Dog",
+    ]
+    known += [
+        " ",
+        "\n",
+        "\0",
+        "!",
+        "'",
+        "\x1b[31m",
+        "1",
+        "\u0130",
+        "caf\u00c3\u00a9",
+        "\u201cup\u201d",
+        "\u0665",
+        "\u65e5",
+    ]
+    mixed = ["".join(rng.choices(known, k=rng.randint(1, 9))) for _ in range(count)]
+    planes = [(1, 0x300), (0x300, 0xD7FF), (0xE000, 0x1FFFF)]
+    return mixed + ["".join(chr(rng.randint(*rng.choice(planes))) for _ in range(8)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("size", [514, 4096, CLIP_VOCABULARY])
+def test_the_tokens_are_open_clips(size: int):
+    ours, clips = load_tokenizer("", {"vocab_size": size}), open_clips(size)
+    for text in [*SENTENCES, *ODD, "x" * 300, "dog " * 200, *random_sentences(1000)]:
+        assert ours.encode(text) == clips.encode(text), repr(text)
+
+
+@pytest.mark.skipif(not MSRVTT.is_file(), reason="needs MSR-VTT's captions")
+def test_the_tokens_of_real_captions_are_open_clips():
+    captions = sorted({c for clip in json.loads(MSRVTT.read_text()) for c in clip["caption"]})
+    odd = [caption for caption in captions if not caption.isascii() or "&" in caption]
+    ours, clips = load_tokenizer("", {}), open_clip.SimpleTokenizer()
+    for caption in [*odd, *captions[::40]]:
+        assert ours.encode(caption) == clips.encode(caption), repr(caption)
+
+
+def test_the_tensor_is_open_clips():
+    clips, texts = open_clip.SimpleTokenizer(), [*SENTENCES, *ODD, "dog " * 200]
+    for ours in (load_tokenizer("", {}), load_tokenizer("RN50", {}), load_tokenizer("ViT-B-32", {})):
+        assert torch.equal(ours(texts), clips(texts)) and torch.equal(ours(texts, 9), clips(texts, 9))
+    ids = ours.ids(texts, 77)
+    assert ids.shape == (len(texts), 77) and torch.equal(torch.from_numpy(ids), clips(texts))
+    assert ours.ids(texts[:1], 77).shape == (1, 4) and ours([]).shape == clips([]).shape == (0, 77)
+    with pytest.raises(ValueError, match="no open_clip model"):
+        load_tokenizer("ViT-B-33", {})
 
 
 @pytest.mark.parametrize("size", [0, 513, CLIP_VOCABULARY + 1])
@@ -137,3 +205,11 @@ def test_both_of_open_clips_layouts_are_found(tower):
     plain, custom = clip_of(tower), clip_of(tower, custom=True)
     assert text_tower(plain) is plain and text_tower(custom) is custom.text
     assert token_table(plain).weight.shape == token_table(custom).weight.shape == (1024, 64)
+
+
+def test_many_texts_are_encoded_in_runs_of_like_length_and_come_back_in_order(tiny_model: SUMA):
+    sentences = ["a dog " + "runs " * (n % 7) for n in range(150)]
+    tokens = tiny_model.tokenize(sentences)
+    together = encode_tokens(tiny_model.clip, tokens)
+    alone = torch.cat([encode_tokens(tiny_model.clip, tokens[i : i + 1]) for i in range(150)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)

@@ -15,7 +15,7 @@ from suma.model.tokenizer import brings_tokenizer
 
 
 class Backbone(NamedTuple):
-    """A CLIP and what is needed to build and feed it again."""
+    """A CLIP, and what is needed to build it again and to feed it."""
 
     clip: Any  # the open_clip model
     config: dict[str, Any]  # open_clip's: embed_dim, vision_cfg, text_cfg, ...
@@ -27,7 +27,7 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
     """Return an open_clip backbone, given its name, a config dict, or a .json file of one; see `SUMA.from_clip`.
 
     `pretrained` is an open_clip tag, a checkpoint file, or None for random weights (but for an image tower whose config
-    has timm_model_pretrained: timm downloads it). Raises ValueError for an unknown name or tag and for a file that
+    has timm_model_pretrained: timm downloads it). Raise ValueError for an unknown name or tag and for a file that
     holds more than weights, RuntimeError for weights of another model.
     """
     import open_clip
@@ -76,7 +76,7 @@ def load_backbone(name: str | Path | dict[str, Any], pretrained: str | Path | No
 
 
 def backbone_config(name: str) -> dict[str, Any]:
-    """Return a copy of the config that open_clip has for a name. Raises ValueError for an unknown one."""
+    """Return a copy of the config that open_clip has for a name. Raise ValueError for an unknown one."""
     import open_clip
 
     if name not in open_clip.list_models():
@@ -85,8 +85,10 @@ def backbone_config(name: str) -> dict[str, Any]:
 
 
 def build_clip(cfg: dict[str, Any], from_timm: bool = False) -> Any:
-    """Return an open_clip model of random weights from its config, which is left as it is; `from_timm`: but for a timm
-    image tower, which gets timm's own weights, downloaded once. Otherwise nothing is downloaded."""
+    """Return an open_clip model of random weights; its config is not changed.
+
+    from_timm: download timm's own weights for a timm image tower. Otherwise nothing is downloaded.
+    """
     import open_clip
 
     cfg = {name: value for name, value in cfg.items() if name != "preprocess_cfg"}
@@ -102,7 +104,7 @@ def is_convolutional(visual: Any) -> bool:
 
 
 def cell_width(clip: Any, dim: int) -> int:
-    """Return the channels of a cell once projected; `dim` is D. Raise ValueError for a tower without cells."""
+    """Return the number of channels of a projected cell; `dim` is D. Raise ValueError for a tower without cells."""
     visual = clip.visual
     if is_convolutional(visual):
         return dim
@@ -118,9 +120,9 @@ def cell_width(clip: Any, dim: int) -> int:
 def encode_trunk(visual: Any, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Encode pictures (N, 3, H, W) as wholes (N, C), and their grid x grid cells (N, G * G, C'), row by row.
 
-    What comes after is `project`, a head that learns while a pretrained trunk stays frozen. A cell is the mean of the
-    patches in it. A convolutional tower of timm has no patches: its feature map is pooled to the cells instead of to
-    one (so C' is C). Other towers have no such head: C is D.
+    `project` follows: a head that learns while a pretrained trunk stays frozen. A cell is the mean of its patches. A
+    convolutional tower of timm has no patches: its feature map is pooled to the cells instead of to one (so C' is C).
+    Other towers have no such head: C is D.
     """
     if not is_convolutional(visual):
         if not grid:
@@ -139,7 +141,7 @@ def encode_trunk(visual: Any, pixels: Tensor, grid: int) -> tuple[Tensor, Tensor
 
 
 def project(visual: Any, features: Tensor) -> Tensor:
-    """Return what the head of a convolutional timm tower makes of `encode_trunk`'s (..., C): (..., D)."""
+    """Apply the head of a convolutional timm tower to `encode_trunk`'s features (..., C): return (..., D)."""
     return visual.head(features) if is_convolutional(visual) else features
 
 
@@ -149,7 +151,7 @@ def _cells(features: Tensor, grid: int) -> Tensor:
 
 
 def family_preprocessing(name: str) -> dict[str, Any]:
-    """The preprocessing that most of an open_clip model's pretrained tags share ({} where it has no tags).
+    """Return the preprocessing that most of an open_clip model's pretrained tags share ({} where it has no tags).
 
     For random weights and for checkpoint files, which do not say theirs. The tags of a model agree (open_clip 3.3) but
     for ViT-L-14 (one LAION tag has mean and std 0.5) and ViT-H-14 (dfn5b is squashed): load those by their tags.
@@ -164,12 +166,12 @@ def family_preprocessing(name: str) -> dict[str, Any]:
 
 
 def warn_of_guesses(preprocess: dict[str, Any], file: str | Path) -> None:
-    """Warn where nothing says how a checkpoint file's pictures were normalised, so that OpenAI's way is taken."""
+    """Warn if nothing says how pictures were normalised for a checkpoint file: OpenAI's mean and std are taken."""
     if missing := [name for name in ("mean", "std") if not preprocess.get(name)]:
         warnings.warn(
             f"nothing says the {' and '.join(missing)} of the pixels that {file} was trained on: OpenAI's are taken. "
             'If they are others, give them in the config, "preprocess_cfg": {"mean": [...], "std": [...]}',
-            stacklevel=4,
+            stacklevel=5,  # of who called SUMA.from_clip
         )
 
 

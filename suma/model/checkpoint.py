@@ -20,13 +20,13 @@ TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.j
 
 
 def find(model: str | Path, **options: Any) -> Path:
-    """The folder that holds a model: itself, or where the Hub's client keeps one of the Hub, all of one commit, or
-    where the cache keeps an open_clip model NAME:TAG (suma/model/open_clip_models.py).
+    """Return the folder of a model: of a path, itself; of a Hub id, where the Hub's client keeps its files, all of one
+    commit; of NAME:TAG, where the cache keeps it (suma/model/open_clip_models.py).
 
-    Options: HUB_OPTIONS, as `huggingface_hub.hf_hub_download` has them. Raises FileNotFoundError for what is none of
-    these, a folder without a model's files, and a model that is not cached while the Hub does not answer; ValueError
-    for an unknown NAME:TAG, and a config that is damaged or another kind of model's. What the Hub refuses raises
-    huggingface_hub's errors.
+    Options: HUB_OPTIONS, as `huggingface_hub.hf_hub_download` has them. Raise FileNotFoundError for what is none of
+    these, a folder without a model's files, and a model that is neither cached nor to be had from the Hub; ValueError
+    for an unknown NAME:TAG, and a config that is damaged or another kind of model's; huggingface_hub's errors for what
+    the Hub refuses.
     """
     folder = Path(str(model))
     if folder.is_dir():
@@ -59,7 +59,7 @@ def find(model: str | Path, **options: Any) -> Path:
 
 
 def source_of(model: str | Path) -> str:
-    """The string by which an index remembers its model: a folder's whole path, "" for the bundled model."""
+    """Return the string by which an index remembers its model: a folder's whole path, "" for the bundled model."""
     folder = Path(str(model))
     if not folder.is_dir():
         return str(model)
@@ -67,7 +67,7 @@ def source_of(model: str | Path) -> str:
 
 
 def _download(model_id: str, name: str, **options: Any) -> Path:
-    """A file of a model on the Hub, from the cache where that is enough; the Hub's errors name the model or its URL."""
+    """Return a file of a model on the Hub, downloaded if need be; the Hub's errors name the model or its URL."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -80,13 +80,13 @@ def _download(model_id: str, name: str, **options: Any) -> Path:
 
 
 def saved_tokenizer(folder: Path) -> Path | None:
-    """The folder of the tokenizer saved with a model, None where open_clip brings it."""
+    """Return the folder of the tokenizer saved with a model, or None where open_clip has it."""
     return folder / TOKENIZER if (folder / TOKENIZER).is_dir() else None
 
 
 def read_config(folder: Path) -> SUMAConfig:
-    """A model's config. Raises ValueError naming one that is damaged or another kind of model's (the mixin's own errors
-    do not), and as SUMAConfig does."""
+    """Return a model's config. Raise ValueError, naming the file, for one that is damaged or another kind of model's
+    (the mixin's own errors do not name it), and as SUMAConfig does."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ TOP, SHARPNESS = 16, 20.0  # concepts that "top" keeps; what multiplies the cosi
 
 
 def sparsemax(x: Tensor) -> Tensor:
-    """The point of the simplex nearest to x (..., K): like a softmax, but with zeros (Martins and Astudillo, 2016).
+    """Return the point of the simplex nearest to x (..., K): a softmax with zeros (Martins and Astudillo, 2016).
 
     >>> sparsemax(torch.tensor([2.0, 1.5, -3.0]))
     tensor([0.7500, 0.2500, 0.0000])
@@ -44,7 +44,7 @@ def factors(concepts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ConceptSpace(nn.Module, Vocabulary):
-    """K learned concepts, and which of them each word names.
+    """Hold K learned concepts, and which of them each word names.
 
     `words` come best name first (see `naming_order`), `counts` are their document frequencies among `num_captions`
     training captions. The concepts (K, E) start at the word clusters' centres and are learned by every loss; the
@@ -87,15 +87,15 @@ class ConceptSpace(nn.Module, Vocabulary):
         self.register_buffer("word_to_concept", torch.arange(len(words)) % num_concepts)
 
     def start(self, centres: np.ndarray, assignment: np.ndarray, concepts: np.ndarray | None = None) -> None:
-        """Put the concepts on the word clusters: centres (K, E), by which new words are told too, assignment (W,);
-        concepts (K, E): start there instead."""
+        """Start the concepts at the centres (K, E) of the word clusters, or at `concepts` (K, E); assignment (W,) says
+        each word's concept. The nearest centre also says that of words never seen."""
         with torch.no_grad():
             self.initial_centres.copy_(torch.from_numpy(centres))
             self.centres.copy_(self.initial_centres if concepts is None else torch.from_numpy(concepts))
             self.word_to_concept.copy_(torch.from_numpy(assignment))
 
     def start_at(self, centres: np.ndarray, assignment: np.ndarray, concepts: np.ndarray) -> None:
-        """Put the concepts where (K, D) says in the joint space; centres and assignment as for `start`.
+        """Start the concepts at points (K, D) of the joint space; centres and assignment as for `start`.
 
         Where E differs from D the map is set too: exact where E is at least the smaller of K and D."""
         if isinstance(self.map, nn.Linear):
@@ -105,11 +105,11 @@ class ConceptSpace(nn.Module, Vocabulary):
         self.start(centres, assignment, concepts)
 
     def concepts(self) -> Tensor:
-        """The learned concepts, each of length 1: (K, D)."""
+        """Return the learned concepts, each of length 1: (K, D)."""
         return F.normalize(self.map(self.centres).float(), dim=-1)
 
     def activations(self, features: Tensor) -> Tensor:
-        """Cosines of features (..., D) with every concept: (..., K) in [-1, 1] (section 2.6: a video in the space), or
+        """Return the cosines (..., K) of features (..., D) with every concept (section 2.6: a video in the space), or
         what `activation` makes of them."""
         unit = F.normalize(features.float(), dim=-1)
         if self.network is not None:
@@ -125,5 +125,5 @@ class ConceptSpace(nn.Module, Vocabulary):
         return cosines.relu()
 
     def anchors(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """See `Vocabulary.anchors`; where the concepts are."""
+        """Return `Vocabulary.anchors` as a tensor on the concepts' device."""
         return torch.from_numpy(super().anchors(sentences, embed)).to(self.centres.device)

@@ -1,8 +1,8 @@
-"""What builds a SUMA but its weights; needs no torch."""
+"""The options of a SUMA, and the name of a model: all but its weights, without torch."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ from suma.similarity import AGGREGATIONS, Scoring
 FORMAT_VERSION = 1
 ANCHORS = ("binary", "count", "idf", "self")
 ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
-LATER = (  # at their defaults they change no name
+LATER = (  # fields added after format 1: left out of the fingerprint at their defaults
     "frame_grid",
     "coarse_share",
     "activation",
@@ -26,7 +26,7 @@ LATER = (  # at their defaults they change no name
 
 @dataclass
 class SUMAConfig:
-    """Everything that builds a SUMA but its weights; travels with them as config.json."""
+    """All options of a SUMA; saved beside its weights as config.json."""
 
     clip: dict[str, Any]  # an open_clip model config: embed_dim, vision_cfg, text_cfg, ...
     image: dict[str, Any]  # preprocessing: size, mean, std, interpolation, resize_mode
@@ -73,13 +73,13 @@ class SUMAConfig:
 
     @property
     def scoring(self) -> Scoring:
-        """What the score depends on."""
+        """Return the options of the score."""
         return Scoring(self.concept_share, self.aggregation, self.aggregation_temperature, self.coarse_share)
 
 
 def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Array]]) -> str:
-    """16 hex digits that name a model: of its config, and of weights in the order of their names; floats as they are
-    once loaded, in float32.
+    """Return 16 hex digits that name a model: a hash of its config and of its weights, given in the order of their
+    names; floats are hashed as float32, as they are once loaded.
 
     Untrained concepts follow from the towers and the words, and differ in their last digits from computer to computer,
     so neither they nor the words' order is part of the name: an index can be used where the model was made again.
@@ -96,3 +96,22 @@ def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Array]]) -> str
         digest.update(name.encode())
         digest.update(loaded.astype(np.float32 if loaded.dtype.kind == "f" else loaded.dtype).tobytes())
     return digest.hexdigest()[:16]
+
+
+def first_values(weight: Any, shape: Sequence[int] | None = None) -> Array:
+    """Return up to 16 values of a weight, from its start: an array, a tensor, or one of this shape in a safetensors
+    file, of which no more is read."""
+    shape = weight.shape if shape is None else shape
+    return weight[(*(slice(0, 1) for _ in shape[:-1]), slice(0, min(16, shape[-1])))] if shape else weight[...]
+
+
+def stored_fingerprint(
+    metadata: Mapping[str, str] | None, config: SUMAConfig, firsts: Iterable[tuple[str, Array]]
+) -> str:
+    """Return the fingerprint that a weights file has in its metadata, so that not all weights need hashing.
+
+    Return "" where it has none, or was made of another config or other weights: `firsts`, the `first_values` of each,
+    must be those that were hashed when it was stored. (Training changes them, and so do rounding and replacing.)
+    """
+    told = metadata or {}
+    return told["fingerprint"] if told.get("sample") == fingerprint(config, firsts) and "fingerprint" in told else ""

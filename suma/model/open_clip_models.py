@@ -61,7 +61,7 @@ def prepare(model: str, build: Callable[..., Any]) -> None:
 
 
 def check_name(name: str, tag: str) -> None:
-    """Raise ValueError for a name that open_clip does not know or a tag that it has not, offering the nearest."""
+    """Raise ValueError, naming the nearest, for a name that open_clip does not know or a tag that it has not."""
     import open_clip
 
     names = open_clip.list_models()
@@ -75,7 +75,7 @@ def check_name(name: str, tag: str) -> None:
 
 
 def advice(model: str) -> str:
-    """Return what to say, after a colon, of a model string that is no folder and no Hub id: what it may have meant."""
+    """Return a hint at what a model string may have meant that is no folder and no Hub id, or ""."""
     import open_clip
 
     if model in (names := open_clip.list_models()):
@@ -86,7 +86,7 @@ def advice(model: str) -> str:
 
 
 def _nearest(word: str, known: list[str], show_all: bool = False) -> str:
-    """Return the end of an error message that offers the known names that are most like `word`."""
+    """Return the end of an error message: the known names that are most like `word`."""
     lower = {name.lower(): name for name in known}
     near = [lower[name] for name in difflib.get_close_matches(word.lower(), lower, 3, 0.5)]
     if near:

@@ -5,7 +5,6 @@ Shapes: T texts, V videos, F frames, L tokens, W words, K concepts, D joint widt
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,25 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from suma.model import text_tower
-from suma.model.backbone import build_clip, cell_width, encode_trunk, is_convolutional, load_backbone, project
+from suma.model.backbone import build_clip, cell_width, encode_trunk, is_convolutional, project
 from suma.model.checkpoint import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer, source_of
 from suma.model.concept_space import ConceptSpace
-from suma.model.config import SUMAConfig, fingerprint
+from suma.model.config import SUMAConfig, fingerprint, first_values, stored_fingerprint
+from suma.model.from_clip import (
+    fill,
+    load_towers,
+    make_clusters,
+    make_config,
+    model_options,
+    start_concepts,
+    words_of,
+)
 from suma.model.open_clip_models import is_named, prepare, prepared_folder
 from suma.model.temporal import FrameGrid, TemporalEncoder
 from suma.model.tokenizer import load_tokenizer
-from suma.model.vocabulary import common_words, count_words, ignored_words, nfc
-from suma.model.word_clusters import STARTS, Clusters, cluster
-from suma.model.zero_shot import cluster_by_prompts, mean_picture, orthogonal
+from suma.model.vocabulary import nfc
 from suma.similarity import Texts, Videos, score
 from suma.video.preprocess import normalize
-
-ZERO_SHOT_SHARE = 0.1  # of untrained concepts in the score: on Scenes no R@1 differs up to 0.3; at 0 steering is idle
 
 
 class SUMA(
@@ -66,9 +70,10 @@ class SUMA(
             config.ignored_words,
         )
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.tokenizer_folder = tokenizer_folder  # where SigLIP's tokenizer lies
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
         self.shorten = text_tower.can_shorten(self.clip)
-        self._fingerprint = ""
+        self._fingerprint, self._metadata = "", dict[str, str]()  # of the file that it was loaded from
         self.source = ""  # the string that an index remembers its model by
 
     # ---- where models come from ------------------------------------------------------------------------------------
@@ -86,91 +91,48 @@ class SUMA(
         word_vectors: Mapping[str, np.ndarray] | None = None,
         **options: Any,
     ) -> "SUMA":
-        """The start of a training, or a zero-shot model: an open_clip backbone and a concept space made from words.
+        """Return an untrained model: an open_clip backbone, and a concept space made from words.
 
-        Without captions the words are those of `common_words` but for `ignored_words`, and the concepts lie where the
-        text tower puts prompts with their words (suma/model/zero_shot.py).
+        With captions it is where a training starts; without, a zero-shot model, whose words are the bundled ones and
+        whose concepts lie where the text tower puts prompts with them (suma/model/zero_shot.py).
 
         Args:
-            name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip model config of your own (a dict, or a
-                .json file of one), or the folder of a saved SUMA, whose towers are taken over, and whose temporal
-                encoder and frame grid where the options ask for the same.
-            captions: the training captions (never those of the test split); none for a zero-shot model.
-            pretrained: an open_clip tag ("openai"), a local checkpoint file (safetensors, or PyTorch's with tensors
-                alone; preprocessing is that of the model's tags), or None for random weights.
+            name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip config of your own (a dict or a .json
+                file), or a SUMA folder: its towers are taken over, and what else has the same shape.
+            captions: the training captions (never those of the test split).
+            pretrained: an open_clip tag ("openai"), a checkpoint file (safetensors, or PyTorch's with tensors alone),
+                or None for random weights.
             seed: of the k-means and of the new weights.
             min_count: words in fewer captions make no clusters; they go to the nearest one.
             tokenizer_folder: where SigLIP's tokenizer lies (as transformers saves it), instead of at the Hub.
-            concept_start: where the concepts begin: at their words' mean token embeddings ("tokens", the default with
-                captions), where the text tower puts the words, which are then clustered by that too ("sentences"),
-                where it puts prompts with the words, centred on both sides ("prompts", the default without captions),
-                or at "random".
+            concept_start: where the concepts begin: at their words' mean token embeddings ("tokens"; default with
+                captions), where the text tower puts the words, clustered by that too ("sentences"), or prompts with
+                them, centred ("prompts"; default without captions), or at "random".
             word_vectors: cluster the words by these instead (word -> vector, all of one length).
             options: fields of SUMAConfig (num_concepts, temporal_layers, ...).
 
-        Raises ValueError for an unknown name or tag, fewer words than concepts, or a file that holds more than weights;
+        Raise ValueError for an unknown name, tag or option, too few words, or a file that holds more than weights;
         RuntimeError for weights of another model; FileNotFoundError for a tokenizer that is nowhere to be had.
         """
         torch.manual_seed(seed)
-        trained: dict[str, Tensor] = {}
-        if not isinstance(name, dict) and Path(name).is_dir():
-            if pretrained:
-                raise ValueError(f"{name} holds trained towers: leave `pretrained` out")
-            saved = cls.from_pretrained(name)
-            clip, cfg, image, tokenizer_name = saved.clip, saved.config.clip, saved.config.image, saved.config.tokenizer
-            tokenizer_folder = tokenizer_folder or saved_tokenizer(Path(name))
-            trained = {name: x for name, x in saved.state_dict().items() if name.startswith(("temporal.", "grid."))}
-        else:
-            clip, cfg, image, tokenizer_name = load_backbone(name, pretrained)
-        unknown = set(options) - {f.name for f in fields(SUMAConfig)}
-        if unknown:
-            raise ValueError(f"{', '.join(sorted(unknown))}: no such option of SUMAConfig")
-        counts, num_captions = _words_of(captions)
-        if captions is None:
-            options = {"concept_share": ZERO_SHOT_SHARE, "untrained": True, "ignored_words": ignored_words()} | options
-        for word in options.get("ignored_words", ()):
-            counts.pop(word, None)
-        concept_start = concept_start or ("prompts" if captions is None else "tokens")
-        tokenizer = load_tokenizer(tokenizer_name, cfg["text_cfg"], tokenizer_folder)
-        num_concepts = options.pop("num_concepts", SUMAConfig.num_concepts)
-        clusters = _clusters(
-            clip, tokenizer, cfg["text_cfg"], counts, num_concepts, min_count, seed, concept_start, word_vectors
-        )
-        words = list(counts)
-        config = SUMAConfig(
-            clip=cfg,
-            image=image,
-            tokenizer=tokenizer_name,
-            num_concepts=num_concepts,
-            num_captions=num_captions,
-            words=[words[i] for i in clusters.order],
-            word_counts=[counts[words[i]] for i in clusters.order],
-            **options,
-        )
-        model = cls(config, tokenizer_folder)
-        towers = {name: x for name, x in clip.state_dict().items() if name != "logit_bias"}  # SigLIP's: no use here
-        model.clip.load_state_dict(towers)
-        for part in ("temporal", "grid"):
-            new, old = model.state_dict(), {n: x for n, x in trained.items() if n.startswith(part + ".")}
-            wanted = {n: x.shape for n, x in new.items() if n.startswith(part + ".")}
-            if old and wanted == {n: x.shape for n, x in old.items()}:
-                model.load_state_dict(new | old)
-        model.eval()
-        if concept_start == "prompts" and clusters.concepts is not None:
-            mean = mean_picture(model.encode_frames, image)
-            model.space.start_at(clusters.centres, clusters.assignment, orthogonal(clusters.concepts, mean))
-        else:
-            model.space.start(clusters.centres, clusters.assignment, clusters.concepts)
+        options = model_options(options, untrained=captions is None)
+        start = concept_start or ("prompts" if captions is None else "tokens")
+        towers = load_towers(name, pretrained, tokenizer_folder, cls.from_pretrained)
+        counts, number = words_of(captions, options.get("ignored_words", ()))
+        clusters = make_clusters(towers, counts, options["num_concepts"], min_count, seed, start, word_vectors)
+        model = cls(make_config(towers.backbone, counts, number, clusters, options), towers.tokenizer_folder).eval()
+        fill(model, towers)
+        start_concepts(model, clusters, start)
         return model
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
-        """A model from a folder or the Hub: weights, config, words and preprocessing, nothing else needed; or an
-        open_clip model NAME:TAG, whose weights are downloaded once (suma/model/open_clip_models.py).
+        """Load a model from a folder or the Hub, or an open_clip model NAME:TAG, whose weights are downloaded once
+        (suma/model/open_clip_models.py).
 
-        Options for the Hub: revision, token, cache_dir, force_download, local_files_only.
-        Strict: weights that are missing, left over or of another shape raise RuntimeError, a config of another format
-        ValueError, a path that does not exist FileNotFoundError; see also `checkpoint.find`. Only safetensors are read.
+        Options for the Hub: revision, token, cache_dir, force_download, local_files_only. Only safetensors are read.
+        Raise RuntimeError for weights that are missing, left over or of another shape, ValueError for a config of
+        another format, FileNotFoundError for a path that does not exist; see also `checkpoint.find`.
         """
         name, options = str(pretrained_model_name_or_path), {k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs}
         may_download = not (options.get("local_files_only") or options.get("revision"))
@@ -183,13 +145,14 @@ class SUMA(
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":
-        """Load weights (the mixin has read the config): safetensors or an error, never a pickle."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        """Load the weights (the mixin has read the config): safetensors or an error, never a pickle."""
+        from safetensors import SafetensorError, safe_open
 
         file = Path(model_id, WEIGHTS)
         try:
-            state = load_file(file, device=map_location)
+            with safe_open(file, framework="pt", device=map_location) as content:
+                state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  (no dict)
+                metadata = content.metadata() or {}
         except SafetensorError as error:
             raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
         for option in HUB_OPTIONS:  # the mixin passes them on; all is here by now
@@ -198,19 +161,39 @@ class SUMA(
         if map_location != "cpu":
             model.to(map_location)
         model.load_state_dict(state, strict=True)
+        model._metadata = metadata
         return model.eval()
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Save the weights and, where it is not open_clip's own, the tokenizer (the mixin saves the config)."""
-        super()._save_pretrained(save_directory)
+        """Save the weights with the fingerprint, and a tokenizer that open_clip lacks (the mixin saves the config)."""
+        from safetensors.torch import save_model
+
+        weights = sorted(self.state_dict().items())
+        firsts = [(name, first_values(weight)) for name, weight in weights]
+        names = {"fingerprint": fingerprint(self.config, weights), "sample": fingerprint(self.config, firsts)}
+        save_model(self, str(save_directory / WEIGHTS), metadata={"format": "pt", **names})
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(save_directory / TOKENIZER)
 
     def fingerprint(self) -> str:
-        """16 hex digits that name this model: config and weights as they are at the first call."""
+        """Return 16 hex digits that name this model: its config and weights at the first call.
+
+        They are read from the model's file, while a sample of config and weights agrees with it; else all are hashed.
+        """
         if not self._fingerprint:
-            self._fingerprint = fingerprint(self.config, sorted(self.state_dict().items()))
+            weights = sorted(self.state_dict().items())
+            firsts = ((name, first_values(weight)) for name, weight in weights)
+            stored = stored_fingerprint(self._metadata, self.config, firsts)
+            self._fingerprint = stored or fingerprint(self.config, weights)
         return self._fingerprint
+
+    def verify(self) -> None:
+        """Raise RuntimeError where the weights are not those that `fingerprint` names."""
+        if (found := fingerprint(self.config, sorted(self.state_dict().items()))) != self.fingerprint():
+            raise RuntimeError(
+                f"the model {self.source or '(bundled)'} is damaged: its weights are {found}, its file says "
+                f"{self.fingerprint()}. Download it again, or save it again and index the videos again"
+            )
 
     # ---- encoders --------------------------------------------------------------------------------------------------
 
@@ -225,31 +208,31 @@ class SUMA(
         return self.concept_logit_scale.device
 
     def whole(self) -> "SUMA":
-        """Itself: a `suma.model.text_encoder.Reader` gives one."""
+        """Return itself; a `suma.model.text_encoder.TextEncoder` loads one."""
         return self
 
     def array(self, values: np.ndarray) -> Tensor:
-        """An array as the model takes it: a tensor where the weights are."""
+        """Return an array as a tensor where the weights are."""
         return torch.from_numpy(values).to(self.device)
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """Sentences -> token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
+        """Return token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
         context = int(self.config.clip["text_cfg"].get("context_length", 77))
         return text_tower.tokenize(self.tokenizer, list(map(nfc, sentences)), context, self.shorten)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Token ids (T, L) -> unit sentence features (T, D), float32."""
+        """Return unit sentence features (T, D) float32 of token ids (T, L)."""
         return F.normalize(text_tower.encode_tokens(self.clip, tokens).float(), dim=-1)
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """Sentences -> unit features (T, D)."""
+        """Return the unit features (T, D) of sentences."""
         if isinstance(sentences, str):
             raise ValueError("encode_text takes a list of sentences: wrap the one in [ ]")
         return self.encode_tokens(self.tokenize(sentences).to(self.device))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Return what the image tower's trunk gives of pixels (N, 3, H, W): whole pictures and their cells, one after
-        the other (N, C + G * G * C'). uint8 is normalised here, floats are taken as they are."""
+        """Encode pixels (N, 3, H, W) by the image tower's trunk: whole pictures, then their cells (N, C + G * G * C').
+        uint8 is normalised here, floats are taken as they are."""
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
@@ -257,7 +240,7 @@ class SUMA(
         return torch.cat([whole, cells.flatten(1)], dim=-1)
 
     def frame_features(self, images: Tensor) -> Tensor:
-        """What `encode_images` gives (N, C + ...) -> frame features (N, D), not normalised."""
+        """Return frame features (N, D), not normalised, of what `encode_images` gives (N, C + ...)."""
         visual, grid = self.clip.visual, self.config.frame_grid
         images = images.to(next(visual.parameters()).dtype)
         width = visual.trunk.num_features if is_convolutional(visual) else self.dim
@@ -268,20 +251,20 @@ class SUMA(
         return whole + self.grid(cells.flatten(1))
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, H, W), as `encode_images` takes them -> frame features (N, D), not normalised."""
+        """Return frame features (N, D), not normalised, of pixels (N, 3, H, W) as `encode_images` takes them."""
         return self.frame_features(self.encode_images(pixels))
 
-    def in_time(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Frame features (V, F, D), not normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D)."""
+    def encode_temporal(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return unit features of videos (V, D) and frames (V, F, D), of frame features (V, F, D) and mask (V, F)."""
         x = self.temporal(frames, mask) if self.temporal is not None else frames
         weights = mask.unsqueeze(-1).to(torch.float32)
         video = F.normalize((x.float() * weights).sum(1) / weights.sum(1), dim=-1)
         return video, F.normalize((x if self.config.temporal_frames else frames).float(), dim=-1)
 
     def encode_video(self, pixels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pixels (V, F, 3, H, W), uint8 or normalised, mask (V, F) -> unit features: video (V, D), frames (V, F, D).
+        """Return unit features of videos (V, D) and frames (V, F, D), of pixels (V, F, 3, H, W) and mask (V, F).
 
-        Instead of pixels, what `encode_images` made of them (V, F, C + ...).
+        Pixels are uint8 or normalised, or already what `encode_images` made of them (V, F, C + ...).
         """
         if pixels.ndim not in (3, 5):
             raise ValueError(f"pixels must be (V, F, 3, H, W), got {tuple(pixels.shape)}")
@@ -293,92 +276,55 @@ class SUMA(
         encoded = encode(pixels[mask])  # not the padding
         frames = encoded.new_zeros(*mask.shape, self.dim)
         frames[mask] = encoded
-        return self.in_time(frames, mask)
+        return self.encode_temporal(frames, mask)
 
     # ---- the concept space and the score ---------------------------------------------------------------------------
 
     def embed_words(self, words: Sequence[str]) -> Tensor:
-        """Words -> token embeddings (W, E): the mean over their sub-word tokens."""
+        """Return the token embeddings (W, E) of words: the mean over their sub-word tokens."""
         return text_tower.word_embeddings(self.clip, self.tokenizer, words)
 
     def anchors(self, sentences: Sequence[str]) -> Tensor:
-        """Sentences -> unit anchors (T, K): the concepts their words name."""
+        """Return the unit anchors (T, K) of sentences: the concepts that their words name."""
         return self.space.anchors(sentences, self.embed_words)
 
-    def texts(self, sentences: Sequence[str]) -> Texts:
-        """Sentences -> features and anchors, ready for `score`."""
-        return self.place(self.encode_text(sentences), self.anchors(sentences))
+    def make_texts(self, sentences: Sequence[str]) -> Texts:
+        """Return sentences as `score` takes them."""
+        return self.join_texts(self.encode_text(sentences), self.anchors(sentences))
 
-    def place(self, features: Tensor, anchors: Tensor) -> Texts:
-        """Sentence features (T, D) and anchors (T, K), ready for `score`: under `anchor="self"` the features decide."""
+    def join_texts(self, features: Tensor, anchors: Tensor) -> Texts:
+        """Return features (T, D) and anchors (T, K) as `score` takes them; `anchor="self"` derives anchors anew."""
         if self.config.anchor == "self":
             with torch.autocast(features.device.type, enabled=False):
                 anchors = F.normalize(self.space.activations(features), dim=-1)
         return Texts(features, anchors)
 
-    def videos(self, features: Tensor, frames: Tensor, mask: Tensor) -> Videos:
-        """Unit video (V, D) and frame (V, F, D) features -> the same with their places in the concept space."""
+    def make_videos(self, features: Tensor, frames: Tensor, mask: Tensor) -> Videos:
+        """Return unit video (V, D) and frame (V, F, D) features as `score` takes them, with their concepts."""
         with torch.autocast(features.device.type, enabled=False):  # similarities are float32, also in mixed precision
             concepts = F.normalize(self.space.activations(features), dim=-1)
             frame_concepts = F.normalize(self.space.activations(frames), dim=-1)
         return Videos(features, frames, mask, concepts, frame_concepts)
 
     def score(self, texts: Texts, videos: Videos) -> Tensor:
-        """The score (T, V) by which videos are ranked for texts and texts for videos."""
+        """Return the score (T, V) by which videos are ranked for texts and texts for videos."""
         return score(texts, videos, self.config.scoring)
 
     def forward(self, tokens: Tensor, anchors: Tensor, pixels: Tensor, mask: Tensor) -> dict[str, Any]:
-        """Everything that the losses need, so that data-parallel wrappers see it.
+        """Return what the losses need: `texts`, `videos`, `logit_scale` and `concept_logit_scale` (the temperatures'
+        inverses; `limit_scales` keeps them at most 100). One call, so that data-parallel wrappers see it.
 
-        Tokens (T, L), anchors (T, K), pixels (V, F, 3, H, W), mask (V, F) -> `texts`, `videos`, `logit_scale`,
-        `concept_logit_scale` (the temperatures' inverses; `limit_scales` keeps them at most 100).
+        Tokens (T, L), anchors (T, K), pixels (V, F, 3, H, W), mask (V, F).
         """
         return {
-            "texts": self.place(self.encode_tokens(tokens), anchors),
-            "videos": self.videos(*self.encode_video(pixels, mask), mask),
+            "texts": self.join_texts(self.encode_tokens(tokens), anchors),
+            "videos": self.make_videos(*self.encode_video(pixels, mask), mask),
             "logit_scale": self.clip.logit_scale.float().exp(),
             "concept_logit_scale": self.concept_logit_scale.float().exp(),
         }
 
     @torch.no_grad()
     def limit_scales(self) -> None:
-        """Keep both scales at most 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
+        """Limit both scales to 100, after a step: a clamp in `forward` would stop their gradient at CLIP's 100."""
         for scale in (self.clip.logit_scale, self.concept_logit_scale):
             scale.clamp_(max=math.log(100))
-
-
-def _words_of(captions: Iterable[str] | None) -> tuple[dict[str, int], int]:
-    """Return word -> captions that hold it, and their number; of the bundled list where there are no captions."""
-    if captions is None:
-        return common_words()
-    captions = list(captions)
-    counts = count_words(captions)
-    if not counts:
-        raise ValueError("`captions` hold no words to make concepts of: leave them out to start from common words")
-    return counts, len(captions)
-
-
-def _clusters(
-    clip: Any,
-    tokenizer: Any,
-    text_cfg: dict[str, Any],
-    counts: Mapping[str, int],
-    num_concepts: int,
-    min_count: int,
-    seed: int,
-    start: str,
-    vectors: Mapping[str, np.ndarray] | None,
-) -> Clusters:
-    """Return the clusters of the words of `counts`, as `SUMA.from_clip` says."""
-    if start not in STARTS:
-        raise ValueError(f"concept_start {start!r}: choose one of {', '.join(STARTS)}")
-    words = list(counts)
-    embeddings = text_tower.word_embeddings(clip, tokenizer, words).cpu().numpy()
-    if start == "prompts":
-        return cluster_by_prompts(clip, tokenizer, text_cfg, counts, embeddings, num_concepts, seed)
-    sentences = None
-    if start == "sentences":
-        sentences = text_tower.word_sentences(clip, tokenizer, words, text_cfg)
-        if sentences.shape[1] != embeddings.shape[1]:
-            raise ValueError('concept_start="sentences" needs token embeddings as wide as the joint space')
-    return cluster(counts, embeddings, num_concepts, min_count, seed, sentences, vectors, start == "random")

@@ -1,4 +1,4 @@
-"""What SUMA learns over the frames of a CLIP: where things are in each, and how they follow each other.
+"""What SUMA learns over a CLIP's frame features: where things are in a frame, and how frames follow each other.
 
 Shapes: N images, C channels, G regions per side, V videos, F frames, D joint width.
 """
@@ -29,8 +29,8 @@ class TemporalEncoder(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def place(self, mask: Tensor) -> Tensor:
-        """Position embeddings (V, F, D) of the valid frames' relative times (i + 1/2) / n."""
+    def positions_at(self, mask: Tensor) -> Tensor:
+        """Return position embeddings (V, F, D) at the valid frames' relative times (i + 1/2) / n."""
         count = mask.sum(1, keepdim=True).clamp_min(1)
         order = (mask.cumsum(1) - 1).clamp_min(0)
         at = ((order + 0.5) / count * len(self.positions) - 0.5).clamp(0, len(self.positions) - 1)
@@ -39,14 +39,14 @@ class TemporalEncoder(nn.Module):
         return torch.lerp(self.positions[low], self.positions[high], (at - low).unsqueeze(-1).to(self.positions.dtype))
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """Frames (V, F, D), mask (V, F) -> the same with what the encoder adds (V, F, D)."""
+        """Return frames (V, F, D) of mask (V, F) plus what the encoder makes of them (V, F, D)."""
         x = self.norm(frames)
-        x = self.blocks(x + self.place(mask).to(x.dtype), src_key_padding_mask=~mask)
+        x = self.blocks(x + self.positions_at(mask).to(x.dtype), src_key_padding_mask=~mask)
         return frames + self.out(x)
 
 
 class FrameGrid(nn.Module):
-    """What G x G regions of the picture add to the frame features (our reading, not the paper's).
+    """Add what G x G regions of the picture show to the frame features (our reading, not the paper's).
 
     A CLIP's pooled feature hardly tells where in the picture something is; without that, left and right cannot be told
     apart. Starts at zero, so an untrained one changes nothing.
@@ -62,7 +62,7 @@ class FrameGrid(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, regions: Tensor) -> Tensor:
-        """Regions (N, G * G * C) -> what is added to the frame features (N, D)."""
+        """Return what regions (N, G * G * C) add to the frame features (N, D)."""
         width = self.norm.normalized_shape[0]
         x = regions.to(self.norm.weight.dtype).unflatten(1, (self.grid**2, width))
         return self.out(F.gelu(self.reduce(self.norm(x))).flatten(1))

@@ -1,11 +1,11 @@
-"""A saved SUMA that reads sentences only, in numpy: what a search from the command line needs of a model. Importing
+"""The text side of a saved SUMA in numpy: all that a search from the command line needs of a model, since importing
 torch alone takes several times as long as all that is done here.
 
 Shapes: T texts, L tokens, E the text tower's width, D joint width, K concepts, W words, V videos, F frames.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,67 +13,68 @@ import numpy as np
 
 from suma.arrays import unit
 from suma.model.checkpoint import WEIGHTS, find, read_config, source_of
-from suma.model.config import SUMAConfig, fingerprint
+from suma.model.config import SUMAConfig, fingerprint, first_values, stored_fingerprint
 from suma.model.open_clip_models import is_named, prepared_folder
-from suma.model.tokenizer import load_tokenizer, token_ids
+from suma.model.tokenizer import load_tokenizer
 from suma.model.vocabulary import Vocabulary, nfc
 from suma.similarity import Texts, Videos, score
 
 if TYPE_CHECKING:
     from suma.model.suma import SUMA
 
-AnyModel: TypeAlias = "SUMA | Reader"
+AnyModel: TypeAlias = "SUMA | TextEncoder"
 TOWER = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}  # open_clip's defaults
 
 
-def load_reader(model: str | Path) -> AnyModel:
-    """A model (see `SUMA.from_pretrained`) for searching: a Reader, or the whole SUMA where its text tower is not
-    OpenAI's, or where NAME:TAG is used for the first time. Raises as `SUMA.from_pretrained` does, but for faults of
+def load_for_search(model: str | Path) -> AnyModel:
+    """Return a model (see `SUMA.from_pretrained`) as a TextEncoder, or as the whole SUMA where its text tower is not
+    OpenAI's, or where NAME:TAG is used for the first time. Raise as `SUMA.from_pretrained` does, but for faults of
     weights that no sentence needs."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    if is_named(str(model)) and not prepared_folder(str(model)).is_dir():
-        from suma.model.suma import SUMA
-
-        return SUMA.from_pretrained(model)
-    folder = find(model)
-    config = read_config(folder)
-    weights: dict[str, np.ndarray] = {}
-    if fits(config.clip):
-        needed, file = _shapes(config), folder / WEIGHTS
+    if not is_named(str(model)) or prepared_folder(str(model)).is_dir():
+        folder = find(model)
+        config = read_config(folder)
         try:
-            with safe_open(file, framework="np") as content:
-                names = sorted(content.keys())
-                if all(content.get_slice(name).get_dtype() != "BF16" for name in names):  # numpy has no such type
-                    shapes = {name: tuple(content.get_slice(name).get_shape()) for name in names if name in needed}
-                    if wrong := sorted(name for name in needed if shapes.get(name) != needed[name]):
-                        raise RuntimeError(f"{file} is not of this config: {', '.join(wrong[:3])} missing or misshapen")
-
-                    def read() -> Iterator[tuple[str, np.ndarray]]:  # all, once, of which what is needed stays
-                        for name in names:
-                            tensor = content.get_tensor(name)
-                            if name in needed:
-                                weights[name] = tensor
-                            yield name, tensor
-
-                    name_of_all = fingerprint(config, read())
+            found = _read_weights(folder / WEIGHTS, config) if supports(config.clip) else None
         except SafetensorError as error:
-            raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
-    if weights:
-        return Reader(config, weights, name_of_all, folder, source_of(model))
+            raise RuntimeError(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from error
+        if found:
+            return TextEncoder(config, *found, folder, source_of(model))
     from suma.model.suma import SUMA
 
     return SUMA.from_pretrained(model)
 
 
-def fits(cfg: dict[str, Any]) -> bool:
-    """Whether an open_clip config's text tower is one that a Reader computes: OpenAI's, without later variants."""
+def _read_weights(file: Path, config: SUMAConfig) -> tuple[dict[str, np.ndarray], str] | None:
+    """Return the weights that a TextEncoder needs and the model's fingerprint; None for bfloat16, which numpy has not.
+
+    Raise RuntimeError where they do not fit the config.
+    """
+    from safetensors import safe_open
+
+    needed = _shapes(config)
+    with safe_open(file, framework="np") as content:
+        slices = {name: content.get_slice(name) for name in sorted(content.keys())}
+        if any(x.get_dtype() == "BF16" for x in slices.values()):
+            return None
+        shapes = {name: tuple(x.get_shape()) for name, x in slices.items()}
+        if wrong := sorted(name for name in needed if shapes.get(name) != needed[name]):
+            raise RuntimeError(f"{file} is not of this config: {', '.join(wrong[:3])} missing or misshapen")
+        firsts = ((name, first_values(x, shapes[name])) for name, x in slices.items())
+        name_of_all = stored_fingerprint(content.metadata(), config, firsts)
+        name_of_all = name_of_all or fingerprint(config, ((name, content.get_tensor(name)) for name in slices))
+        return {name: content.get_tensor(name) for name in needed}, name_of_all
+
+
+def supports(cfg: dict[str, Any]) -> bool:
+    """Return whether a TextEncoder can compute an open_clip config's text tower: OpenAI's, without later variants."""
     named = {name for name, value in cfg.items() if value} - {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
     return not named - {"init_logit_bias", "init_logit_scale", "preprocess_cfg"} and set(cfg["text_cfg"]) <= set(TOWER)
 
 
 def _shapes(config: SUMAConfig) -> dict[str, tuple[int, ...]]:
-    """The weights that a Reader needs, by the names that they have in a SUMA."""
+    """Return the shapes of the weights that a TextEncoder needs, by their names in a SUMA."""
     text, dim = TOWER | config.clip["text_cfg"], int(config.clip["embed_dim"])
     e, k = text["width"], config.num_concepts
     shapes: dict[str, tuple[int, ...]] = {
@@ -104,8 +105,8 @@ def _shapes(config: SUMAConfig) -> dict[str, tuple[int, ...]]:
     return {f"clip.{name}": shape for name, shape in shapes.items()} | {f"space.{n}": s for n, s in space.items()}
 
 
-class ReaderSpace(Vocabulary):
-    """The aligned concept space of a Reader, with plain cosines (see suma.model.concept_space.ConceptSpace)."""
+class TextConceptSpace(Vocabulary):
+    """The aligned concept space in numpy, with plain cosines (see suma.model.concept_space.ConceptSpace)."""
 
     def __init__(self, config: SUMAConfig, weights: Mapping[str, np.ndarray]):
         super().__init__(config.words, config.word_counts, config.num_captions, config.anchor, config.ignored_words)
@@ -116,25 +117,25 @@ class ReaderSpace(Vocabulary):
         self._concepts = unit(concepts)
 
     def concepts(self) -> np.ndarray:
-        """The learned concepts, each of length 1: (K, D)."""
+        """Return the learned concepts, each of length 1: (K, D)."""
         return self._concepts
 
     def activations(self, features: np.ndarray) -> np.ndarray:
-        """Cosines of features (..., D) with every concept: (..., K)."""
+        """Return the cosines (..., K) of features (..., D) with every concept."""
         return unit(features) @ self._concepts.T
 
 
-class Reader:
-    """What a search asks of a model (see the methods' namesakes in suma.model.suma.SUMA), from `load_reader`."""
+class TextEncoder:
+    """What a search asks of a model (see the methods' namesakes in suma.model.suma.SUMA), from `load_for_search`."""
 
     def __init__(
         self, config: SUMAConfig, weights: Mapping[str, np.ndarray], name: str, folder: Path, source: str = ""
     ):
-        """weights: those of `_shapes`; name: the whole model's fingerprint; folder: where it was read from; source: the
-        string that an index remembers it by."""
+        """Keep the weights of `_shapes`, the whole model's fingerprint (name), the folder that it was read from, and
+        the string that an index remembers it by (source)."""
         loaded = {n: x.astype(np.float32) if x.dtype.kind == "f" else x for n, x in weights.items()}
         self._weights = {n.removeprefix("clip."): x for n, x in loaded.items()}
-        self.config, self.space, self._name, self._folder = config, ReaderSpace(config, loaded), name, folder
+        self.config, self.space, self._name, self._folder = config, TextConceptSpace(config, loaded), name, folder
         self.source = source
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"])
         self._whole: SUMA | None = None
@@ -144,16 +145,16 @@ class Reader:
         """D, the joint width."""
         return int(self.config.clip["embed_dim"])
 
-    def eval(self) -> "Reader":
-        """Itself."""
+    def eval(self) -> "TextEncoder":
+        """Return itself."""
         return self
 
     def fingerprint(self) -> str:
-        """16 hex digits that name the whole model."""
+        """Return 16 hex digits that name the whole model."""
         return self._name
 
     def whole(self) -> "SUMA":
-        """The model that also encodes videos. Raises RuntimeError where another one lies in its place by now."""
+        """Return the model that also encodes videos. Raise RuntimeError if its files have changed meanwhile."""
         if self._whole is None:
             from suma.model.suma import SUMA
 
@@ -163,45 +164,45 @@ class Reader:
         return self._whole
 
     def array(self, values: np.ndarray) -> np.ndarray:
-        """An array as the model takes it."""
+        """Return an array as the model takes it: as it is."""
         return values
 
     # ---- texts -----------------------------------------------------------------------------------------------------
 
     def encode_text(self, sentences: Sequence[str]) -> np.ndarray:
-        """Sentences -> unit features (T, D)."""
+        """Return the unit features (T, D) of sentences."""
         if isinstance(sentences, str):
             raise ValueError("encode_text takes a list of sentences: wrap the one in [ ]")
         if not len(sentences):
             return np.zeros((0, self.dim), np.float32)
         context = self._weights["positional_embedding"].shape[0]
-        return unit(self._encode(token_ids(self.tokenizer, list(map(nfc, sentences)), context)))
+        return unit(self._encode(self.tokenizer.ids(list(map(nfc, sentences)), context)))
 
     def embed_words(self, words: Sequence[str]) -> np.ndarray:
-        """Words -> token embeddings (W, E): the mean over their sub-word tokens."""
+        """Return the token embeddings (W, E) of words: the mean over their sub-word tokens."""
         table = self._weights["token_embedding.weight"]
         return np.stack([table[self.tokenizer.encode(word)].mean(0) for word in words])
 
     def anchors(self, sentences: Sequence[str]) -> np.ndarray:
-        """Sentences -> unit anchors (T, K): the concepts their words name."""
+        """Return the unit anchors (T, K) of sentences: the concepts that their words name."""
         return self.space.anchors(sentences, self.embed_words)
 
-    def texts(self, sentences: Sequence[str]) -> Texts:
-        """Sentences -> features and anchors, ready for a score."""
+    def make_texts(self, sentences: Sequence[str]) -> Texts:
+        """Return sentences as `score` takes them."""
         features, anchors = self.encode_text(sentences), self.anchors(sentences)
         return Texts(features, unit(self.space.activations(features)) if self.config.anchor == "self" else anchors)
 
-    def videos(self, features: np.ndarray, frames: np.ndarray, mask: np.ndarray) -> Videos:
-        """Unit video (V, D) and frame (V, F, D) features -> the same with their places in the concept space."""
-        places = [unit(self.space.activations(x)) for x in (features, frames)]
-        return Videos(features, frames, mask, *places)
+    def make_videos(self, features: np.ndarray, frames: np.ndarray, mask: np.ndarray) -> Videos:
+        """Return unit video (V, D) and frame (V, F, D) features as `score` takes them, with their concepts."""
+        concepts = [unit(self.space.activations(x)) for x in (features, frames)]
+        return Videos(features, frames, mask, *concepts)
 
     def score(self, texts: Texts, videos: Videos) -> np.ndarray:
-        """The score (T, V) by which videos are ranked for texts."""
+        """Return the score (T, V) by which videos are ranked for texts."""
         return score(texts, videos, self.config.scoring)
 
     def _encode(self, ids: np.ndarray) -> np.ndarray:
-        """Token ids (T, L) -> sentence features (T, D), not normalised: CLIP's text tower."""
+        """Return sentence features (T, D), not normalised, of token ids (T, L): CLIP's text tower."""
         w, length = self._weights, ids.shape[1]
         layers, heads = (int((TOWER | self.config.clip["text_cfg"])[name]) for name in ("layers", "heads"))
         x = w["token_embedding.weight"][ids] + w["positional_embedding"][:length]  # (T, L, E)
@@ -234,7 +235,7 @@ class Reader:
 
 
 def erf(x: np.ndarray) -> np.ndarray:
-    """The error function, to 2e-7: formula 7.1.26 of Abramowitz and Stegun's handbook (numpy has none)."""
+    """Return the error function, to 2e-7: formula 7.1.26 of Abramowitz and Stegun's handbook (numpy has none)."""
     t = 1 / (1 + 0.3275911 * np.abs(x))
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     return np.sign(x) * (1 - series * np.exp(-np.square(x)))

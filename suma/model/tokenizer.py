@@ -1,51 +1,107 @@
-"""Sentences -> tokens, with open_clip's tokenizers.
+"""Sentences -> tokens: CLIP's byte-pair encoding by the `tokenizers` library, SigLIP's tokenizers by open_clip.
 
 Shapes: T texts, L tokens.
 """
 
-import builtins
-import functools
+import gzip
+import html
 import importlib.util
-import sys
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import regex
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLIP_VOCABULARY = 49408
+_SPECIAL = ("<start_of_text>", "<end_of_text>")
+_PIECE = regex.compile(
+    rf"{'|'.join(_SPECIAL)}|'s|'t|'re|'ve|'m|'ll|'d|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
+)
+
+
+class ClipTokenizer:
+    """CLIP's tokenizer: the tokens of open_clip's SimpleTokenizer, without importing torch.
+
+    CLIP's byte-pair merges are ordered by frequency, so the first n of them are a lossless tokenizer for any text: a
+    smaller vocabulary only makes captions a little longer.
+    """
+
+    def __init__(self, vocab_size: int = CLIP_VOCABULARY, context_length: int = 77):
+        """Read the first merges of open_clip's vocabulary file. Raise ValueError for a size that it cannot have."""
+        from tokenizers import AddedToken, Tokenizer
+        from tokenizers.models import BPE
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        if not 514 <= vocab_size <= CLIP_VOCABULARY:
+            raise ValueError(f"text_cfg vocab_size must be 514 to {CLIP_VOCABULARY}, got {vocab_size}")
+        with gzip.open(_open_clip_folder() / "bpe_simple_vocab_16e6.txt.gz", "rt", encoding="utf-8") as file:
+            lines = itertools.islice(file, 1, vocab_size - 513)  # the first holds its version
+            merges = [(left, right) for left, right in map(str.split, lines)]
+        letters = _byte_letters()
+        pieces = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), *_SPECIAL]
+        self.encoder = {piece: i for i, piece in enumerate(pieces)}
+        self._bpe = Tokenizer(BPE(self.encoder, merges, end_of_word_suffix="</w>"))
+        self._bpe.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+        self._bpe.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])
+        self.vocab_size, self.context_length = vocab_size, context_length
+        self.sot_token_id, self.eot_token_id = vocab_size - 2, vocab_size - 1
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without those of its start and end."""
+        return self._bpe.encode(_PIECE.findall(clean(text)), is_pretokenized=True, add_special_tokens=False).ids
+
+    def ids(self, sentences: Sequence[str], context_length: int) -> np.ndarray:
+        """Return ids (T, L) int64 between start and end, L the longest sentence's; longer ones than the context are
+        cut and keep their end."""
+        rows = [[self.sot_token_id, *self.encode(text)][: context_length - 1] for text in sentences]
+        out = np.zeros((len(rows), 1 + max(map(len, rows), default=-1)), np.int64)
+        for row, ids in zip(out, rows, strict=True):
+            row[: len(ids) + 1] = [*ids, self.eot_token_id]
+        return out
+
+    def __call__(self, sentences: Sequence[str], context_length: int | None = None) -> "Tensor":
+        """Return ids (T, context) as a tensor, padded with zeros: open_clip's interface."""
+        import torch
+
+        context = context_length or self.context_length
+        ids = self.ids(sentences, context)
+        return torch.from_numpy(np.pad(ids, [(0, 0), (0, context - ids.shape[1])]))
+
+
+def clean(text: str) -> str:
+    """Return a text as CLIP reads it: encoding mistakes repaired, HTML entities resolved, one space between words,
+    lower case."""
+    if not (text.isascii() and text.isprintable() and "&" not in text):  # else there is nothing to repair
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split()).lower()
+
+
+def _byte_letters() -> list[str]:
+    """Return the letters by which CLIP writes the 256 bytes, in the order of their ids: printable ones first."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    return [chr(code) for code in [*printable, *range(256, 512 - len(printable))]]
 
 
 def load_tokenizer(name: str, text_cfg: dict[str, Any], folder: str | Path | None = None) -> Any:
-    """The tokenizer of an open_clip model name, or ("" = a model of our own) CLIP's, cut to `text_cfg["vocab_size"]`.
+    """Return the tokenizer of an open_clip model name, or ("" = a model of our own) CLIP's with
+    `text_cfg["vocab_size"]` tokens.
 
-    CLIP's byte-pair merges stand in order of frequency, so the first n of them are a lossless tokenizer for any text:
-    a small vocabulary only makes captions a little longer. Where `text_cfg` names a tokenizer of the Hub (SigLIP's),
-    that one is read from `folder`, as saved with a model, or else from the Hub.
+    Where `text_cfg` names a tokenizer of the Hub (SigLIP's), read that from `folder`, as saved with a model, or else
+    from the Hub. Raise ValueError for a name or size that is unknown, and as `_hub_tokenizer` does.
     """
     if text_cfg.get("hf_tokenizer_name"):
         return _hub_tokenizer(text_cfg, folder)
-    if name and text_cfg.get("tokenizer_kwargs"):
-        import open_clip
-
-        return open_clip.get_tokenizer(name)
     if name and not brings_tokenizer(name):
         raise ValueError(f"tokenizer {name!r} is no open_clip model")
-    context, size = text_cfg.get("context_length", 77), text_cfg.get("vocab_size", CLIP_VOCABULARY)
-    tokenizer = _open_clip_tokenizer().SimpleTokenizer(context_length=context)
-    if name or size == CLIP_VOCABULARY:
-        return tokenizer
-    if not 514 <= size < CLIP_VOCABULARY:
-        raise ValueError(f"text_cfg vocab_size must be 514 to {CLIP_VOCABULARY}, got {size}")
-    pieces = list(tokenizer.encoder)[: size - 2]  # 512 bytes, then the merges in order
-    specials = list(tokenizer.encoder)[-2:]
-    tokenizer.encoder = {piece: i for i, piece in enumerate(pieces + specials)}
-    tokenizer.decoder = {i: piece for piece, i in tokenizer.encoder.items()}
-    tokenizer.bpe_ranks = {pair: i for pair, i in tokenizer.bpe_ranks.items() if i < size - 514}
-    tokenizer.vocab_size = size
-    tokenizer.all_special_ids = [size - 2, size - 1]
-    tokenizer.sot_token_id, tokenizer.eot_token_id = size - 2, size - 1
-    return tokenizer
+    size = CLIP_VOCABULARY if name else text_cfg.get("vocab_size", CLIP_VOCABULARY)
+    return ClipTokenizer(size, text_cfg.get("context_length", 77))
 
 
 def brings_tokenizer(name: str) -> bool:
@@ -54,56 +110,15 @@ def brings_tokenizer(name: str) -> bool:
 
 
 def _open_clip_folder() -> Path:
+    """Return where open_clip is installed, without importing it."""
     found = importlib.util.find_spec("open_clip")
     if found is None or not found.submodule_search_locations:
         raise ImportError("open_clip is missing: pip install open_clip_torch")
     return Path(found.submodule_search_locations[0])
 
 
-@functools.cache
-def _open_clip_tokenizer() -> Any:
-    """open_clip's tokenizer.py alone, and torch only once a tensor is asked for: to import them takes longer than a
-    search."""
-    if "open_clip" in sys.modules:
-        return sys.modules["open_clip"].tokenizer
-    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", _open_clip_folder() / "tokenizer.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-
-    def import_(name: str, *args: Any) -> Any:
-        return _LaterTorch() if name == "torch" else builtins.__import__(name, *args)
-
-    module.__dict__["__builtins__"] = {**vars(builtins), "__import__": import_}
-    spec.loader.exec_module(module)
-    return module
-
-
-class _LaterTorch:
-    """Stands for torch in a file that names these two in annotations, and computes with it only when it is called."""
-
-    LongTensor = Tensor = Any
-
-    def __getattr__(self, name: str) -> Any:
-        import torch
-
-        return getattr(torch, name)
-
-
-def token_ids(tokenizer: Any, sentences: Sequence[str], context_length: int) -> np.ndarray:
-    """Sentences -> ids (T, L) of one of open_clip's own tokenizers, as it gives them but in numpy, and only as wide as
-    the longest; those of more than the context are cut, and keep their end."""
-    rows = []
-    for sentence in sentences:
-        ids = [tokenizer.sot_token_id, *tokenizer.encode(sentence), tokenizer.eot_token_id]
-        rows.append(ids if len(ids) <= context_length else [*ids[: context_length - 1], tokenizer.eot_token_id])
-    out = np.zeros((len(rows), max(map(len, rows), default=0)), np.int64)
-    for row, ids in zip(out, rows, strict=True):
-        row[: len(ids)] = ids
-    return out
-
-
 def _hub_tokenizer(text_cfg: dict[str, Any], folder: str | Path | None) -> Any:
-    """A tokenizer that needs transformers; raises ValueError without that, FileNotFoundError where it is not found."""
+    """Return a tokenizer of the Hub. Raise ValueError without transformers, FileNotFoundError where it is not found."""
     from open_clip.tokenizer import HFTokenizer
 
     name, options = text_cfg["hf_tokenizer_name"], text_cfg.get("tokenizer_kwargs", {})

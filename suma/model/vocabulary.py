@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import regex  # knows the classes of Unicode, as `re` does not; comes with the tokenizers
+import regex  # knows the classes of Unicode, as `re` does not
 
 from suma.arrays import Array, to_numpy, unit
 
@@ -45,7 +45,7 @@ def split_words(text: str) -> list[str]:
 
 
 def count_words(captions: Iterable[str]) -> dict[str, int]:
-    """word -> number of captions that hold it (its document frequency), most frequent first, ties by spelling."""
+    """Return word -> captions that hold it (its document frequency), most frequent first, ties by spelling."""
     counts: Counter[str] = Counter()
     for caption in captions:
         counts.update(set(split_words(caption)))
@@ -53,7 +53,7 @@ def count_words(captions: Iterable[str]) -> dict[str, int]:
 
 
 def common_words() -> tuple[dict[str, int], int]:
-    """The bundled list of common caption words: word -> captions that hold it, most frequent first, and of how many.
+    """Return the bundled common caption words: word -> captions that hold it, most frequent first, and of how many.
 
     The words were written for this project, by hand and topic by topic, and inflected by rule; their counts are
     estimates, in steps, of how many of 10,000 captions would hold each. No data set was copied or counted.
@@ -73,7 +73,7 @@ def ignored_words() -> list[str]:
 
 
 class Vocabulary:
-    """Which concept each word names, and what it weighs in a sentence."""
+    """Know which concept each word names, and what it weighs in a sentence."""
 
     word_to_concept: Array  # (W,) int64
     initial_centres: Array  # (K, E): by which words never seen are told
@@ -81,8 +81,8 @@ class Vocabulary:
     def __init__(
         self, words: Sequence[str], counts: Sequence[int], num_captions: int, anchor: str, ignored: Sequence[str] = ()
     ):
-        """The words, best names of a concept first, and in how many of `num_captions` captions each is; `anchor`: see
-        `anchors`; ignored: words that name no concept. Raises ValueError where their numbers differ."""
+        """Take words, best names of a concept first, and how many of `num_captions` captions hold each; `anchor`: see
+        `anchors`; ignored: words that name no concept. Raise ValueError for another number of counts than words."""
         if len(words) != len(counts):
             raise ValueError(f"{len(words)} words but {len(counts)} counts")
         self.words, self.anchor, self.ignored = list(words), anchor, frozenset(ignored)
@@ -91,7 +91,7 @@ class Vocabulary:
 
     @property
     def num_concepts(self) -> int:
-        """K."""
+        """Return K."""
         return len(self.initial_centres)
 
     def concept_of(self, words: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> list[int]:
@@ -120,7 +120,7 @@ class Vocabulary:
         return [found[word] if word in found else (known[self._index[word]], 1.0) for word in words]
 
     def anchors(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> Array:
-        """Sentences -> unit anchors (T, K): the concepts that the words of each name (a row of zeros without words).
+        """Return unit anchors (T, K): the concepts that the words of each sentence name (a row of zeros without words).
 
         `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
         words. A word never seen weighs what the average word of its concept does, but no more than the sentence's
@@ -144,7 +144,7 @@ class Vocabulary:
         return unit(out)
 
     def _weight(self, word: str, count: int, concept: int) -> float:
-        """Return what a word weighs that stands `count` times in a text; one never seen, as its concept's average."""
+        """Return the weight of a word that a text has `count` times; an unseen one has its concept's average."""
         if self.anchor != "idf":
             return 1 if self.anchor == "binary" else count
         if word in self._index:
@@ -153,11 +153,11 @@ class Vocabulary:
         return sum(self._idf[self._index[m]] for m in members) / max(1, len(members))
 
     def members(self, concept: int) -> list[str]:
-        """All words of a concept, best names first."""
+        """Return all words of a concept, best names first. Raise ValueError for a concept that is none."""
         if not 0 <= concept < self.num_concepts:
             raise ValueError(f"concept {concept} is outside 0..{self.num_concepts - 1}")
         return [self.words[i] for i in np.flatnonzero(to_numpy(self.word_to_concept) == concept).tolist()]
 
     def name(self, concept: int, num_words: int = 3) -> str:
-        """A concept by its most central, frequent words."""
+        """Return a concept's name: its most central, frequent words."""
         return ", ".join(self.members(concept)[:num_words])

@@ -1,4 +1,4 @@
-"""Words -> clusters: which words make a concept, and where it lies before any training.
+"""Clusters of words: which words make a concept, and where it lies before any training.
 
 Shapes: W words, K concepts, E token-embedding width.
 """
@@ -57,7 +57,7 @@ def cluster(
 def cluster_words(
     embeddings: np.ndarray, num_concepts: int, seed: int = 0, tries: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
-    """k-means over word embeddings (W, E) -> unit centres (K, E) and each word's concept (W,), no concept empty.
+    """Cluster word embeddings (W, E): return unit centres (K, E) and each word's concept (W,), no concept empty.
 
     Cosine k-means by faiss, the best of `tries`, deterministic for a seed. The paper says "KNN"; a centre stands for
     its words, so k-means is our reading. Raises ValueError when there are fewer words than concepts.
@@ -102,14 +102,14 @@ def cluster_words(
 
 
 def nearest_centre(embeddings: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """The concept (W,) whose unit centre (K, E) is nearest to each word embedding (W, E), by cosine."""
+    """Return the concept (W,) whose unit centre (K, E) is nearest to each word embedding (W, E), by cosine."""
     return (embeddings @ centres.T).argmax(1)
 
 
 def cluster_by(
     vectors: Mapping[str, np.ndarray], words: Sequence[str], embeddings: np.ndarray, num_concepts: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """k-means over vectors of another origin -> the clusters' mean token embeddings (K, E) and assignment (W,).
+    """Cluster words by vectors of another origin: return each cluster's mean token embedding (K, E), and (W,).
 
     embeddings (W, E): of the words' tokens; words without a vector go to the nearest of these means.
     Raises ValueError where fewer words than concepts have a vector.
@@ -124,14 +124,14 @@ def cluster_by(
 
 
 def mean_of_each(unit: np.ndarray, assignment: np.ndarray, num_concepts: int) -> np.ndarray:
-    """Unit vectors (W, E) -> the unit mean of each concept's (K, E)."""
+    """Return the unit mean (K, E) of each concept's unit vectors (W, E)."""
     total = np.zeros((num_concepts, unit.shape[1]), np.float32)
     np.add.at(total, assignment, unit)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
 def naming_order(embeddings: np.ndarray, centres: np.ndarray, assignment: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The order (W,) that puts the best names of each concept first: words close to the centre, and frequent."""
+    """Return the order (W,) with the best names of each concept first: words close to the centre, and frequent."""
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     central = (unit * centres[assignment]).sum(1)
     return np.argsort(-np.clip(central, 0, None) * np.log1p(counts), kind="stable")
