@@ -5,140 +5,30 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a shared core
 
 import argparse
+import contextlib
 import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from textwrap import fill as fill_text
 from typing import TYPE_CHECKING, Any
 
 from suma.index.caption_files import read_captions
-from suma.index.files import IGNORE_FILE, IGNORE_HELP, find_videos
+from suma.index.files import find_videos
 from suma.index.milvus import is_server
+from suma.index.parts import Part, device, missing_parts
 from suma.index.query import Filter
+from suma.index.report import Report
 from suma.index.search import Match
+from suma.index.store import refuse_other_things
 from suma.index.video_index import VideoIndex, model_of
 from suma.model.checkpoint import STRONGER
-from suma.model.text_encoder import Reader, load_reader
+from suma.model.text_encoder import TextEncoder, load_for_search
+from suma.options import build_parser
 from suma.video.frames import SEGMENT
-from suma.video.worker import TIME_LIMIT
 
 if TYPE_CHECKING:
-    from suma.index.ingest import Report
-
-EXIT_CODES = (
-    "exit codes: 0 found (or done), 1 nothing found, 2 bad input, a damaged index, or something that is not there"
-)
-QUERIES = """
-the query: a plain sentence means itself; besides there are
-  +term -term        also this, not this; "several words" in quotes; term^2 weighs more, term^0.5 less
-  [snow -1]          a concept banned; [ball 0.8]: made stronger
-  in:FOLDER longer:10 shorter:60 after:2024-01-31 before:2024-03-01 score:0.2
-a query that begins with - follows two of them: search INDEX -- "-night beach"
-
-"""
-MODEL_HELP = "a SUMA folder, a Hub id, or an open_clip model NAME:TAG such as PE-Core-B-16:meta"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="suma", description=__doc__, epilog=EXIT_CODES)
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
-    commands = parser.add_subparsers(dest="command")
-
-    def command(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=more + EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.add_argument("--model", help=f"{MODEL_HELP} (default: the index's own, at first the bundled one)")
-        sub.add_argument("--json", action="store_true", help="print JSON")
-        return sub
-
-    index = command("index", "add videos to an index, or make one", fill_text(IGNORE_HELP, 100) + "\n\n")
-    index.add_argument("videos", nargs="+", help="video files, folders or globs")
-    index.add_argument(
-        "-o",
-        "--output",
-        "--store",
-        required=True,
-        help="the index's folder, or milvus://HOST:PORT/NAME, or milvus:FILE.db/NAME; all commands take these",
-    )
-    index.add_argument(
-        "--captions",
-        type=Path,
-        help="captions to search: a text file, one per line, JSON {video: captions}, JSON lines, or CSV",
-    )
-    index.add_argument("--workers", type=int, default=2, help="decoding processes (default: 2)")
-    index.add_argument(
-        "--time-limit",
-        type=float,
-        default=TIME_LIMIT,
-        metavar="SECONDS",
-        help="without progress (nothing read, nothing computed), after which a video is given up until the next run",
-    )
-    index.add_argument(
-        "--prune",
-        action="store_true",
-        help="remove what is known to be gone from the folders that are given, or excluded now; what is out of reach, "
-        "as on a drive that is not connected, stays",
-    )
-    index.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help=f"names below the folders to leave out, may be given again; see below, also for {IGNORE_FILE}",
-    )
-    index.add_argument("--retry", action="store_true", help="read files again that could not be read, or were removed")
-    index.add_argument(
-        "--segment",
-        type=float,
-        help=f"seconds of the parts into which longer videos are cut, 0: none (default: {SEGMENT:g}, or the index's)",
-    )
-    index.add_argument(
-        "--bf16", action="store_true", help="encode in bfloat16, where the processor has it: twice as fast"
-    )
-    index.add_argument("--hubness", action="store_true", help="keep what `search --hubness` needs, from now on")
-    merge = command("merge", "bring indexes made on several machines into one")
-    merge.add_argument("indexes", nargs="+", help="their folders")
-    merge.add_argument("-o", "--output", required=True, help="the folder of the one that takes them in, new or not")
-    search = command("search", "text -> videos", QUERIES)
-    search.add_argument("index", help="the index's folder")
-    search.add_argument("query", help="what happens in the video")
-    search.add_argument(
-        "--hubness", action="store_true", help="take from every score what the video scores with texts at large"
-    )
-    captions = command("captions", "video -> captions of the index's list")
-    search.add_argument("--within", metavar="VIDEO", help="search the moments of this one video, indexed or not")
-    similar = command("similar", "video or image -> videos")
-    for sub in (captions, similar):
-        sub.add_argument("index", help="the index's folder")
-        sub.add_argument("video", help="a video file, indexed or not")
-    for sub in (search, captions, similar):
-        sub.add_argument("-k", "--top-k", type=int, default=5, help="how many answers (default: 5)")
-    for sub in (search, similar):
-        sub.add_argument("--page", type=int, default=1, help="the next answers: 2, 3, ... (default: 1)")
-        sub.add_argument("--min-score", type=float, default=-math.inf, help="leave out what scores less")
-        sub.add_argument("--parts", action="store_true", help="answer with each part of a long video, not the best one")
-        sub.add_argument(
-            "--in", dest="folder", default="", metavar="FOLDER", help="only files in a folder of this name"
-        )
-        sub.add_argument("--longer", type=float, default=0.0, metavar="SECONDS", help="only videos of at least that")
-        sub.add_argument("--shorter", type=float, default=math.inf, metavar="SECONDS", help="of at most that")
-        sub.add_argument("--after", default="", metavar="DATE", help="only files from that day on, like 2024-01-31")
-        sub.add_argument("--before", default="", metavar="DATE", help="only files of before that day")
-    info = command("info", "what an index holds, and the files it could not read")
-    check = command("check", "compare all features of an index with their checksums")
-    for sub in (info, check):
-        sub.add_argument("index", help="the index's folder")
-    command("doctor", "what this installation has and lacks; with --model, what would be downloaded")
-    commands.add_parser("app", help="open the app in the browser (see suma app --help)", add_help=False)
-    return parser
+    from suma.model.suma import SUMA
 
 
 def _show(matches: Sequence[Match], as_json: bool) -> int:
@@ -166,18 +56,21 @@ def _page(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the parsed command line says; the exit code."""
-    if args.command in ("index", "merge"):
-        return fill(args)
+    if args.command == "index":
+        return _index(args)
+    if args.command == "merge":
+        return _merge(args)
     if args.command == "doctor":
-        return examine(args)
-    model = load_reader(args.model or model_of(args.index))
-    if not isinstance(model, Reader):
+        return _doctor(args)
+    model = load_for_search(args.model or model_of(args.index))
+    if not isinstance(model, TextEncoder):
         from suma.model.cpu import use_fast_matmul
 
         use_fast_matmul()
     index = VideoIndex.load(args.index, model)
     if args.command == "check":
         index.store.verify()
+        model.whole().verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
         answers = index.search(args.query, within=args.within, hubness=args.hubness, **_page(args))
@@ -200,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def examine(args: argparse.Namespace) -> int:
+def _doctor(args: argparse.Namespace) -> int:
     """Print what `doctor` finds; return 0 where all is well, else 2."""
     from suma.doctor import check
 
@@ -212,65 +105,73 @@ def examine(args: argparse.Namespace) -> int:
     return 0 if all(fine for fine, _ in found) else 2
 
 
-def fill(args: argparse.Namespace) -> int:
-    """`index` and `merge`, which write, with the whole model; the exit code."""
-    from suma.model.cpu import use_fast_matmul
-    from suma.model.suma import SUMA
-
-    use_fast_matmul()
-    name = args.model or model_of(args.output if args.command == "index" else args.indexes[0])
-    model = SUMA.from_pretrained(name)
-    if args.command == "merge":
-        from suma.index.merge import merge_folders
-
-        report, count = merge_folders(model, args.indexes, args.output)
-        done = f"{len(report.added)} added, {len(report.duplicates)} duplicates; {count} videos in {args.output}"
-        print(json.dumps(asdict(report), ensure_ascii=False) if args.json else done)
-        return 0
-    from suma.index import shards
-
-    place = shards.place(os.environ)
-    in_folder = not is_server(args.output)
-    if place[1] > 1 and not in_folder:
-        raise ValueError(f"several processes can fill an index in a folder only, not {args.output}")
-    shared = in_folder and (place[1] > 1 or shards.folder_of(args.output).is_dir())  # left by ranks that died
-
-    def add(index: VideoIndex, paths: Sequence[str | Path], whole: bool) -> "Report":
-        prune, retry = args.prune and whole, args.retry and not (shared and whole)
-        return index.add(paths, args.workers, prune, retry, args.time_limit, args.bf16, args.exclude)
-
+def _index(args: argparse.Namespace) -> int:
+    """Add videos to an index, or to one part of it; return the exit code."""
+    part = Part.parse(args.part) if args.part is not None else Part.of_process(os.environ)
+    place = args.output
+    if part:
+        if is_server(args.output):
+            raise ValueError(
+                f"part {part} of an index needs a folder, not {args.output}: index the parts in a folder, merge them, "
+                f"then copy the index to Milvus with VideoIndex.load(FOLDER).save({args.output!r})"
+            )
+        refuse_other_things(Path(args.output))  # where the parts will be merged
+        place = str(part.folder(args.output))
+    model = _load_model(args.model or model_of(place if os.path.exists(place) else args.output))
     find_videos(args.videos, args.exclude)  # nothing to add is an error before anything is written
-    model.to(shards.device(os.environ))
-    if shared:
-        shards.fill(model, args.output, args.videos, place, add, args.retry, args.segment, args.exclude)
-        if place[0]:
-            return 0
-    length = SEGMENT if args.segment is None else args.segment
+    model.to(device(os.environ))
+    segment = args.segment
+    if part:
+        with contextlib.suppress(FileNotFoundError):
+            segment = VideoIndex.load(args.output, model, segment).store.segment
     try:
-        index = VideoIndex.load(args.output, model, args.segment)
+        index = VideoIndex.load(place, model, segment)
     except FileNotFoundError:
-        index = VideoIndex(model, length)
+        index = VideoIndex(model, SEGMENT if segment is None else segment)
         if not model.source:
             print(STRONGER, file=sys.stderr)
     if args.captions:
         index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
-    index.save(args.output)
-    report = shards.gather(index, args.videos, add, args.exclude) if shared else add(index, args.videos, True)
+    index.save(place)
+    options = (args.workers, args.prune, args.retry, args.time_limit, args.bf16, args.exclude, part)
+    report = index.add(args.videos, *options)
     if args.hubness:
         index.keep_hubness()
-    if args.json:
+    _show_report(report, f"{index.num_videos} videos in {place}", args.json)
+    if part:
+        told = f"when all {part.count} parts are done: {part.merge_command(args.output)}"
+        print(told, file=sys.stderr if args.json else sys.stdout)
+    return 0 if part or len(index) else 1  # a part may have few files; as an error, it would end the other ranks
+
+
+def _merge(args: argparse.Namespace) -> int:
+    """Merge indexes into one; return the exit code."""
+    from suma.index.merge import merge_folders
+
+    report, count = merge_folders(_load_model(args.model or model_of(args.indexes[0])), args.indexes, args.output)
+    _show_report(report, f"{count} videos in {args.output}", args.json)
+    for folder in missing_parts(args.indexes):
+        print(f"not merged: {folder}: index this part, then merge again", file=sys.stderr)
+    return 0 if count else 1
+
+
+def _load_model(name: str) -> "SUMA":
+    from suma.model.cpu import use_fast_matmul
+    from suma.model.suma import SUMA
+
+    use_fast_matmul()
+    return SUMA.from_pretrained(name)
+
+
+def _show_report(report: Report, total: str, as_json: bool) -> None:
+    if as_json:
         print(json.dumps(asdict(report), ensure_ascii=False))
-    else:
-        done = f"{len(report.added)} added, {len(report.skipped)} unchanged, {len(report.failed)} failed"
-        for name in ("moved", "duplicates", "missing", "excluded", "pruned", "out_of_reach"):
-            count = len(getattr(report, name))
-            done += f", {count} {name.replace('_', ' ')}" * bool(count)
-        print(f"{done}; {index.num_videos} videos in {args.output}")
-        for path, reason in report.failed.items():
-            print(f"failed: {path}: {reason}", file=sys.stderr)
-        for note in report.notes():
-            print(note, file=sys.stderr)
-    return 0 if len(index) else 1
+        return
+    print(f"{report.summary()}; {total}")
+    for path, reason in report.failed.items():
+        print(f"failed: {path}: {reason}", file=sys.stderr)
+    for note in report.notes():
+        print(note, file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -282,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from suma.app.page import main as open_app
 
         return open_app(arguments[1:])
-    parser = _parser()
+    parser = build_parser(__doc__)
     args = parser.parse_args(arguments)
     if args.version:
         print(__version__)

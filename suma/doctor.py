@@ -56,7 +56,9 @@ def _processor() -> str:
 
     from suma.model.cpu import has_bf16
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return (
         f"{os.cpu_count()} processors of {platform.machine()}, bfloat16 {'yes' if has_bf16() else 'no'}; "
         f"GPU: {', '.join(gpus) or 'none (everything runs without one)'}"

@@ -102,7 +102,7 @@ class CaptionList:
                     block[old] = before.folded[[known[lines[n]] for n in old]]
                 new = sorted((n for n, line in enumerate(lines) if line not in known), key=lambda n: len(lines[n]))
                 for at in (new[k : k + BATCH] for k in range(0, len(new), BATCH)):  # of like length: less padding
-                    texts = model.texts([lines[n] for n in at])
+                    texts = model.make_texts([lines[n] for n in at])
                     block[at] = to_numpy(fold_texts(texts.features, texts.anchors, concepts))
                 bar.update(len(lines))
                 yield block

@@ -217,6 +217,10 @@ class RowTable:
         found = {path: self.files("path = ?", [self.stored(path)]) for path in paths}
         return {path: rows[0] for path, rows in found.items() if rows}
 
+    def paths(self, at: Moment = NOW) -> list[str]:
+        """Return the paths of all files."""
+        return [self.path(stored) for (stored,) in self.all(f"SELECT path FROM files WHERE {_THERE}", at)]
+
     def files_of(self, digest: str) -> list[Row]:
         """The files of a content, in the order in which they came in."""
         return self.files("digest = ?", [digest])

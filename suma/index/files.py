@@ -1,4 +1,4 @@
-"""Which video files a command means: files, folders, globs; which names are left out; which known files are gone."""
+"""Find the video files that a command names, leave out what is excluded, and tell which indexed files are gone."""
 
 import fnmatch
 import functools
@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from suma.atomic_io import on_disk
 from suma.index.catalog import key
+from suma.index.parts import Part
 from suma.video.frames import VIDEO_EXTENSIONS
 
 IGNORE_FILE = ".sumaignore"
-LEFT_OUT = (  # always: hidden names, bins, snapshots and thumbnails of file servers; `!@eaDir/` brings one back
+LEFT_OUT = (  # always: hidden names; file servers' bins, snapshots and thumbnails. `!@eaDir/` takes one back
     ".*",
     "@eaDir/",
     "@Recycle/",
@@ -41,33 +42,47 @@ IGNORE_HELP = (
 
 @dataclass
 class Found:
-    """The video files that were found, and what was not looked at."""
+    """The video files that were found, and what was left out."""
 
     videos: list[Path] = field(default_factory=list)
+    other_folders: set[str] = field(default_factory=set)  # real paths of folders that hold videos of other parts
     excluded: set[str] = field(default_factory=set)  # real paths of files and folders that a pattern leaves out
     unreadable: dict[str, str] = field(default_factory=dict)  # folder or file: reason
 
     def note(self, error: OSError) -> None:
-        """Keep the reason why a folder or file could not be read."""
+        """Record why a folder or file could not be read."""
         self.unreadable[str(error.filename)] = error.strerror or str(error)
+
+    def leaves_out(self, path: str) -> bool:
+        """Return True if a pattern leaves out this file, or a folder above it."""
+        above = os.path.dirname(path)
+        return path in self.excluded or (above != path and self.leaves_out(above))
 
 
 def find_videos(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()
 ) -> list[Path]:
-    """Return the video files that files, folders (all the way down) and glob patterns name, each once, in that order.
+    """Return the video files that `paths` (files, folders, glob patterns) name, each once, in that order.
 
-    A file named outright is taken whatever its name; in a folder, those with one of VIDEO_EXTENSIONS, sorted; of a glob
-    pattern's matches also those with the pattern's own suffix. `exclude`: patterns of names to leave out below the
-    folders (IGNORE_HELP). Raises FileNotFoundError where a path or pattern matches nothing, ValueError where a folder
-    holds no video, another OSError where it cannot be read.
+    A file that is named itself may have any name. A folder is searched all the way down for VIDEO_EXTENSIONS, and
+    sorted. A pattern's matches need one of these or the pattern's own suffix. `exclude`: patterns of names to leave
+    out below folders (IGNORE_HELP). Raises FileNotFoundError if a path or pattern matches nothing, ValueError if a
+    folder holds no video, and another OSError if it cannot be read.
     """
     return look_for(paths, exclude).videos
 
 
-def look_for(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()) -> Found:
-    """Do the same as `find_videos`; return also what was left out or could not be read."""
-    found, videos = Found(), dict[str, Path]()
+def look_for(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    exclude: Sequence[str] = (),
+    part: Part | None = None,
+) -> Found:
+    """Find videos as `find_videos` does; return also what was left out or could not be read.
+
+    With `part`, only the videos of this part count. Its hash is over a file's path below the folder in `paths`, or over
+    the path of a file or a pattern's match as it is.
+    """
+    found, videos = Found(), dict[str, tuple[Path, Path]]()
     real_folder = functools.cache(os.path.realpath)
     for entry in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(on_disk(entry))
@@ -83,13 +98,17 @@ def look_for(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], e
             if not some:
                 raise FileNotFoundError(f"no such video, folder, or match of a pattern: {path}")
         for video in some:
-            videos.setdefault(key(video, real_folder), video)
-    found.videos = list(videos.values())
+            videos.setdefault(key(video, real_folder), (video, path))
+    for name, (video, path) in videos.items():
+        if part is None or part.holds(video.relative_to(path) if path in video.parents else video):
+            found.videos.append(video)
+        else:
+            found.other_folders.add(os.path.dirname(name))
     return found
 
 
 def _matches(pattern: Path, exclude: Sequence[str], found: Found) -> list[Path]:
-    """Return the videos that a glob pattern matches, with those below the folders that it matches."""
+    """Return the videos that a glob pattern matches, and those below the folders that it matches."""
     fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
     ignored = _Ignored(os.path.join("", *fixed), exclude)
     matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
@@ -100,7 +119,7 @@ def _matches(pattern: Path, exclude: Sequence[str], found: Found) -> list[Path]:
 
 
 def _walk(folder: Path, ignored: "_Ignored", found: Found) -> list[Path]:
-    """Return the video files below a folder, sorted; each real folder is entered once: links cannot go round."""
+    """Return the video files below a folder, sorted. Each real folder is entered once, so links cannot loop."""
     videos: list[Path] = []
     entered: set[str] = set()
     for root, folders, files in os.walk(folder, onerror=found.note, followlinks=True):
@@ -127,9 +146,9 @@ def _is_file(path: str, found: Found) -> bool:
 
 
 class _Rule(NamedTuple):
-    """One line of an IGNORE_FILE, or a pattern."""
+    """One line of an IGNORE_FILE, or one pattern."""
 
-    base: str  # the folder below which it holds
+    base: str  # the folder below which it applies
     pattern: str
     takes_back: bool
     only_folders: bool
@@ -137,7 +156,7 @@ class _Rule(NamedTuple):
 
 
 class _Ignored:
-    """Says which names below a folder are left out: by LEFT_OUT, the IGNORE_FILEs there, and patterns."""
+    """Tell which names below a folder are left out: by LEFT_OUT, its IGNORE_FILEs, or the given patterns."""
 
     def __init__(self, root: str, patterns: Sequence[str]):
         self.root = root
@@ -145,7 +164,7 @@ class _Ignored:
         self._of: dict[str, list[_Rule]] = {}  # by folder, with those of the folders above it
 
     def holds(self, path: str, is_folder: bool) -> bool:
-        """Return True if a file or folder is left out by its own name; the last rule that fits counts."""
+        """Return True if a file or folder itself is left out. The last rule that matches decides."""
         out = False
         for rule in (*self._always, *self._below(os.path.dirname(path)), *self._given):
             if out == rule.takes_back and (is_folder or not rule.only_folders):
@@ -155,13 +174,13 @@ class _Ignored:
         return out
 
     def holds_above(self, path: Path) -> bool:
-        """Return True if a file or folder is left out, or one that it lies in."""
+        """Return True if a file or folder is left out, itself or with a folder above it."""
         below_root = len(path.parts) - len(Path(self.root).parts)
         folders = list(path.parents)[: below_root - 1]
         return self.holds(str(path), path.is_dir()) or any(self.holds(str(folder), True) for folder in folders)
 
     def _below(self, folder: str) -> list[_Rule]:
-        """Return the rules of the IGNORE_FILEs in a folder and in those above it, up to the root."""
+        """Return the rules of the IGNORE_FILEs in a folder and above it, up to the root."""
         if folder not in self._of:
             above = self._below(os.path.dirname(folder)) if folder != self.root else []
             try:
@@ -188,22 +207,22 @@ def _rules(base: str, lines: Iterable[str], has_comments: bool) -> list[_Rule]:
 
 
 def _plain(name: str) -> str:
-    """Return a name in the one form in which names are compared."""
+    """Return a name in the form in which names are compared."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def sort_missing(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+def sort_missing(paths: Iterable[str], other_folders: Iterable[str] = ()) -> tuple[list[str], dict[str, str]]:
     """Return which of these files are gone, and which are out of reach, with the reason.
 
-    A file is gone if its folder can be read and lacks it, but has another of these files, in it or below. Otherwise
-    the folder may be on a drive that is not connected.
+    A file is gone if its folder can be read and lacks it, but has another of these files, in it or below, or holds
+    videos of other parts (`other_folders`). Otherwise the folder may be on a drive that is not connected.
     """
     of_folder: dict[str, list[str]] = {}
     for path in paths:
         of_folder.setdefault(os.path.dirname(path), []).append(path)
     missing: dict[str, list[str]] = {}
     why_not: dict[str, str] = {}  # by folder
-    in_use: set[str] = set()  # folders that still have a file, in them or below
+    have_files = set(other_folders)
     for folder, files in of_folder.items():
         try:
             names = set(os.listdir(folder))
@@ -212,10 +231,9 @@ def sort_missing(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
             continue
         lost = [path for path in files if os.path.basename(path) not in names]
         missing[folder] = [path for path in lost if not os.path.lexists(path)]  # another case or form of the name
-        at = folder if len(missing[folder]) < len(files) else ""
-        while at and at not in in_use:
-            in_use.add(at)
-            at = os.path.dirname(at)
+        if len(missing[folder]) < len(files):
+            have_files.add(folder)
+    in_use = _with_folders_above(have_files)
     gone: list[str] = []
     out_of_reach: dict[str, str] = {}
     for folder, files in missing.items():
@@ -225,3 +243,12 @@ def sort_missing(paths: Iterable[str]) -> tuple[list[str], dict[str, str]]:
             reason = why_not.get(folder, f"{folder} has none of its videos any more")
             out_of_reach.update(dict.fromkeys(files, reason))
     return gone, out_of_reach
+
+
+def _with_folders_above(folders: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for folder in folders:
+        while folder not in found:
+            found.add(folder)
+            folder = os.path.dirname(folder)
+    return found

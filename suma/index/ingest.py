@@ -1,16 +1,15 @@
-"""Adding videos to an index: which files are new, decoding ahead in worker processes, encoding in batches, committing.
+"""Add videos to an index: find the new files, decode ahead in worker processes, encode in batches, commit.
 
 Shapes: F frames, S pixels of a side, D joint width.
 """
 
-import contextlib
 import functools
 import os
 import queue
 import threading
 import time
 import warnings
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,46 +23,26 @@ from suma.atomic_io import digest_of, interrupts_wait
 from suma.index.catalog import REMOVED, Row, describe, key
 from suma.index.files import Found, look_for, sort_missing
 from suma.index.first_stage import keep_cache
+from suma.index.parts import Part
+from suma.index.report import Report
 from suma.index.storage import AnyStore, Known, StoreError
 from suma.index.store import NewClip, Store
-from suma.model.cpu import half_image_tower, has_bf16
+from suma.model.cpu import fast_image_tower, has_bf16
 from suma.model.suma import SUMA
 from suma.progress import Progress
 from suma.similarity import concept_scale, fold_videos
 from suma.video.preprocess import resize_frames
 from suma.video.worker import Decoder, refuse_sparse
 
-COMMIT_SECONDS = 5.0  # between two commits; what a kill costs
+COMMIT_SECONDS = 5.0  # between two commits: what a kill costs
 COMMIT_CLIPS = 2000
-COMMIT_SHARE = 0.05  # of the time, at most, is spent on commits
+COMMIT_SHARE = 0.05  # at most, of the time is spent on commits
 BATCH_FRAMES = {"cpu": 48, "cuda": 384}  # encoded at once
-PARTS_AHEAD = 4  # of each video, decoded and waiting
+PARTS_AHEAD = 4  # of each video that are decoded and wait for the model
 
 
 @dataclass
-class Report:
-    """What `add` did, by path."""
-
-    added: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)  # unchanged
-    failed: dict[str, str] = field(default_factory=dict)  # with the reason; also those that failed before
-    moved: dict[str, str] = field(default_factory=dict)  # new path: old path; not encoded again
-    duplicates: dict[str, str] = field(default_factory=dict)  # path: another file of the same content
-    missing: list[str] = field(default_factory=list)  # in the index, but known to be gone
-    excluded: list[str] = field(default_factory=list)  # in the index, but left out by a pattern now
-    pruned: list[str] = field(default_factory=list)  # missing and excluded ones that were removed from the index
-    out_of_reach: dict[str, str] = field(default_factory=dict)  # kept in the index, not there now, with the reason
-    unreadable: dict[str, str] = field(default_factory=dict)  # folders and files that were left out, with the reason
-
-    def notes(self) -> list[str]:
-        """Return a line for each folder that could not be read, or whose videos are out of reach."""
-        lines = [f"not read: {path}: {reason}" for path, reason in self.unreadable.items()]
-        counts = Counter(self.out_of_reach.values())
-        return lines + [f"out of reach, and kept in the index: {n} videos of {why}" for why, n in counts.items()]
-
-
-@dataclass
-class _Part:
+class _DecodedPart:
     """A decoded part of a video: pixels (F, 3, S, S) uint8, and later its features."""
 
     start: float
@@ -75,13 +54,13 @@ class _Part:
 
 @dataclass
 class _Job:
-    """A file that is being indexed; None ends `parts`, and `row` then has its digest or the reason of a failure."""
+    """A file that is being indexed. None ends `parts`; `row` then has the digest, or the reason of a failure."""
 
     row: Row
-    parts: "queue.Queue[_Part | None]" = field(default_factory=lambda: queue.Queue(PARTS_AHEAD))
-    encoded: list[_Part] = field(default_factory=list)
-    error: StoreError | None = None  # that ends the run
-    known: bool = False  # the content is indexed already, or being indexed
+    parts: "queue.Queue[_DecodedPart | None]" = field(default_factory=lambda: queue.Queue(PARTS_AHEAD))
+    encoded: list[_DecodedPart] = field(default_factory=list)
+    error: StoreError | None = None  # ends the run
+    known: bool = False  # the content is indexed or in progress
 
 
 class Builder:
@@ -91,34 +70,40 @@ class Builder:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
-        self.bf16, self.report = bf16, Report()
+        self.bf16, self.report, self._title = bf16, Report(), "index"
         if bf16 and model.device.type == "cpu" and not has_bf16():
             warnings.warn(
                 "this processor has no bfloat16: frames are encoded in float32, which is faster", stacklevel=3
             )
             self.bf16 = False
-        self._claimed: set[str] = set()  # contents on their way
-        self._unreadable: dict[str, bool] = {}  # contents that turned out to be, and whether to try them again
-        self._later: list[Row] = []  # files whose content comes in by another path
+        self._claimed: set[str] = set()  # contents that are in progress
+        self._unreadable: dict[str, bool] = {}  # contents that could not be read, and whether to try them again
+        self._later: list[Row] = []  # copies of files that are in progress
         self._claiming = threading.Lock()
         self._stopping = threading.Event()
         self._real_folder = functools.cache(os.path.realpath)
 
     @property
     def table(self) -> Known:
-        """What is known so far."""
+        """The files and contents that are indexed so far."""
         return self.store.snapshot.table
 
     def run(
-        self, paths: str | Path | Iterable[str | Path], prune: bool, retry: bool, exclude: Sequence[str] = ()
+        self,
+        paths: str | Path | Iterable[str | Path],
+        prune: bool,
+        retry: bool,
+        exclude: Sequence[str] = (),
+        part: Part | None = None,
     ) -> Report:
         """Add what `paths` name; see `VideoIndex.add`."""
         given = [paths] if isinstance(paths, str | Path) else list(paths)
-        found = look_for(given, exclude)
+        self._title += f" part {part}" if part else ""
+        found = look_for(given, exclude, part)
         self.report.unreadable = found.unreadable
         folders = [path for path in given if Path(path).is_dir()]
         asked = {key(path) for path in given if path not in folders}
-        with self.store.writing(), half_image_tower(self.model.clip) if self.bf16 else contextlib.nullcontext():
+        with self.store.writing(), fast_image_tower(self.model.clip, self.bf16):
             now = [describe(path, self._real_folder) for path in found.videos]
             self._add(self._new(now, asked, retry))
             self._look_for_missing(folders, found, {row.path for row in now}, prune)
@@ -129,8 +114,10 @@ class Builder:
     # ---- which files -----------------------------------------------------------------------------------------------
 
     def _new(self, now: Sequence[Row], asked: set[str], retry: bool) -> list[Row]:
-        """Return the files that are new, or changed since they were indexed, or to be tried again (`retry`); `asked`:
-        those named one by one, which also brings back what a visitor removed."""
+        """Return the files that are new, changed since they were indexed, or to be tried again (`retry`).
+
+        `asked`: files named one by one, which brings back those that a visitor removed.
+        """
         todo = []
         known = self.table.files_at([row.path for row in now])
         for row in now:
@@ -146,15 +133,9 @@ class Builder:
 
     def _look_for_missing(self, folders: Sequence[str | Path], found: Found, now: set[str], prune: bool) -> None:
         """Report which known files below these folders are gone, out of reach, or left out by a pattern."""
-
-        @functools.cache
-        def is_left_out(path: str) -> bool:
-            above = os.path.dirname(path)
-            return path in found.excluded or (above != path and is_left_out(above))
-
         known = {row.path: row for folder in folders for row in self.table.files_below(folder)}
-        gone, self.report.out_of_reach = sort_missing(known)
-        excluded = [path for path in known.keys() - now if is_left_out(path)]
+        gone, self.report.out_of_reach = sort_missing(known, found.other_folders)
+        excluded = [path for path in known.keys() - now if found.leaves_out(path)]
         if prune:
             self.report.pruned = sorted({*gone, *excluded})
             self.store.commit(forget=self.report.pruned)
@@ -163,7 +144,7 @@ class Builder:
             self.report.excluded = excluded
 
     def _same_content(self, row: Row) -> Row | None:
-        """File the path under a content that is in the index; the file to be forgotten, if it was moved."""
+        """Link a path to content that is already indexed. Return the old row if the file was moved, else None."""
         others = [other for other in self.table.files_of(row.digest) if other.path != row.path]
         old = self.table.file(row.path)
         if old is not None and old.digest == row.digest:
@@ -176,10 +157,10 @@ class Builder:
         self.report.duplicates[row.path] = others[0].path
         return None
 
-    # ---- decoding, ahead and elsewhere -----------------------------------------------------------------------------
+    # ---- decoding, ahead of the model ------------------------------------------------------------------------------
 
     def _jobs(self, rows: Sequence[Row]) -> Generator[_Job, None, None]:
-        """Jobs in the order of the rows, with workers decoding ahead; a few parts of each wait in memory at most."""
+        """Yield jobs in the order of the rows while workers decode ahead; each keeps at most PARTS_AHEAD in memory."""
         counted: dict[int, int] = dict.fromkeys(self.table.sizes() if rows else (), 1)
         for row in rows:
             counted[row.size] = counted.get(row.size, 0) + 1
@@ -194,7 +175,7 @@ class Builder:
                 self._decode(job, local.decoder, job.row.size in shared)
             except StoreError as error:
                 job.error = error
-            except Exception as error:  # our own fault: reported as the others are
+            except Exception as error:  # a bug of ours costs one video, too
                 job.row.reason = job.row.reason or f"{type(error).__name__}: {error}"
             self._put(job, None)
 
@@ -217,7 +198,7 @@ class Builder:
 
     def _decode(self, job: _Job, decoder: Decoder, maybe_known: bool) -> None:
         row = job.row
-        if row.reason:  # could not even be looked at
+        if row.reason:  # its size and time could not be read
             return
         image = self.model.config.image
         try:
@@ -231,23 +212,23 @@ class Builder:
                     for frame in part.frames
                 ]
                 row.duration = part.duration
-                self._put(job, _Part(part.start, part.end, part.times, torch.cat(pixels)))
+                self._put(job, _DecodedPart(part.start, part.end, part.times, torch.cat(pixels)))
             row.digest = decoder.digest
         except (ValueError, OSError) as error:
             self._unreadable[row.digest] = isinstance(error, OSError)
             row.reason, row.digest = str(error) or repr(error), ""
             if isinstance(error, OSError):
-                row.mtime = 0.0  # not the content's fault, nor a lack of time: it is tried again next time
+                row.mtime = 0.0  # the disk's fault, not the content's: tried again next time
 
     def _claim(self, row: Row) -> bool:
-        """Whether a file's content is in the index or on its way into it; else it is on its way now."""
+        """Return True if this content is indexed or in progress; otherwise mark it as in progress."""
         row.digest = digest_of(row.path)
         with self._claiming:
             known = row.digest in self._claimed or self.table.has_content(row.digest)
             self._claimed.add(row.digest)
         return known and bool(row.digest)
 
-    def _put(self, job: _Job, part: _Part | None) -> None:
+    def _put(self, job: _Job, part: _DecodedPart | None) -> None:
         while not self._stopping.is_set():
             try:
                 return job.parts.put(part, timeout=1)
@@ -258,15 +239,15 @@ class Builder:
 
     def _add(self, rows: Sequence[Row]) -> None:
         self._stopping.clear()
-        batch: list[_Part] = []
+        batch: list[_DecodedPart] = []
         done: list[_Job] = []
         size = BATCH_FRAMES.get(self.model.device.type, BATCH_FRAMES["cpu"])
         committed, pause = time.monotonic(), COMMIT_SECONDS
-        with Progress(total=len(rows), desc="index", unit="video") as bar:
+        with Progress(total=len(rows), desc=self._title, unit="video") as bar:
 
             def commit() -> None:
                 self._encode(batch)
-                with interrupts_wait():  # one that is cut short could not be told from one that is through
+                with interrupts_wait():  # a commit that is cut short cannot be told from a complete one
                     self._commit(done)
                     done.clear()
                 bar.set_postfix(failed=len(self.report.failed))
@@ -294,6 +275,10 @@ class Builder:
             finally:
                 jobs.close()
             commit()
+        self._settle_copies()
+
+    def _settle_copies(self) -> None:
+        """Fail the copies of files that could not be read; add the copies of files that changed meanwhile."""
         lost, self._later = self._later, []
         for row in lost:
             if row.digest in self._unreadable:
@@ -302,14 +287,14 @@ class Builder:
                 self.report.failed[row.path] = row.reason
         if failed := [replace(row, digest="") for row in lost if row.reason]:
             self.store.commit(failed)
-        if again := [row for row in lost if not row.reason]:  # whose other file was replaced meanwhile
+        if again := [row for row in lost if not row.reason]:  # the other file changed meanwhile
             self._claimed -= {row.digest for row in again}
             self._add([replace(row, digest="") for row in again])
 
     @torch.no_grad()
-    def _encode(self, batch: list[_Part]) -> None:
-        """Give the parts their features, all frames in one batch; empties the list."""
-        new = [part for part in batch if part.clip is None]  # others: of an encoding that was interrupted
+    def _encode(self, batch: list[_DecodedPart]) -> None:
+        """Encode all frames of these parts in one batch, set each part's `clip`, and empty the list."""
+        new = [part for part in batch if part.clip is None]  # the others: encoded before an interrupt
         if not new:
             return batch.clear()
         pixels = torch.cat([part.pixels for part in new]).to(self.model.device)
@@ -317,19 +302,19 @@ class Builder:
         frames = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True)  # (V, F, D)
         lengths = torch.tensor([len(f) for f in features], device=frames.device)
         mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        video, frames = self.model.in_time(frames, mask)
+        video, frames = self.model.encode_temporal(frames, mask)
         concepts = self.model.space.concepts()
         folded = fold_videos(video, frames, mask, concepts, self.model.config.scoring)
         for part, v, f, m, z in zip(new, video, frames, mask, folded, strict=True):
             kept = torch.cat([v[None], f[m]]).half().cpu().numpy()
-            # of the rows as they are kept, in float16
+            # from the rows as they are stored, in float16
             scales = concept_scale(F.normalize(torch.from_numpy(kept).float(), dim=-1), concepts.cpu())[:, 0].numpy()
             part.clip = NewClip("", part.start, part.end, part.times, kept, z.half().cpu().numpy(), scales)
             part.pixels = part.pixels[:0]
         batch.clear()
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
-        """Write what these jobs brought, and tell it."""
+        """Write what these jobs have read to the store, and add it to the report."""
         files: list[Row] = []
         clips: list[NewClip] = []
         added = []
@@ -349,7 +334,7 @@ class Builder:
         self._commit_known()
 
     def _commit_known(self) -> None:
-        """Files whose content came in by another path; where it has not yet, they wait."""
+        """Write the copies whose content is indexed by now; the others stay in `_later`."""
         files, forget = [], []
         for row in self._later:
             twin = next(iter(self.table.files_of(row.digest)), None)

@@ -99,7 +99,7 @@ class Codes:
 
     @property
     def bytes_each(self) -> int:
-        """What one vector's codes take in memory."""
+        """Return what one vector's codes take in memory."""
         return self._first.code_size + self._codes.shape[1]
 
     def name(

@@ -132,7 +132,7 @@ class Query:
             raise ValueError("the query is empty: type what happens in the video")
         if not mixed:
             return steer(model, None, dict(self.weights))
-        found = model.texts([text for text, _ in mixed])
+        found = model.make_texts([text for text, _ in mixed])
         if self.terms:
             found = Texts(self._mix(found.features), self._mix(found.anchors))
             if not bool(found.features.any()):

@@ -86,7 +86,7 @@ class Searcher:
     def videos(self, snapshot: State, positions: Sequence[int]) -> Videos:
         """Features of these clips (n, D), frames (n, F, D) padded with zeros, mask, and places in the concept space."""
         unit, _, mask = self._gather(snapshot, positions)
-        return self.model.videos(unit[:, 0], unit[:, 1:], mask)
+        return self.model.make_videos(unit[:, 0], unit[:, 1:], mask)
 
     def score(self, texts: Texts, named: Array, snapshot: State, positions: Sequence[int]) -> Array:
         """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""

@@ -70,15 +70,3 @@ def steer(model: "AnyModel", texts: Texts | None, weights: Mapping[str, float]) 
     for concept, value in concepts_of(model, weights).items():
         anchors[0, concept] = value
     return Texts(texts.features, unit(anchors))
-
-
-@no_grad
-def steered(model: "AnyModel", sentence: str, weights: Mapping[str, float]) -> Texts:
-    """One sentence (may be empty where there are weights), steered: Texts of T = 1 for `model.score`.
-
-    Raises ValueError where both are empty, and as `concepts_of` does.
-    """
-    if not sentence.strip() and not weights:
-        raise ValueError("the query is empty: type what happens in the video")
-    texts = model.texts([sentence.strip()]) if sentence.strip() else None
-    return steer(model, texts, weights) if weights or texts is None else texts

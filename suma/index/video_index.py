@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import numpy as np
 
@@ -19,18 +19,17 @@ from suma.index.captions import CaptionList
 from suma.index.catalog import REMOVED, Row, describe, key
 from suma.index.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.index.milvus import MilvusStore, is_server
+from suma.index.parts import Part
 from suma.index.query import ALL, Filter, Query, parse
+from suma.index.report import Report
 from suma.index.search import Match, Page, Searcher, nearest
 from suma.index.storage import AnyStore, State
 from suma.index.store import MANIFEST, Store, remembered_model
 from suma.model.checkpoint import BUNDLED
-from suma.model.text_encoder import AnyModel, load_reader
+from suma.model.text_encoder import AnyModel, load_for_search
 from suma.similarity import Texts, Videos, fold_texts
 from suma.video.frames import SEGMENT
 from suma.video.worker import TIME_LIMIT, Decoder
-
-if TYPE_CHECKING:
-    from suma.index.ingest import Report
 
 STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
 
@@ -139,7 +138,8 @@ class VideoIndex:
         time_limit: float = TIME_LIMIT,
         bf16: bool = False,
         exclude: Sequence[str] = (),
-    ) -> "Report":
+        part: Part | None = None,
+    ) -> Report:
         """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
         file keeps its features, copies of a file share them.
 
@@ -155,6 +155,8 @@ class VideoIndex:
             bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast. A processor without it
                 would take many times as long: there it warns, and float32 is taken.
             exclude: patterns of names below the folders to leave out (suma.index.files.IGNORE_HELP).
+            part: add only the files of this part, such as Part(2, 8): the work of eight processes that fill an index
+                each, which suma.index.merge.merge_folders makes into one.
 
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
@@ -162,7 +164,8 @@ class VideoIndex:
         from suma.index.ingest import Builder  # with torch
 
         kept = is_kept(self.store)
-        report = Builder(self.model.whole(), self.store, workers, time_limit, bf16).run(paths, prune, retry, exclude)
+        builder = Builder(self.model.whole(), self.store, workers, time_limit, bf16)
+        report = builder.run(paths, prune, retry, exclude, part)
         if kept:
             self.keep_hubness()
         return report
@@ -233,7 +236,7 @@ class VideoIndex:
     def folder_store(self) -> Store:
         """The store, where it is a folder. Raises ValueError for one in Milvus."""
         if not isinstance(self.store, Store):
-            raise ValueError(f"{self.store.place} is no folder: shards, merging and hubness need an index in a folder")
+            raise ValueError(f"{self.store.place} is no folder: merging and hubness need an index in a folder")
         return self.store
 
     def _popularity(self) -> Popularity:
@@ -247,7 +250,7 @@ class VideoIndex:
     def _fold(self, texts: Sequence[str]) -> Array:
         """Folded vectors (n, 2D) of texts."""
         parts, concepts = [texts[i : i + 256] for i in range(0, len(texts), 256)], self.model.space.concepts()
-        folded = [fold_texts(*self.model.texts(part), concepts) for part in parts]
+        folded = [fold_texts(*self.model.make_texts(part), concepts) for part in parts]
         return library(folded[0]).concatenate(folded)
 
     def keep_hubness(self) -> None:
@@ -375,7 +378,7 @@ class VideoIndex:
         padded = np.zeros((*mask.shape, model.dim), np.float32)
         padded[mask] = np.concatenate(frames)
         found: list[Array] = [self.model.array(x) for x in (np.stack(features), padded, mask)]
-        return rows, self.model.videos(*found)
+        return rows, self.model.make_videos(*found)
 
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
@@ -423,7 +426,7 @@ class VideoIndex:
 
         Raises FileNotFoundError where there is none, and ValueError for a damaged or foreign one, or one made with
         another model, or with parts of another length than `segment`, if given (naming both)."""
-        model = model or load_reader(model_of(folder))
+        model = model or load_for_search(model_of(folder))
         index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
         is_milvus = is_server(folder)
         index._keep(
