@@ -1,6 +1,7 @@
 """The app without a browser: what its handlers and its API answer, what they refuse, and what is never served."""
 
 import asyncio
+import functools
 import html
 import json
 import os
@@ -8,13 +9,17 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import httpx
+import jinja2
 import numpy as np
 import pytest
 from clips import noise_picture, write_video
@@ -22,25 +27,43 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from suma import SUMA, VideoIndex, read_frames
-from suma.app import colours, heat, media, startup, steering, tiles
+from suma.app import colours, heat, media, startup, steering
 from suma.app import page as app
-from suma.app.handlers import NOTHING_YET, Handlers
+from suma.app.adding import Progress
+from suma.app.api import MAX_QUERY
+from suma.app.concept_map import concept_map
+from suma.app.handlers import MODES, NOTHING_YET, Handlers, chips, download, heading
 from suma.app.look import launch_options
+from suma.app.render import ENVIRONMENT, render
+from suma.app.tiles import tiles
 from suma.explain import explain
+from suma.index import query as query_language
 from suma.model.checkpoint import BUNDLED
 
 ROOT = Path(__file__).resolve().parents[1]
 SESSION: Any = SimpleNamespace(session_hash="someone")
+MODE = next(iter(MODES))
 EVIL = "<img src=x onerror=\"window.pwned=1\"> `${window.pwned=2}` {{this}} 'a dog'"
+
+
+@functools.cache
+def four_clips() -> list[bytes]:
+    """Encode four clips of different noise, once for all galleries."""
+    clips = []
+    with tempfile.TemporaryDirectory() as place:
+        for n in range(4):
+            pictures = [noise_picture(100 * n + i // 4, 96, 64) for i in range(24)]
+            clip = write_video(f"{place}/clip.mp4", 24, (96, 64), picture=lambda i, w, h, p=pictures: p[i])
+            clips.append(clip.read_bytes())
+    return clips
 
 
 def make_gallery(folder: Path, model: SUMA) -> VideoIndex:
     """Four clips with captions, one of which is HTML, beside files that nobody may fetch."""
     videos = folder / "videos"
     videos.mkdir(parents=True)
-    for n in range(4):
-        pictures = [noise_picture(100 * n + i // 4, 96, 64) for i in range(24)]
-        write_video(videos / f"clip {n}.mp4", frames=24, size=(96, 64), picture=lambda i, w, h, p=pictures: p[i])
+    for n, clip in enumerate(four_clips()):
+        (videos / f"clip {n}.mp4").write_bytes(clip)
     captions = {"clip 0.mp4": "a dog runs on the grass", "clip 1.mp4": EVIL, "clip 2.mp4": ["a cat sits", "a red ball"]}
     (folder / "captions.json").write_text(json.dumps(captions))
     (videos / "secret.txt").write_text("nobody may read this")
@@ -85,11 +108,16 @@ def clicked(**data: Any) -> gr.EventData:
     return gr.EventData(None, data)
 
 
+def best_of(handlers: Handlers, query: str) -> list[Any]:
+    """The best result as the page shows it after a search."""
+    return handlers.show_best(handlers.show_typed(query)[2], MODE)
+
+
 def shown_copies(handlers: app.Handlers, video: Any, who: str = "me") -> list[Any]:
     """All that a visitor sees while the copy of a video is made: player and bar, step by step."""
 
     async def watch() -> list[Any]:
-        return [shown async for shown in handlers.show_copy(video, (who, "player"))]
+        return [shown async for shown in handlers.players.show_copy(video, (who, "player"))]
 
     return asyncio.run(watch())
 
@@ -97,6 +125,7 @@ def shown_copies(handlers: app.Handlers, video: Any, who: str = "me") -> list[An
 # ---- handlers ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_importing_the_app_loads_no_model_and_starts_no_server():
     code = "import app, gc, torch; print(sum(isinstance(o, torch.nn.Parameter) for o in gc.get_objects()))"
     code += "; import threading; print(threading.active_count(), __import__('os').environ['GRADIO_ANALYTICS_ENABLED'])"
@@ -106,8 +135,8 @@ def test_importing_the_app_loads_no_model_and_starts_no_server():
 
 
 def test_a_search_shows_a_tile_for_each_video_and_explains_the_best(handlers: app.Handlers):
-    shown, bar = handlers.show_results(" a dog ")
-    video, player, title, why, shares = handlers.show_best(" a dog ", next(iter(app.MODES)))
+    shown, bar, found = handlers.show_results(" a dog ")
+    video, player, title, why, shares = handlers.show_best(found, MODE)
     best = handlers.index.search("a dog")[0]
     assert 'data-link="a dog"' in shown and handlers.gallery.names[video] == best.path
     assert "suma-knob" in bar
@@ -137,46 +166,145 @@ def test_the_heat_map_shows_the_models_numbers(handlers: app.Handlers):
     assert colours.colour(0.5 / (len(colours.SCALE) - 1)) == "#092c5f"  # halfway from #00224e to #123570
 
 
-def test_words_stay_text_wherever_they_are_shown(handlers: app.Handlers):
-    name = "clip 1.mp4"
-    assert handlers.gallery.title(handlers.gallery.names[name]) == EVIL
-    shown = [handlers.show_picker("", 24), *handlers.show_picked("", clicked(video=name))[2:]]
-    shown += [
-        *handlers.show_results(EVIL),
-        *handlers.show_gallery("", 24),
-        handlers.show_member(clicked(video=name))[1],
-    ]
-    shown += [
-        handlers.show_captions({"video": name}, EVIL),
-        tiles.failures({EVIL: EVIL, "x": EVIL}),
-        tiles.download(EVIL, "x", b""),
-    ]
-    shown += [tiles.concept_map([[0.5, 0.5]], [EVIL], [0.1]), tiles.playing(EVIL, EVIL, EVIL, 0.0)]
-    shown += [steering.bar(handlers.index.model, f"{EVIL} [dog 0.5]")]
-    shown += [tiles.queries([EVIL], EVIL), tiles.captions([(EVIL, 0.5)]), tiles.heading(EVIL, EVIL)]
-    shown += [tiles.concept_list([(0, EVIL, EVIL, 0.1)], 1), handlers.show_concepts(EVIL)]
-    found = explain(handlers.index, handlers.gallery.names[name], EVIL)
-    shown += [heat.why(SimpleNamespace(**{**vars(found), "query": EVIL}), [], 1.0, EVIL)]  # type: ignore[arg-type]
+class Drawing(HTMLParser):
+    """The elements of a picture: their attributes, and as `told` the text inside."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[dict[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "title":
+            self.found.append({"class": tag, **dict(attrs), "told": ""})
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            self.found[-1]["told"] += data.strip()
+
+    def of(self, kind: str, **values: str) -> list[dict[str, str | None]]:
+        chosen = [element for element in self.found if kind in element["class"].split()]
+        return [element for element in chosen if values.items() <= element.items()]
+
+
+def test_a_column_of_the_heat_map_stands_where_its_frame_does_and_plays_it(handlers: app.Handlers):
+    found = explain(handlers.index, handlers.index.rows[0].path, "a dog")
+    count, times = len(found.times), [f"{time:.1f} s" for time in found.times]
+    drawn = Drawing(heat.why(found, [f"thumb {i}" for i in range(count)], 1.5, "#player"))
+    places = [(f"{100 * i / count:.3f}%", str(i)) for i in range(count)]
+
+    def columns(elements: list[dict[str, str | None]]) -> list[tuple[str | None, str | None]]:
+        assert {element["data-kind"] for element in elements} == {"seek"}
+        return [(element["x"], element["data-frame"]) for element in elements]
+
+    (svg,) = drawn.of("suma-svg")
+    assert json.loads(svg["data-times"]) == found.times  # in which a click looks its frame up
+    for concept in found.concepts:
+        cells = drawn.of("suma-cell", **{"data-concept": str(concept.id)})
+        assert columns(cells) == places
+        values = [f"{time}: {value:.3f}" for time, value in zip(times, concept.heat, strict=True)]
+        assert [cell["told"].rpartition(" at ")[2] for cell in cells] == values
+    hits, thumbs, seconds = (drawn.of(kind) for kind in ("suma-hit", "image", "suma-time"))
+    assert columns(hits) == columns(thumbs) == columns(drawn.of("suma-top")) == places
+    scores = [f"{time}: frame score {s:.3f}" for time, s in zip(times, found.frame_scores, strict=True)]
+    assert [hit["told"] for hit in hits] == scores
+    assert [thumb["href"] for thumb in thumbs] == [f"thumb {i}" for i in range(count)]
+    middles = [f"{100 * (i + 0.5) / count:.3f}%" for i in range(count)]
+    assert [(second["x"], second["told"]) for second in seconds] == list(zip(middles, times, strict=True))
+    (best,) = (element for element in drawn.of("suma-top") if "suma-best" in element["class"])
+    assert best["data-frame"] == str(np.argmax(found.frame_scores))
+
+
+class Scripts(HTMLParser):
+    """What could run in a piece of HTML: elements of a name that no template has, and attributes that are scripts."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [tag] if tag in ("img", "script") and ("src", "x") in attrs else []
+        self.found += [name for name, _ in attrs if name.startswith("on") or "pwned" in name]
+
+
+def test_no_name_of_a_video_runs_as_a_script(tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file and its caption, a concept, and a query named like HTML, in every template that there is."""
+    rendered: set[str] = set()
+    load = ENVIRONMENT.get_template
+    monkeypatch.setattr(ENVIRONMENT, "get_template", lambda name, *a: rendered.add(str(name)) or load(name, *a))
+    evil = EVIL.replace("/", "")
+    name = f"{evil}.mp4"
+    (tmp_path / "videos").mkdir()
+    for file in (name, "b.mp4"):
+        write_video(tmp_path / "videos" / file, frames=12 + len(file), size=(96, 64), picture=noise_picture)
+    (tmp_path / "videos" / f"{evil} broken.mp4").write_bytes(b"no video")
+    (tmp_path / "captions.json").write_text(json.dumps({name: evil}))
+    index = VideoIndex(tiny_model)
+    index.add(tmp_path / "videos")
+    handlers = Handlers(index)
+    assert set(handlers.gallery.names) == {name, "b.mp4"}
+    event = clicked(video=name, moment="0.3")
+    shown = [*handlers.show_results(evil)[:2], *handlers.show_gallery("", 24), handlers.show_picker("", 1)]
+    shown += [*handlers.show_video(evil, MODE, event)[2:], *handlers.show_picked(evil, event)[2:]]
+    shown += [handlers.show_member(event)[1], handlers.play(event)[1], handlers.show_concepts(evil)]
+    shown += [handlers.save(evil, name, MODE, clicked(format="json")), handlers.show_map()]
+    found = explain(index, handlers.gallery.names[name], "a dog")
+    concepts = [replace(c, name=evil, words=[evil]) for c in found.concepts]
+    found = replace(found, path=evil, query=evil, concepts=concepts)
+    shown += [heat.why(found, [evil], 1.0, evil), render("shares", found=found), chips([evil], evil)]
+    shown += [concept_map([[0.5, 0.5], [0.1, 0.9]], [evil, evil], [0.1, 0.2]), heading(evil, evil, evil, evil)]
+    shown += [render("concepts", concepts=[(0, evil, evil, 0.1)], total=9, untrained=False)]
+    progress = Progress(3, 1, failed={evil: evil, "x": evil})
+    shown += [render("progress", p=progress, said=evil), render("copying", share=0.5), download(evil, "x", b"")]
+    shown += [render("brand"), render("skeleton", number=2), tiles([], empty=evil, link=evil)]
+    assert rendered == {file.name for file in (ROOT / "suma" / "app" / "templates").iterdir()}
     for part in shown:
-        assert "<img src=x" not in part
-    assert sum("&lt;img src=x" in part for part in shown) >= 12
+        assert Scripts(part).found == [], part[:2000]
+    assert sum("&lt;img src=x" in part for part in shown) >= 20
+
+
+def test_a_value_that_a_template_misses_is_an_error_and_half_a_character_none():
+    with pytest.raises(jinja2.UndefinedError):
+        render("heading", title="a dog")
+    assert render("note", text="half \ud83d") == '<p class="suma-note">half ?</p>' and render("note", text="") == ""
+
+
+def test_a_search_reads_the_query_once_and_searches_once(handlers: app.Handlers, monkeypatch: pytest.MonkeyPatch):
+    """The results, the steering bar, the best result with its explanation: all of one click on search."""
+    calls: list[str] = []
+
+    def counted(function: Any, name: str) -> Any:
+        return lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs)
+
+    for function, name in ((query_language.parse, "query"), (query_language.parse_steering, "steering")):
+        for module in [module for key, module in sys.modules.items() if key.startswith("suma")]:
+            for attribute in [key for key, value in vars(module).items() if value is function]:
+                monkeypatch.setattr(module, attribute, counted(function, name))
+    monkeypatch.setattr(VideoIndex, "search", counted(VideoIndex.search, "search"))
+    monkeypatch.setattr(SUMA, "make_texts", counted(SUMA.make_texts, "texts"))
+    shown, bar, best = handlers.show_results("a dog at the sea -cat [ball 0.7]")
+    *_, why, shares = handlers.show_best(best, MODE)
+    assert "suma-tile" in shown and "suma-knob" in bar and "<svg" in why and "score" in shares
+    assert sorted(calls) == ["query", "search", "steering", "texts"]
 
 
 def test_empty_searches_and_galleries_only_warn(handlers: app.Handlers, tiny_model: SUMA, monkeypatch: Any):
     said: list[str] = []
     monkeypatch.setattr(gr, "Warning", lambda message, **_: said.append(message))
     assert "suma-tile" not in handlers.show_results("  ")[0]
-    assert app.Handlers(VideoIndex(tiny_model)).show_results("a dog") == [gr.skip()] * 2
+    assert app.Handlers(VideoIndex(tiny_model)).show_results("a dog") == [gr.skip()] * 3
     assert handlers.show_results("long " * 2000)[0].count("data-video") == 4
     assert "suma-tile" not in handlers.show_typed(" ")[0] and len(said) == 3  # typing nothing is no mistake
-    assert handlers.show_best(" ", next(iter(app.MODES)))[0] == ""
-    assert len(said) == 3 and "--videos" in said[1] and str(app.MAX_QUERY) in said[2]
+    assert best_of(handlers, " ")[0] == ""
+    assert len(said) == 3 and "--videos" in said[1] and str(MAX_QUERY) in said[2]
 
 
 @pytest.mark.parametrize("query", ["?!.", "qwertz uiop", "\u4f60\u597d", "{{this}} ${1}", "<b>"])
 def test_nonsense_still_gets_an_answer(handlers: app.Handlers, query: str):
-    shown, _ = handlers.show_results(query)
-    *_, why, _ = handlers.show_best(query, next(iter(app.MODES)))
+    shown, _, best = handlers.show_results(query)
+    *_, why, _ = handlers.show_best(best, MODE)
     assert "suma-tile" in shown and "<svg" in why
 
 
@@ -209,9 +337,9 @@ def test_a_video_that_is_gone_keeps_its_tile_and_says_so_when_played(tiny_model:
     player, said, _ = handlers.play(clicked(video="a.mp4"))
     assert player.visible is False and "no longer" in said
     (tmp_path / "b.mp4").unlink()
-    shown, _ = handlers.show_results("a dog")
-    _, player, heading, why, _ = handlers.show_best("a dog", next(iter(app.MODES)))
-    assert shown.count("data-video") == 2 and "no longer" in heading and "svg" in why  # the rest of the answer stands
+    shown, _, best = handlers.show_results("a dog")
+    _, player, title, why, _ = handlers.show_best(best, MODE)
+    assert shown.count("data-video") == 2 and "no longer" in title and "svg" in why  # the rest of the answer stands
     assert player.visible is False
 
 
@@ -226,14 +354,17 @@ def test_a_video_behind_a_symbolic_link_is_served_as_a_file(tiny_model: SUMA, tm
 
 def test_the_search_box_reads_the_query_language(handlers: app.Handlers, monkeypatch: Any):
     """What is half typed is a note, no message; what was asked for by Enter is told."""
-    shown, bar = handlers.show_typed("a dog runs -cat^0.5 longer:2")
+    shown, bar, _ = handlers.show_typed("a dog runs -cat^0.5 longer:2")
     assert shown.count("data-video") == 4 and "suma-knob" in bar and 'data-link="a dog runs -cat^0.5 longer:2"' in shown
     assert "not a word of the model" not in bar  # longer:2 is none of its words
+    monkeypatch.setattr(handlers.index.model.space, "ignored", frozenset(["qwert"]))
+    bar = handlers.show_typed("a dog qwert qwertz")[1]
+    assert "not a word of the model: qwertz<" in bar  # qwert is a word that names no concept
     assert handlers.show_typed("a dog longer:20")[0].startswith('<p class="suma-note">No video of the gallery is meant')
     for half in ("a dog longer:t", "a dog after:2024", "dog -dog", "longer:1"):
-        shown, bar = handlers.show_typed(half)
+        shown, bar, best = handlers.show_typed(half)
         assert "data-video" not in shown and "suma-note" in shown and bar == ""
-        assert handlers.show_best(half, next(iter(app.MODES)))[0] == ""
+        assert handlers.show_best(best, MODE)[0] == ""
         with pytest.raises(gr.Error):
             handlers.show_results(half)
 
@@ -248,8 +379,8 @@ def test_a_long_video_plays_and_is_explained_at_its_moment(tiny_model: SUMA, tmp
     match = next(m for m in index.search("a dog") if m.path.endswith("long.mp4"))
     assert handlers.show_typed("a dog")[0].count('data-video="long.mp4"') == 1
     event = clicked(video="long.mp4", moment=str(match.moment))
-    *_, heading, why, _ = handlers.show_video("a dog", next(iter(app.MODES)), event)
-    assert f"score {match.score:.3f} · best moment at {match.moment:.1f} s · 9.0 s long" in heading
+    *_, title, why, _ = handlers.show_video("a dog", MODE, event)
+    assert f"score {match.score:.3f} · best moment at {match.moment:.1f} s · 9.0 s long" in title
     assert f'data-start="{match.moment:.6f}"' in why
     frames = read_frames(match.path, 12, match.start, match.end)
     assert json.dumps([round(float(t), 6) for t in frames.times]) in html.unescape(why)
@@ -314,6 +445,9 @@ def test_search_answers_by_api(client: Client, index: VideoIndex, folder: Path):
     found, matches = client.predict(typed, api_name="/search"), index.search(typed, 12)
     assert [(f["video"], f["score"]) for f in found] == [(Path(m.path).name, m.score) for m in matches] and found
     assert client.predict("a dog score:2", api_name="/search") == []
+    steered = client.predict("a dog [snow -1]", api_name="/search")
+    assert steered == client.predict("a dog", 12, {"snow": -1}, api_name="/search")
+    assert steered != client.predict("a dog", api_name="/search")
     why = client.predict(found[0]["video"], typed, api_name="/explain")
     assert why["score"] == pytest.approx(found[0]["score"], abs=1e-4) and (why["start"], why["end"]) == (0.0, 2.4)
 
@@ -394,9 +528,10 @@ def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, fold
         str(ROOT / "pyproject.toml"),
         "app.py",
     ]
-    for secret in secrets:
-        for prefix in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/"):
-            assert httpx.get(f"{url}{prefix}{secret}").status_code in (403, 404, 405), (prefix, secret)
+    with httpx.Client() as visitor:
+        for secret in secrets:
+            for prefix in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/"):
+                assert visitor.get(f"{url}{prefix}{secret}").status_code in (403, 404, 405), (prefix, secret)
 
 
 def test_an_upload_by_path_reads_no_file_of_the_server(url: str, index: VideoIndex):
@@ -453,10 +588,20 @@ def test_links_and_the_bundled_files_are_not_served(url: str, folder: Path, inde
     if not link.exists():
         link.symlink_to(folder / "model" / "model.safetensors")
     bundled = [ROOT / "assets" / "model" / name for name in ("config.json", "model.safetensors")]
-    for secret in [link, folder / "videos", folder, cache.parent, *bundled, ROOT / "assets", ROOT / "ui" / "api.py"]:
+    visitor = httpx.Client()
+    for secret in [
+        link,
+        folder / "videos",
+        folder,
+        cache.parent,
+        *bundled,
+        ROOT / "assets",
+        ROOT / "suma" / "app" / "api.py",
+    ]:
         for prefix in ("gradio_api/file=", "file=", "gradio_api/file/", "gradio_api/stream/", "gradio_api/download="):
-            status = httpx.get(f"{url}{prefix}{secret}").status_code
+            status = visitor.get(f"{url}{prefix}{secret}").status_code
             assert status in (403, 404, 405), (prefix, secret, status)
+    visitor.close()
     link.unlink()
 
 
@@ -481,17 +626,18 @@ def test_steering_answers_in_a_tenth_of_a_second():
 # ---- which model -----------------------------------------------------------------------------------------------------
 
 
-def test_the_page_says_where_concepts_are_untrained(tmp_path: Path, tiny_model: SUMA):
+def test_the_page_says_where_concepts_are_untrained(tmp_path: Path, tiny_model: SUMA, few_words: None):
     model = SUMA.from_clip(tiny_model.config.clip, num_concepts=40, temporal_layers=0)
     write_video(tmp_path / "videos.mp4", 8, (64, 64))
     untrained = VideoIndex(model)
     untrained.add(tmp_path / "videos.mp4")
     found = explain(untrained, tmp_path / "videos.mp4", "a dog runs")
     assert "untrained concept in the frame" in heat.why(found, [], 1.0, "#player", 0.0)
-    assert "Untrained concepts that carried it" in heat.carried(found)
-    assert "Untrained concepts" in steering.bar(model, "a dog runs")
+    assert "Untrained concepts that carried it" in render("shares", found=found)
+    query = query_language.parse("a dog runs")
+    assert "Untrained concepts" in steering.bar(model, "a dog runs", query)
     assert "40 untrained concepts" in Handlers(untrained).show_concepts("")
-    assert "ntrained" not in steering.bar(tiny_model, "a dog runs")
+    assert "ntrained" not in steering.bar(tiny_model, "a dog runs", query)
 
 
 def test_the_app_takes_the_model_that_an_index_remembers(tmp_path: Path, tiny_model: SUMA):

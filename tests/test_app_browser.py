@@ -13,11 +13,11 @@ from test_app import make_gallery
 
 from suma import SUMA, VideoIndex
 from suma.app import page as app
-from suma.app.api import Options
+from suma.app.api import MAX_QUERY, Options
 from suma.app.handlers import Handlers
 from suma.app.look import launch_options
 from suma.app.uploads import Uploads
-from suma.index.steering import steered
+from suma.index.query import Query
 
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"
@@ -107,7 +107,7 @@ def search(page: Any, query: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector(f"#results .suma-tiles:not([data-run='{before}'])")
     answered = "q => document.querySelector('#title .suma-heading')?.dataset.for == q"
-    page.wait_for_function(answered, arg=query.strip()[: app.MAX_QUERY])
+    page.wait_for_function(answered, arg=query.strip()[:MAX_QUERY])
 
 
 def wait_until_at(page: Any, player: str, seconds: float, within: float = 0.4) -> None:
@@ -284,7 +284,9 @@ def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str
     knob.get_by_text("Ban").click()
     page.wait_for_selector("#steer .suma-banned")
     assert box(page).input_value() == f"a dog runs [{word} -1]"
-    expected = [Path(m.path).name for m in index.search(steered(index.model, "a dog runs", {word: -1.0}), 4)]
+    expected = [
+        Path(m.path).name for m in index.search(Query("a dog runs", weights=((word, -1.0),)).texts(index.model), 4)
+    ]
     best_is(page, expected[0])
     page.get_by_label("add a concept by a word").fill("snow")
     page.keyboard.press("Enter")
@@ -293,8 +295,8 @@ def test_steering_ranks_anew_and_lives_in_the_address(page: Any, made: tuple[str
     slider.focus()
     slider.press("ArrowRight")
     page.wait_for_function("document.querySelector('#query textarea, #query input').value.includes('[snow 0.85]')")
-    weights = {word: -1.0, "snow": 0.85}
-    expected = [Path(m.path).name for m in index.search(steered(index.model, "a dog runs", weights), 4)]
+    both = Query("a dog runs", weights=((word, -1.0), ("snow", 0.85))).texts(index.model)
+    expected = [Path(m.path).name for m in index.search(both, 4)]
     shown = "all => all.map(t => t.dataset.video)"
     now = "JSON.stringify([...document.querySelectorAll('#results .suma-tile')].map(t => t.dataset.video))"
     page.wait_for_function(f"e => {now} == e", arg=json.dumps(expected, separators=(",", ":")))

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from clips import noise_picture, write_video
 
@@ -57,14 +58,14 @@ def test_while_the_first_videos_are_indexed_the_page_says_so_and_finds_those_tha
     assert "being indexed" in handlers.show_typed("a dog")[0] and "being indexed" in handlers.show_typed("")[0]
     go.release()
     assert done.acquire(timeout=60)
-    bar, again, count, _, results, _ = handlers.show_filling("a dog", 0)
+    bar, again, count, _, results, *_ = handlers.show_filling("a dog", 0)
     assert "1 of 4" in bar and again.active and count == 1 and results.count("data-video") == 1
     assert "data-video" not in str(handlers.show_filling("a dog", 1)[4])  # a page with results keeps them
     go.release(9)
     handlers.filling.thread.join(60)
     bar, again, count, *_ = handlers.show_filling("a dog", 1)
     assert not again.active and count == 3 and "Indexing" not in bar and "broken.mp4" in bar
-    assert handlers.index.caption_list == ["a dog runs"] and len(handlers.find("a dog", {})) == 3
+    assert handlers.index.caption_list == ["a dog runs"] and len(handlers.search("a dog")) == 3
 
 
 def test_an_indexing_that_cannot_go_on_says_so_and_leaves_the_page_up(
@@ -80,3 +81,11 @@ def test_an_indexing_that_cannot_go_on_says_so_and_leaves_the_page_up(
     bar, again, *_ = handlers.show_filling("", 0)
     assert "ended early" in bar and "/home" not in bar and not again.active
     assert "No space left" in capsys.readouterr().err
+
+
+def test_the_tabs_of_the_page_hold_nothing_but_tabs(tiny_model: SUMA, tmp_path: Path):
+    """Gradio counts the children of gr.Tabs: anything else between two tabs hides the next one."""
+    for waiting in ([], write_clips(tmp_path / "videos", 1)):
+        demo = app.build_demo(VideoIndex(tiny_model), waiting=waiting)
+        (tabs,) = [block for block in demo.blocks.values() if isinstance(block, gr.Tabs)]
+        assert [tab.label for tab in tabs.children] == ["Search", "From a video", "Concepts", "Gallery"]

@@ -25,11 +25,12 @@ from suma import SUMA, VideoIndex, read_frames
 from suma.app import media, startup
 from suma.app import page as app
 from suma.app.api import Options
-from suma.app.copies import encode, plan_for
+from suma.app.browser_formats import plan_for
+from suma.app.copies import encode
 from suma.app.look import launch_options
 from suma.app.media import ask
 from suma.app.startup import options_of, parser
-from suma.app.uploads import Uploads, keep, playable_upload
+from suma.app.uploads import Uploads, keep_upload, playable_upload
 from suma.index.catalog import describe
 from suma.similarity import score
 from suma.video.timeline import list_frames
@@ -44,11 +45,19 @@ def noise(path: Path, seed: int = 0, **options: Any) -> Path:
     return write_video(path, picture=lambda i, w, h: noise_picture(1000 * seed + i, w, h), **options)
 
 
+@pytest.fixture(scope="module")
+def gallery(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery to be copied: its index names the videos by paths relative to its folder."""
+    folder = tmp_path_factory.mktemp("gallery")
+    make_gallery(folder, tiny_model)
+    return folder
+
+
 @pytest.fixture
-def made(tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[app.Handlers]:
+def made(gallery: Path, tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[app.Handlers]:
     """An app whose gallery can be written to: an index on disk, a library, a folder that may be added."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    make_gallery(tmp_path, tiny_model)
+    shutil.copytree(gallery, tmp_path, dirs_exist_ok=True)
     index = VideoIndex.load(tmp_path / "index", tiny_model)
     noise(tmp_path / "allowed" / "more.mp4", 7)
     (tmp_path / "allowed" / "broken.mp4").write_bytes(b"no video")
@@ -140,7 +149,7 @@ def test_an_upload_keeps_within_the_library_and_overwrites_nothing(tmp_path: Pat
     for source, content in ((first, b"one"), (second, b"two")):
         target = tmp_path / "up" / Path(name).name[-120:]
         shutil.copyfile(source, target)
-        kept.append(keep(str(target), tmp_path / "library"))
+        kept.append(keep_upload(str(target), tmp_path / "library"))
         assert kept[-1].read_bytes() == content
     assert kept[0] != kept[1] and kept[0].read_bytes() == b"one"
     assert all(path.resolve().is_relative_to(tmp_path / "library") and not path.name.startswith(".") for path in kept)
@@ -230,7 +239,7 @@ def test_own_lines_are_ranked_by_the_models_score(made: app.Handlers, tiny_model
     video = made.index.read(made.gallery.names["clip 0.mp4"])[1]
     c = tiny_model.config
     texts = ["a dog runs", "a cat sits", "a red car"]
-    scores = score(tiny_model.texts(texts), video, c.scoring)[:, 0]
+    scores = score(tiny_model.make_texts(texts), video, c.scoring)[:, 0]
     expected = dict(zip(texts, scores.tolist(), strict=True))
     assert {f["caption"]: f["score"] for f in found} == pytest.approx(expected, abs=1e-4)
     assert [f["score"] for f in found] == sorted((f["score"] for f in found), reverse=True)

@@ -1,6 +1,7 @@
 """From the repository to a Space: the README's head, what is pushed to a stand-in for the Hub, a GPU that is lent."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,27 +30,28 @@ def test_the_readmes_head_is_what_spaces_read():
 
 
 def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: Path):
-    def push(token: str) -> Any:
+    program = (
+        "import os, runpy, sys\n"
+        "for os.environ['HF_TOKEN'] in sys.argv[1:]:\n"
+        "    sys.argv = ['space', 'me/suma']\n"
+        "    try: runpy.run_module('suma.app.space', run_name='__main__')\n"
+        "    except SystemExit as left: print('left with', left.code)\n"
+    )
+    with running_hub() as hub:
         env = {
             **os.environ,
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path),
-            "HF_TOKEN": token,
             "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
         }
-        command = [sys.executable, "-m", "suma.app.space", "me/suma"]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
-
-    with running_hub() as hub:
-        refused = push("hf_wrong")
-        assert refused.returncode == 2 and refused.stderr.startswith("error:") and "Traceback" not in refused.stderr
-        done = push(TOKEN)
-        assert done.returncode == 0, done.stderr
+        command = [sys.executable, "-c", program, "hf_wrong", TOKEN, TOKEN]  # refused, made, updated
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
         files = hub.files("spaces/me/suma")
-        assert push(TOKEN).returncode == 0  # again: an update
+    assert re.findall("left with (.*)", done.stdout) == ["2", "0", "0"], done.stderr
+    assert done.stderr.startswith("error:") and "Traceback" not in done.stderr
     assert files["app.py"] == (ROOT / "app.py").read_bytes() and "README.md" in files and "requirements.txt" in files
-    for folder in ("suma", "ui", "docs", "assets/model", "assets/gallery"):
+    for folder in ("suma", "docs", "assets/model", "assets/gallery"):
         there = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
         assert {path for path in there if "__pycache__" not in path} <= set(files)
     assert not [
@@ -61,7 +63,7 @@ def test_a_space_takes_only_models_that_it_could_load(tmp_path: Path):
     with pytest.raises(ValueError, match="did you mean PE-Core-B-16"):
         space.push("me/suma", model="PE-Core-B16:meta")
     for model in (str(tmp_path), "assets/model", "no-model"):
-        with pytest.raises(ValueError, match=r"Hub id OWNER/NAME or an open_clip model NAME:TAG"):
+        with pytest.raises(ValueError, match="--model"):
             space.push("me/suma", model=model)
 
 

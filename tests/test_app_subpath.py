@@ -68,7 +68,7 @@ def site(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             time.sleep(0.05)
         address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         yield address, media.playable(index.rows[0]), Path(index.rows[0].path)
-        server.should_exit = True
+        server.should_exit = server.force_exit = True  # the client's heartbeat is an answer that never ends
         thread.join(10)
         demo.close()
 

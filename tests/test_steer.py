@@ -6,8 +6,9 @@ from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex
 from suma.explain import explain
-from suma.index.steering import MAX_STEERED, concepts_of, parse, steered, unparse
-from suma.similarity import four_similarities
+from suma.index.query import Query
+from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
+from suma.similarity import Texts, four_similarities
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,10 @@ def index(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> VideoIn
     index = VideoIndex(tiny_model)
     index.add(folder)
     return index
+
+
+def steered(model: SUMA, sentence: str, weights: dict[str, float]) -> Texts:
+    return Query(sentence, weights=tuple(weights.items())).texts(model)
 
 
 def test_nothing_steered_is_the_plain_search(index: VideoIndex, tiny_model: SUMA):
@@ -75,7 +80,7 @@ def test_bad_steering_is_refused(tiny_model: SUMA, weights: dict[str, float], to
     with pytest.raises(ValueError, match=told):
         steered(tiny_model, "a dog", weights)
     with pytest.raises(ValueError, match="empty"):
-        steered(tiny_model, " ", {})
+        steered(tiny_model, "", {})
 
 
 @pytest.mark.parametrize("sentence", ["a dog runs", "", "a [strange query"])

@@ -1,4 +1,4 @@
-"""Adding videos to the gallery while the page shows how far it is."""
+"""Adding videos to the gallery in steps, so that the page can show the progress and searches go on."""
 
 import sys
 import threading
@@ -8,36 +8,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suma.app.gallery import Gallery
-from suma.app.media import readable
+from suma.app.media import by_name
 
-PATIENCE = 1.0  # seconds that one step should take: so long may a search have to wait
+PATIENCE = 1.0  # seconds that one step should take, since a search may have to wait for it
 
 
 @dataclass
 class Progress:
-    """How far an addition is."""
+    """How far an addition of `total` videos is."""
 
     total: int
     done: int = 0
     added: list[str] = field(default_factory=list)  # names
-    skipped: int = 0  # there already
+    skipped: int = 0  # in the index already
     failed: dict[str, str] = field(default_factory=dict)  # file name -> reason
     seconds: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Videos per second so far."""
+        """Return the videos per second so far."""
         return self.done / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def left(self) -> float:
-        """Seconds left at this rate."""
+        """Return the seconds left at this rate."""
         return (self.total - self.done) / self.rate if self.rate else 0.0
 
 
 def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | None = None) -> Iterator[Progress]:
-    """Add files in steps, searches in between; one that cannot be read is counted with its reason (`failed`: those
-    that were refused before)."""
+    """Add files in steps, with time for searches in between; yield the progress.
+
+    Files that cannot be read are counted with their reasons; `failed` has those that were refused before.
+    """
     progress = Progress(len(paths) + len(failed or {}), len(failed or {}), failed=dict(failed or {}))
     began, step = time.monotonic(), 1
     yield progress
@@ -49,9 +51,7 @@ def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | 
             gallery.refresh()
         progress.added += [gallery.name(path) for path in report.added]
         progress.skipped += len(report.skipped) + len(report.moved) + len(report.duplicates)
-        progress.failed |= {
-            readable(Path(path).name): reason.replace(path, Path(path).name) for path, reason in report.failed.items()
-        }
+        progress.failed |= by_name(report.failed.items())
         progress.done += min(step, len(paths) - at)
         progress.seconds = time.monotonic() - began
         at += step
@@ -61,10 +61,10 @@ def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | 
 
 
 class Filling:
-    """Add videos to the gallery in a thread, while the page is open and what is there can be searched."""
+    """Add videos to the gallery in a thread, while those that are done can be searched."""
 
     def __init__(self, gallery: Gallery, steps: Iterator[Progress]):
-        """steps: of `add_paths`, none of which was taken yet."""
+        """Start with the steps of `add_paths`, none of which was taken yet."""
         self.gallery, self.progress, self.error = gallery, next(steps), ""
         self.thread = threading.Thread(target=self._run, args=(steps,), daemon=True)
         self.thread.start()

@@ -1,32 +1,29 @@
-"""What programs and language models can ask: typed functions, JSON in and out; the page is built on the same ones."""
+"""What programs and language models can call: typed functions, JSON in and out. The page is built on the same ones."""
 
-import functools
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import gradio as gr
-from gradio.utils import get_upload_folder
-
 from suma import Match, VideoIndex
 from suma.app.adding import Progress, add_paths
+from suma.app.errors import error_text, show_user_errors
 from suma.app.gallery import Gallery
 from suma.app.gpu import on_gpu, zero_gpu
-from suma.app.media import CACHE, prepare, readable
-from suma.app.tiles import esc
-from suma.app.uploads import Uploads, keep
+from suma.app.media import prepare, readable
+from suma.app.uploads import Uploads, keep_upload
+from suma.arrays import to_numpy
 from suma.explain import Explanation, explain
 from suma.index.query import Query, parse
 from suma.similarity import Texts
 
-TOP, LARGEST_TOP = 12, 1000  # results: of a page, of a call
+TOP, LARGEST_TOP = 12, 1000  # results: on the page, and at most in one call
 MAX_QUERY = 2000  # characters that are read; the model itself reads fewer
 MAX_LINES = 200  # captions of a visitor's own
-KEPT_TEXTS = 512  # queries whose encoding is remembered
+KEPT_TEXTS = 512  # queries whose encoding is kept
 
 
 @dataclass
@@ -34,49 +31,37 @@ class Options:
     """What the operator of the app allows."""
 
     read_only: bool = True  # nobody adds or removes videos
-    folders: list[Path] = field(default_factory=list)  # of the server, which visitors may add
-    library: Path | None = None  # where uploads for the gallery are kept; None: none are taken
+    folders: list[Path] = field(default_factory=list)  # folders of the server that visitors may add
+    library: Path | None = None  # where uploads to the gallery are kept; None: uploads are refused
     uploads: Uploads = field(default_factory=Uploads)
-    make_copies: bool = False  # copies for browsers are made when videos are added, not when they are shown first
+    make_copies: bool = False  # make copies for browsers when videos are added, not when one is first shown
 
 
-def plain(error: Exception, gallery: Gallery | None = None) -> str:
-    """Return what a visitor reads of an error, at most 500 characters, without the folders of the server."""
-    if isinstance(error, OSError) and error.strerror:
-        name = f"{readable(os.path.basename(os.fsdecode(error.filename)))}: " if error.filename else ""
-        return f"{name}{error.strerror}"[:500]
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    for folder in (get_upload_folder(), str(CACHE), gallery.root if gallery else ""):
-        if len(folder) > 1:
-            text = text.replace(folder + os.sep, "")
-    return readable(text)[:500]
+def clean(text: str | None) -> str:
+    """Return the part of a typed query that is read, with single spaces."""
+    return " ".join((text or "").split())[:MAX_QUERY]
 
 
-def kind(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """What the user can mend is said in a message instead of a traceback, with the page as it was."""
+def read_query(text: str, weights: dict[str, float] | None = None) -> Query:
+    """Return a typed query as it is meant, with the weights of concepts (word -> weight in [-1, 1]) added to its own.
 
-    @functools.wraps(handler)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return handler(*args, **kwargs)
-        except (ValueError, KeyError, OSError) as error:
-            text = plain(error, getattr(args[0], "gallery", None))
-            raise gr.Error(esc(text), title="That did not work", print_exception=False) from error
-
-    return wrapped
+    Raises ValueError for a query that cannot be read.
+    """
+    query = parse(clean(text))
+    return replace(query, weights=tuple({**dict(query.weights), **(weights or {})}.items()))
 
 
 class Api:
-    """The six functions over one index; `named` below is what they call a video, its name in the gallery."""
+    """The six functions over one index. They call a video by its name in the gallery."""
 
     def __init__(self, index: VideoIndex, options: Options | None = None):
         self.index, self.gallery, self.options = index, Gallery(index), options or Options()
-        self._texts: OrderedDict[Any, Texts] = OrderedDict()
+        self._texts: OrderedDict[Query, Texts] = OrderedDict()  # encoded queries, the last used at the end
         if zero_gpu():
             for name in ("find", "find_similar", "why", "rank"):  # as bound methods: what they are given is plain data
                 setattr(self, name, on_gpu(getattr(self, name)))
 
-    @kind
+    @show_user_errors
     def search(
         self, query: str, top_k: int = TOP, weights: dict[str, float] | None = None, offset: int = 0
     ) -> list[dict[str, Any]]:
@@ -96,11 +81,10 @@ class Api:
             A list, best first, of {video: its name, caption, score, moment: seconds of its best moment, duration:
             seconds, concepts: [{name, part: of the score}]}.
         """
-        return [
-            self._json(match) for match in self.find(_text(query), _weights(weights), top_k, _count(offset, "offset"))
-        ]
+        asked = read_query(_text(query), _weights(weights))
+        return [self._json(match) for match in self.find(asked, top_k, _count(offset, "offset"))]
 
-    @kind
+    @show_user_errors
     def captions(
         self, video: str = "", file: str | None = None, top_k: int = 5, lines: str = ""
     ) -> list[dict[str, Any]]:
@@ -118,7 +102,7 @@ class Api:
         with self._using(video, file) as path:
             return [{"caption": text, "score": score} for text, score in self.rank(path, _count(top_k), lines)]
 
-    @kind
+    @show_user_errors
     def similar(self, video: str = "", file: str | None = None, top_k: int = 5) -> list[dict[str, Any]]:
         """Find the videos of the gallery that are most like a video.
 
@@ -133,7 +117,7 @@ class Api:
         with self._using(video, file) as path:
             return [self._json(match) for match in self.find_similar(path, _count(top_k))]
 
-    @kind
+    @show_user_errors
     def explain(
         self,
         video: str,
@@ -158,10 +142,11 @@ class Api:
             concepts: [{id, name, words, query_weight, activation, part: of the score, heat: activation in each
             frame}]}.
         """
-        found = asdict(self.why(self.gallery.row(video).path, _text(query), _weights(weights), by, _count(top_k)))
+        path, asked = self.gallery.row(video).path, read_query(_text(query), _weights(weights))
+        found = asdict(self.why(path, clean(query), asked, by, _count(top_k)))
         return {"video": video, **{name: value for name, value in found.items() if name != "path"}}
 
-    @kind
+    @show_user_errors
     def concepts(self, words: str = "", top_k: int = 20) -> list[dict[str, Any]]:
         """List the model's concepts (clusters of words), with how often and where they show in the gallery.
 
@@ -185,7 +170,7 @@ class Api:
             for k, name, _, share in gallery.find_concepts(_text(words), _count(top_k))
         ]
 
-    @kind
+    @show_user_errors
     def add(self, file: str | None = None) -> dict[str, Any]:
         """Add a video file to the gallery. Refused where the operator made the gallery read-only.
 
@@ -206,41 +191,35 @@ class Api:
             "videos": len(self.gallery.names),
         }
 
-    # ---- what they and the page are made of ------------------------------------------------------------------------
+    # ---- what these functions and the page are made of ------------------------------------------------------------
 
-    def find(self, sentence: str, weights: dict[str, float], top_k: int = TOP, offset: int = 0) -> list[Match]:
-        """A search in the language of suma/index/query.py, steered."""
-        asked = _asked(sentence)
-        if os.path.isabs(asked.filter.folder):
+    def find(self, query: Query, top_k: int = TOP, offset: int = 0) -> list[Match]:
+        """Return the best matches of a query, best first."""
+        if os.path.isabs(query.filter.folder):
             raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
-            texts, chosen = self.texts(sentence, weights), replace(asked.filter, root=self.gallery.root)
-            return self.index.search(texts, _count(top_k), offset=offset, min_score=asked.min_score, filter=chosen)
+            texts, chosen = self._encoded(query), replace(query.filter, root=self.gallery.root)
+            return self.index.search(texts, _count(top_k), offset=offset, min_score=query.min_score, filter=chosen)
 
     def find_similar(self, path: str, top_k: int = TOP) -> list[Match]:
-        """Videos like this one."""
+        """Return the videos most like this one, best first."""
         with self.gallery.lock:
             return self.index.similar(path, top_k)
 
     def why(
-        self,
-        path: str,
-        sentence: str,
-        weights: dict[str, float],
-        by: str = "query",
-        top_k: int = 8,
-        at: float | None = None,
+        self, path: str, text: str, query: Query, by: str = "query", top_k: int = 8, at: float | None = None
     ) -> Explanation:
-        """Why a video has its score; of a long one the best part, or the one around `at` seconds."""
-        says = bool(_asked(sentence).mixed or weights)
+        """Return why a video has its score for a query, `text` as it was typed.
+
+        Of a long video the best part is explained, or the one around `at` seconds.
+        """
+        says = bool(query.mixed or query.weights)
         with self.gallery.lock:
-            texts = self.texts(sentence, weights) if says else None
-            return explain(
-                self.index, path, " ".join(sentence.split())[:MAX_QUERY] if says else "", by, top_k, texts, at
-            )
+            texts = self._encoded(query) if says else None
+            return explain(self.index, path, text if says else "", by, top_k, texts, at)
 
     def rank(self, path: str, top_k: int, lines: str = "") -> list[tuple[str, float]]:
-        """Captions of the list, or these lines, ranked for a video."""
+        """Return (caption, score), best first: the captions of the list, or these lines, ranked for a video."""
         own = list(dict.fromkeys(line.strip()[:MAX_QUERY] for line in (lines or "").splitlines() if line.strip()))
         if len(own) > MAX_LINES:
             raise ValueError(f"{len(own)} lines are too many: at most {MAX_LINES} captions can be ranked at once")
@@ -248,39 +227,36 @@ class Api:
             if not own:
                 return self.index.captions(path, top_k)
             model, parts = self.index.model, self.index.parts(path)[1]
-            scores = model.score(model.texts(own), parts).amax(1).tolist()
+            scores = to_numpy(model.score(model.make_texts(own), parts)).max(1).tolist()
         return sorted(zip(own, (round(s, 4) for s in scores), strict=True), key=lambda pair: -pair[1])[:top_k]
 
-    def texts(self, sentence: str, weights: dict[str, float]) -> Texts:
-        """A query as the model reads it; the last ones are remembered."""
-        asked = (" ".join(sentence.split())[:MAX_QUERY], tuple(weights.items()))
-        with self.gallery.lock:
-            if asked not in self._texts:
-                query = replace(_asked(sentence), weights=tuple(weights.items()))
-                self._texts[asked] = query.texts(self.index.model)
-                while len(self._texts) > KEPT_TEXTS:
-                    self._texts.popitem(last=False)
-            self._texts.move_to_end(asked)
-            return self._texts[asked]
+    def _encoded(self, query: Query) -> Texts:
+        """Return a query as the model reads it; the last ones are kept."""
+        if query not in self._texts:
+            self._texts[query] = query.texts(self.index.model)
+            if len(self._texts) > KEPT_TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(query)
+        return self._texts[query]
 
     def add_files(self, files: list[str]) -> Iterator[Progress]:
-        """Copy uploads into the library and index them; raises ValueError where none are taken."""
+        """Copy uploads into the library and index them. Raises ValueError where uploads are refused."""
         if self.options.read_only or self.options.library is None:
             raise ValueError("this gallery is read-only: nobody can add to it here")
         kept, failed = [], {}
         for file in files:
-            self.options.uploads.take(file)
+            self.options.uploads.hold(file)
             try:
                 self.options.uploads.check(file)
-                kept.append(keep(file, self.options.library))
+                kept.append(keep_upload(file, self.options.library))
             except ValueError as error:
-                failed[readable(Path(file).name)] = plain(error)
+                failed[readable(Path(file).name)] = error_text(error)
             finally:
-                self.options.uploads.leave(file)
+                self.options.uploads.release(file)
         yield from self.add_paths(kept, failed)
 
     def add_paths(self, paths: list[Path], failed: dict[str, str] | None = None) -> Iterator[Progress]:
-        """Index files, and make their copies for browsers where the operator wants them at once."""
+        """Index files; make their copies for browsers, too, where the operator wants them at once."""
         step = None
         for step in add_paths(self.gallery, paths, failed):
             yield step
@@ -289,35 +265,29 @@ class Api:
 
     @contextmanager
     def _using(self, video: str, file: str | None) -> Iterator[str]:
-        """The path of a video of the gallery, or of an upload, which is deleted afterwards."""
+        """Yield the path of a video of the gallery, or of an upload, which is deleted afterwards."""
         file, video = _text(file), _text(video)
         if not file:
             if not video:
                 raise ValueError("give the name of a video of the gallery, or upload a file")
             yield self.gallery.row(video).path
             return
-        self.options.uploads.take(file)
+        self.options.uploads.hold(file)
         try:
             self.options.uploads.check(file)
             yield file
         finally:
-            self.options.uploads.leave(file)
+            self.options.uploads.release(file)
 
     def _json(self, match: Match) -> dict[str, Any]:
-        concepts = [{"name": name, "part": part} for name, part in match.concepts]
-        path = match.path
         return {
-            "video": self.gallery.name(path),
-            "caption": self.gallery.title(path),
+            "video": self.gallery.name(match.path),
+            "caption": self.gallery.title(match.path),
             "score": match.score,
             "moment": match.moment,
             "duration": match.duration,
-            "concepts": concepts,
+            "concepts": [{"name": name, "part": part} for name, part in match.concepts],
         }
-
-
-def _asked(sentence: str) -> Query:
-    return parse(" ".join(sentence.split())[:MAX_QUERY])
 
 
 def _count(number: Any, name: str = "top_k") -> int:
@@ -341,8 +311,3 @@ def _weights(value: Any) -> dict[str, float]:
     ):
         raise ValueError(f'weights must be an object of words and numbers like {{"ball": 0.8}}, got {value!r:.100}')
     return {word: float(weight) for word, weight in value.items()}
-
-
-def on_spaces() -> bool:
-    """Whether this runs on Hugging Face Spaces."""
-    return bool(os.environ.get("SPACE_ID"))

@@ -1,11 +1,11 @@
-"""One colour scale for everything that is measured."""
+"""The colour scale of the heat map and the map of concepts."""
 
 # cividis: dark blue to yellow, even in lightness, and the same for colour-blind eyes
 SCALE = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
 
 
 def colour(share: float) -> str:
-    """The scale's colour at 0..1, interpolated.
+    """Return the scale's colour at a share of 0 to 1, interpolated.
 
     >>> colour(0), colour(1), colour(0.5)
     ('#00224e', '#fee838', '#7d7c76')

@@ -1,17 +1,45 @@
-"""The concepts on a plane: t-SNE of their directions, so that neighbours on the map are neighbours in the space.
+"""The map of the concepts: t-SNE of their directions, so that neighbours on the map are neighbours in the space.
 
 Shapes: K concepts, D joint width.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from suma.app.render import render
+
 LARGEST = 2048  # concepts; more are projected on their two main directions
+WIDTH = 700  # of the map, in its own units
 
 
-def place(concepts: np.ndarray, perplexity: float = 12.0, steps: int = 400) -> np.ndarray:
-    """Unit concepts (K, D) -> places (K, 2) in [0, 1], the same at every call.
+def concept_map(points: Sequence[Sequence[float]], names: Sequence[str], shares: Sequence[float]) -> str:
+    """Return the map: a dot for each concept, at its point in [0, 1] x [0, 1], coloured by how often it stands out."""
+    rarest_first = sorted(range(len(names)), key=lambda k: -shares[k])[::-1]  # so that the common ones lie on top
+    dots = [(k, 20 + 660 * points[k][0], 16 + 468 * points[k][1], names[k], shares[k]) for k in rarest_first]
+    words = [(x, y, name.split(",")[0]) for _, x, y, name, _ in reversed(dots)]
+    largest = max(shares, default=0.0) or 1.0
+    return render("concept_map", dots=dots, large=_labels(words, 11, 60), small=_labels(words, 24, 24), largest=largest)
 
-    Exact t-SNE from the two main directions on: only who is near whom can be read off, not the large distances.
+
+def _labels(words: Sequence[tuple[float, float, str]], size: int, most: int) -> list[tuple[float, float, str]]:
+    """Return labels (x, y, word) beside the dots (x, y, word) of those words that find room, the first ones first."""
+    labels: list[tuple[float, float, str]] = []
+    boxes: list[tuple[float, float, float, float]] = []
+    for x, y, word in words:
+        left, base = x + 9, y + 0.36 * size
+        box = (left, base - size, left + 0.58 * size * len(word), base + 0.2 * size)
+        free = not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes)
+        if len(labels) < most and box[2] < WIDTH and free:
+            boxes.append(box)
+            labels.append((left, base, word))
+    return labels
+
+
+def lay_out(concepts: np.ndarray, perplexity: float = 12.0, steps: int = 400) -> np.ndarray:
+    """Return a point (K, 2) in [0, 1] for each unit concept (K, D), the same at every call.
+
+    Exact t-SNE, which starts from the two main directions: it tells who is near whom; large distances mean nothing.
     """
     count = len(concepts)
     centred = concepts - concepts.mean(0)
@@ -43,7 +71,7 @@ def _tsne(x: np.ndarray, start: np.ndarray, perplexity: float, steps: int) -> np
 
 
 def _affinities(distances: np.ndarray, perplexity: float) -> np.ndarray:
-    """Each concept's neighbours as a distribution (K, K) of the given perplexity, by bisection of its width."""
+    """Return each concept's neighbours as a distribution (K, K) of this perplexity, by bisection of its width."""
     count = len(distances)
     low, high, beta = np.zeros(count), np.full(count, np.inf), np.ones(count)
     away = distances + np.diag(np.full(count, np.inf))

@@ -1,7 +1,7 @@
-"""Make a video playable in browsers: as it is, in another container, or encoded again by a process of its own.
+"""Copies of videos that browsers can play, each made by a process of its own.
 
-`plan_for` says which, `Copies` starts the process and stops it when nobody waits, `main` is the process. It imports no
-torch and no gradio, so that it starts at once.
+`Copies` starts the process and stops it when nobody waits, `main` is the process. It imports no torch and no gradio, so
+that it starts at once.
 """
 
 import os
@@ -13,133 +13,36 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from suma.app.browser_formats import SOUNDS, plan_for, sounds_of
 from suma.video.hdr import HLG, PQ
 from suma.video.timeline import Timeline, every_frame, list_frames, video_stream
 from suma.video.upright import TURNS, View, shown_size, upright, view_from
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.packet import Packet
-    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
-# What every browser plays, by container. PyAV's canonical names.
-PICTURES = {".mp4": {"h264", "vp9", "av1"}, ".webm": {"vp8", "vp9", "av1"}}
-SOUNDS = {".mp4": {"aac", "mp3", "opus", "flac"}, ".webm": {"opus", "vorbis"}}
-ENCODERS = {  # of a copy that is encoded again
+ENCODERS = {  # of copies that are encoded again
     ".mp4": ("libx264", {"preset": "veryfast"}),
     ".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "4M"}),
 }
 LONGEST_SIDE = 720  # pixels of such a copy
-BT601, UNSAID, LIMITED = 6, 2, 1  # matrices as ITU-T H.273 numbers them, and FFmpeg's number of a range
-LATE = 0.5  # seconds; where an MP4 begins later, Chromium moves seeks
-PATIENCE = 5.0  # seconds after the last question until a copy is given up
+BT601, UNSAID, LIMITED = 6, 2, 1  # two matrices as ITU-T H.273 numbers them; a colour range as FFmpeg numbers it
+PATIENCE = 5.0  # seconds after the last call of `ask` until a copy is given up
 MEMORY_LIMIT = 4 << 30  # bytes of address space, of each process
 TICK = Fraction(1, 1000)  # seconds, the clock of an encoded copy
-
-
-class Plan(NamedTuple):
-    """How browsers get a video."""
-
-    suffix: str  # of what they get: .mp4 or .webm
-    as_it_is: bool  # the file itself plays
-    remux: bool  # its packets play in another container
-
-
-def plan_for(path: str) -> Plan:
-    """Return how browsers can play a video, judged by its content and not by its name."""
-    try:
-        there = os.stat(path)
-    except OSError:
-        return Plan(".mp4", False, False)
-    return _plan(path, there.st_mtime_ns, there.st_size)
-
-
-@lru_cache(maxsize=4096)
-def _plan(path: str, changed: int, size: int) -> Plan:
-    import av
-
-    encoded = Plan(".mp4", False, False)
-    try:
-        with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
-            stream, form = video_stream(container), container.format.name
-            codec, start = stream.codec_context.codec.canonical_name, container.start_time or 0
-            sounds = _sounds(path)
-            fits = [suffix for suffix in PICTURES if codec in PICTURES[suffix]]
-            late = form.startswith("mov") and start > LATE * av.time_base
-            if not fits or late or form == "avi" or not _is_plain(stream.codec_context):  # AVI lacks usable times
-                return encoded
-            own, first = _suffix_of(path, container), stream is container.streams.video[0]
-            if own == ".mp4" and not _begins_at_keys(container, stream):
-                return encoded
-        if own in fits and first and "mp2" not in sounds.values():  # browsers take the first picture stream
-            return encoded if own == ".webm" and list_frames(path).joined else Plan(own, True, False)
-    except (av.FFmpegError, ValueError, OSError):
-        return encoded
-    return Plan(max(fits, key=lambda suffix: len({*sounds.values()} & SOUNDS[suffix])), False, True)
-
-
-def _begins_at_keys(container: "InputContainer", stream: "VideoStream") -> bool:
-    """Return whether decoding can begin at the last frame that an open file calls a key frame.
-
-    Where it cannot, Chromium shows one picture, whichever moment is sought. Raises av.FFmpegError where there is none.
-    """
-    container.seek((container.start_time or 0) + (container.duration or 0))
-    key = None
-    for packet in container.demux(stream):
-        if key is None:
-            if packet.is_discard:  # an edit list hides it, so that it gives no picture
-                return True
-            key = packet.pts
-        for frame in packet.decode():
-            if frame.pts is None or key is None or frame.pts >= key:  # those before it belong to an open group
-                return frame.pts == key and not frame.is_corrupt
-    return False
-
-
-def _sounds(path: str) -> dict[int, str]:
-    """Return the codec of each sound track of a file, by the number of its stream.
-
-    What an MP4 file calls MP3 may be another layer of MPEG audio, here "mp2": Chromium stops at its first packet.
-    """
-    import av
-
-    with av.open(path, metadata_errors="ignore") as container:
-        tracks = [track for track in container.streams.audio if track.codec_context]
-        codecs = {track.index: track.codec_context.codec.canonical_name for track in tracks}
-        for track in tracks:
-            if codecs[track.index] == "mp3":
-                begin = int.from_bytes(bytes(next(container.demux(track)))[:2], "big")
-                codecs[track.index] = "mp3" if begin & 0xFFE6 == 0xFFE2 else "mp2"  # the sync word and the layer
-    return codecs
-
-
-def _is_plain(context: "VideoCodecContext") -> bool:
-    """Return whether all browsers show such pictures, and in the same colours: 8 bits, SDR."""
-    return context.pix_fmt in ("yuv420p", "yuvj420p") and context.color_trc not in (PQ, HLG)
-
-
-def _suffix_of(path: str, container: "InputContainer") -> str:
-    """Return the suffix under which browsers know an open file's container; "" where they do not."""
-    form, brand = container.format.name, container.metadata.get("major_brand", "").strip().lower()
-    if form.startswith("matroska"):
-        with open(path, "rb") as file:
-            return ".webm" if b"webm" in file.read(64) else ""
-    return ".mp4" if form.startswith("mov") and brand not in ("qt", "") else ""
 
 
 @dataclass
 class _Job:
     """A copy that is being made."""
 
-    done: float = 0.0  # share of it
+    done: float = 0.0  # share of it, 0 to 1
     asked: float = field(default_factory=time.monotonic)  # when somebody last waited for it
     failed: str = ""
 
@@ -148,7 +51,7 @@ class _Job:
 
 
 class Copies:
-    """Copies being made, `at_once` at a time. A copy goes on as long as somebody asks for it."""
+    """Make copies, `at_once` at a time, each of them as long as somebody asks for it."""
 
     def __init__(self, at_once: int = max(1, (os.cpu_count() or 1) // 2)):
         self._turn = threading.Semaphore(at_once)
@@ -156,7 +59,7 @@ class Copies:
         self._lock = threading.Lock()
 
     def ask(self, source: str, target: Path) -> float:
-        """Return how much of the copy is made, from 0 to 1; the first question starts it.
+        """Return how much of the copy is made, from 0 to 1; the first call starts it.
 
         Raises OSError where the folder cannot be written, ValueError where no copy can be made.
         """
@@ -196,7 +99,7 @@ class Copies:
                     self._jobs.pop(target, None)
 
     def _watch(self, child: "subprocess.Popen[str]", job: _Job) -> bool:
-        """Follow the process to its end, or end it when nobody waits any more. Return whether the copy is whole."""
+        """Follow the process to its end, or kill it when nobody waits any more. Return whether the copy is whole."""
         assert child.stdout is not None
         with child:
             last = ""
@@ -206,7 +109,7 @@ class Copies:
                     job.done = float(last)
                 if not job.wanted():
                     child.kill()
-                    return False  # also where somebody asks again just now: the next question starts it anew
+                    return False  # where somebody asks again just now, the next call starts it anew
         if child.returncode:
             job.failed = last.removeprefix("error: ") if last.startswith("error: ") else "the video cannot be decoded"
         return child.returncode == 0
@@ -225,7 +128,7 @@ def _start(source: str, partial: Path) -> "subprocess.Popen[str]":
 
 
 def main() -> int:
-    """Make one copy: `python -m suma.app.copies SOURCE TARGET`. Prints the share that is done twice a second."""
+    """Make one copy: `python -m suma.app.copies SOURCE TARGET`. Print the share that is done, twice a second."""
     source, target = sys.argv[1], Path(sys.argv[2])
     share = [0.0]
     if os.name == "posix":
@@ -233,7 +136,7 @@ def main() -> int:
 
         os.nice(10)  # searches come first
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
-    threading.Thread(target=_tell, args=(share, target), daemon=True).start()
+    threading.Thread(target=_print_share, args=(share, target), daemon=True).start()
     try:
         make(source, target, share)
     except Exception as error:  # PyAV raises whatever a damaged file leads to
@@ -244,7 +147,7 @@ def main() -> int:
     return 0
 
 
-def _tell(share: list[float], target: Path) -> None:
+def _print_share(share: list[float], target: Path) -> None:
     while True:
         try:
             print(f"{share[0]:.3f}", flush=True)
@@ -255,10 +158,10 @@ def _tell(share: list[float], target: Path) -> None:
 
 
 def make(source: str, target: Path, share: list[float]) -> None:
-    """Write a copy that browsers play, on the clock of `read_frames`; `share[0]` tells how far it is.
+    """Write a copy that browsers play, with the times of `read_frames`; `share[0]` tells how far it is.
 
-    The packets are taken over where browsers play them and the copy shows the same at the same times, else the video is
-    encoded again, upright and without sound. Raises ValueError, OSError or av.FFmpegError.
+    Packets are kept where browsers play them and the copy shows the same at the same times; else the video is encoded
+    again, upright and without sound. Raises ValueError, OSError or av.FFmpegError.
     """
     line, plan = list_frames(source), plan_for(source)
     if (plan.remux or plan.as_it_is) and not line.counted and not line.joined:
@@ -270,7 +173,7 @@ def make(source: str, target: Path, share: list[float]) -> None:
 
 
 def _looks_like(copy: str, source: str, line: Timeline) -> bool:
-    """Return whether a copy with the same packets has its frames at the same times, turned and stretched alike."""
+    """Return whether a copy with the same packets has the same frame times, rotation and shape of pixels."""
     other = list_frames(copy)
     if len(other.times) != len(line.times) or np.abs(other.times - line.times).max() >= 0.002:
         return False
@@ -285,7 +188,7 @@ def remux(source: str, target: Path, line: Timeline, share: list[float]) -> None
     with av.open(source, metadata_errors="ignore") as read, av.open(str(target), "w") as written:
         video = video_stream(read)
         assert video.time_base is not None
-        sounds = [read.streams[index] for index, codec in _sounds(source).items() if codec in SOUNDS[target.suffix]]
+        sounds = [read.streams[index] for index, codec in sounds_of(source).items() if codec in SOUNDS[target.suffix]]
         out = {s.index: written.add_stream_from_template(s) for s in (video, *sounds[:1])}
         start = int(line.ticks[0]) * video.time_base - Fraction(float(line.times[0]))  # seconds: 0 of the copy
         for packet in _timed(read.demux(*(read.streams[index] for index in out))):
@@ -299,8 +202,11 @@ def remux(source: str, target: Path, line: Timeline, share: list[float]) -> None
 
 
 def _timed(packets: "Iterator[Packet]") -> "Iterator[Any]":
-    """Yield packets with both times. Matroska stores no decoding times, and FFmpeg guesses none for the first packets
-    before B-frames: these are counted back from the first one that is known."""
+    """Yield packets, each with a presentation and a decoding time.
+
+    Matroska stores no decoding times, and FFmpeg guesses none for the first packets before B-frames: they are counted
+    back from the first one that is known.
+    """
     waiting: list[Any] = []
     for packet in packets:
         if packet.pts is None:  # the end of a stream
@@ -320,8 +226,10 @@ def _timed(packets: "Iterator[Packet]") -> "Iterator[Any]":
 
 
 def encode(source: str, target: Path, line: Timeline, share: list[float]) -> None:
-    """Write all frames again, in the codec of the target's suffix, as `upright` shows them and no side longer than
-    LONGEST_SIDE. Raises ValueError where none can be decoded."""
+    """Encode all frames for the target's suffix, as `upright` shows them, no side longer than LONGEST_SIDE.
+
+    Raises ValueError where no frame can be decoded.
+    """
     import av
 
     codec, options = ENCODERS[target.suffix]
@@ -348,7 +256,7 @@ def encode(source: str, target: Path, line: Timeline, share: list[float]) -> Non
 
 
 def _picture(frame: "VideoFrame", view: View, size: tuple[int, int], width: int, height: int) -> "VideoFrame":
-    """Return the frame as `upright` shows it, for the encoder, at this width and height in pixels."""
+    """Return the frame as `upright` shows it, as the encoder takes it, at this width and height in pixels."""
     import av
 
     if view.turn != TURNS[1] or view.transfer in (PQ, HLG):  # else the scaler does it all at once

@@ -1,4 +1,4 @@
-"""A VideoIndex as the app sees it: videos by name, with titles and posters, and what its concepts do in it.
+"""A VideoIndex as the app sees it: videos by name, with titles and posters, and where its concepts stand out.
 
 Shapes: N videos, F frames, K concepts.
 """
@@ -25,23 +25,23 @@ STANDS_OUT = 2.0  # standard deviations above a concept's mean activation
 
 @dataclass(frozen=True)
 class ConceptUse:
-    """What the gallery does with each concept."""
+    """Where each concept stands out in the gallery."""
 
-    share: list[float]  # of all frames, where its activation stands out (K)
-    best: list[list[tuple[int, int]]]  # its strongest videos: row and frame, best first (K, up to BEST)
+    share: list[float]  # the share of all frames where its activation stands out (K)
+    best: list[list[tuple[int, int]]]  # its strongest videos as (row, frame), best first (K, up to BEST)
 
 
 class Gallery:
-    """Names are the only way in: a page or an API call says which video by its name, never by a path."""
+    """The videos of an index by their names: pages and API calls never give a path."""
 
     def __init__(self, index: VideoIndex):
         self.index = index
-        self.lock = threading.RLock()  # around every use of the index: one at a time
+        self.lock = threading.RLock()  # held around every use of the index
         self.names: dict[str, str] = {}  # name -> path
         self.rows: dict[str, Row] = {}  # path -> row
-        self.root = ""  # the folder that all videos lie in: what is above it is nobody's business
+        self.root = ""  # the folder that all videos lie in; paths above it must never be exposed
         self._name_of: dict[str, str] = {}
-        self._copies: dict[str, Row] = {}  # path -> row, of further files of a video: only some searches show them
+        self._copies: dict[str, Row] = {}  # path -> row of further files of a video, which only some searches show
         self._paths_of_copies: dict[str, str] = {}  # name -> path
         self._captions: dict[str, list[str]] = {}
         self._use: ConceptUse | None = None
@@ -49,17 +49,17 @@ class Gallery:
         self.list_captions()
 
     def list_captions(self) -> None:
-        """Rank the captions in `captions.json` files, where the index has no list of captions."""
+        """Let the captions in `captions.json` files be ranked where the index has no list of captions."""
         with self.lock:
             if not self.index.caption_list and self._captions:
                 self.index.set_captions([caption for captions in self._captions.values() for caption in captions])
 
     def refresh(self) -> None:
-        """Take over what is in the index now; a video keeps its name as long as it stays."""
+        """Read what is in the index now; a video keeps its name as long as it stays."""
         with self.lock:
             rows: dict[str, Row] = {}
             for row in self.index.rows:
-                rows.setdefault(row.path, row)  # of a long video the first part
+                rows.setdefault(row.path, row)  # the first part of a long video
             copies = {row.path: row for row in self.index.store.snapshot.table.copies() if row.path not in rows}
             names = {name: path for name, path in self.names.items() if path in rows}
             name_of = {path: name for name, path in names.items()}
@@ -77,19 +77,19 @@ class Gallery:
             self.root = os.path.commonpath({os.path.dirname(path) for path in name_of}) if rows else ""
 
     def remove(self, name: str, own: Path | None) -> None:
-        """Forget a video and its copies for good; those in `own`, the folder of uploads, are deleted."""
+        """Remove a video and its copies for good; delete the files among them that lie in `own`, the library."""
         with self.lock:
             row = self.row(name)
             paths = {row.path, *(copy.path for copy in self.index.store.snapshot.table.files_of(row.digest))}
             self.index.remove(paths, for_good=True)
             self.refresh()
         forget(row)
-        for path in paths if own is not None else ():
-            if Path(path).is_relative_to(own):
+        for path in paths:
+            if own is not None and Path(path).is_relative_to(own):
                 Path(path).unlink(missing_ok=True)
 
     def row(self, name: str) -> Row:
-        """The video of this name. Raises ValueError for another name."""
+        """Return the video of this name. Raises ValueError for a name that is not in the gallery."""
         paths = ChainMap(self.names, self._paths_of_copies)
         known = next((n for n in (name, nfc(name)) if n in paths), "") if isinstance(name, str) else ""
         if not known:
@@ -100,16 +100,16 @@ class Gallery:
         return self.rows.get(path) or self._copies[path]
 
     def name(self, path: str) -> str:
-        """An indexed video's name."""
+        """Return an indexed video's name."""
         return self._name_of[path]
 
     def title(self, path: str) -> str:
-        """What to call a video: its caption, or its file's name."""
+        """Return what to call a video: its caption, or its file's name."""
         captions = self._captions.get(path)
         return captions[0] if captions else readable(Path(path).stem)
 
     def examples(self) -> list[str]:
-        """Queries to click: those in `examples.json` beside the videos, else short captions from all over the list."""
+        """Return queries to click: those in `examples.json` beside the videos, else some short captions of the list."""
         for row in list(self.rows.values())[:1]:
             listed = examples_beside(row.path)
             if listed:
@@ -118,11 +118,11 @@ class Gallery:
         return listed[:: max(1, len(listed) // EXAMPLES)][:EXAMPLES]
 
     def tiles(self, matches: list[Match]) -> list[Tile]:
-        """Matches with their posters."""
+        """Return matches as tiles with posters."""
         return self._tiles([(m.path, m.score, m.moment) for m in matches])
 
     def page(self, words: str, limit: int) -> tuple[list[Tile], int]:
-        """The first videos whose title or name holds all the words, and how many more there are."""
+        """Return the first videos whose title or name has all the words, and how many more there are."""
         wanted = fold(words).split()
         found = [p for n, p in self.names.items() if all(w in fold(f"{n} {self.title(p)}") for w in wanted)]
         return self._tiles([(path, None, None) for path in found[:limit]]), max(0, len(found) - limit)
@@ -139,7 +139,7 @@ class Gallery:
 
     @torch.no_grad()
     def concept_use(self) -> ConceptUse:
-        """Computed once, 64 videos at a time."""
+        """Return where each concept stands out; computed once, 64 videos at a time."""
         with self.lock:
             if self._use is None:
                 self._use = self._concept_use()
@@ -152,7 +152,8 @@ class Gallery:
         peaks, places = [], []
         for i in range(0, count, 64):
             videos = self.index.videos(range(i, min(i + 64, count)))
-            activations = space.activations(videos.frames).masked_fill(~videos.mask[..., None], -9.0)  # (N, F, K)
+            activations = torch.as_tensor(space.activations(videos.frames))  # (N, F, K)
+            activations = activations.masked_fill(~torch.as_tensor(videos.mask)[..., None], -9.0)
             standing += (activations > mean + STANDS_OUT * deviation).sum((0, 1)).cpu()
             frames += int(videos.mask.sum())
             peak = activations.max(1)
@@ -161,7 +162,7 @@ class Gallery:
         best: list[list[tuple[int, int]]] = [[] for _ in range(space.num_concepts)]
         if count:
             snapshot = self.index.store.snapshot
-            more = 4 if snapshot.cut else 1  # parts of one video come once
+            more = 4 if snapshot.cut else 1  # several parts of one video count once
             order = torch.cat(peaks).topk(min(more * BEST, count), dim=0).indices  # (more * BEST, K)
             at = torch.cat(places).gather(0, order)
             video = snapshot.digests(snapshot.live) if snapshot.cut else list(map(str, range(count)))
@@ -173,8 +174,10 @@ class Gallery:
         return ConceptUse((standing / max(1, frames)).tolist(), best)
 
     def find_concepts(self, text: str, limit: int = 80) -> list[tuple[int, str, str, float]]:
-        """Concepts (id, name, more words, share of frames where it stands out): those that the words belong to, then
-        those with such a word; without words the ones that stand out most often."""
+        """Return concepts (id, name, more words, share of frames where it stands out).
+
+        First those that the words belong to, then those with such a word; without words the most frequent ones.
+        """
         space, share = self.index.model.space, self.concept_use().share
         order = sorted(range(space.num_concepts), key=lambda k: -share[k])
         words = split_words(text[:500])
@@ -185,12 +188,12 @@ class Gallery:
         return [(k, space.name(k), ", ".join(space.members(k)[3:12]), share[k]) for k in order[:limit]]
 
     def concept_moments(self, concept: int) -> list[tuple[Row, int]]:
-        """The videos where a concept is strongest, and the frame: best first."""
+        """Return the videos where a concept is strongest, each with that frame, best first."""
         with self.lock:
             return [(self.index.rows[r], frame) for r, frame in self.concept_use().best[concept]]
 
     def concept_videos(self, concept: int) -> list[Tile]:
-        """The same as tiles that show that frame."""
+        """Return the same as tiles that show that frame."""
         found, out = self.concept_moments(concept), []
         for row, frame in found:
             frames, aspect = thumbnails(row, self.index.model.config.num_frames)

@@ -1,4 +1,4 @@
-"""ZeroGPU: where Hugging Face's `spaces` is installed, the model's calls borrow a GPU; elsewhere nothing changes."""
+"""ZeroGPU: on Spaces that lend GPUs, each call of the model borrows one; elsewhere nothing changes."""
 
 import os
 from collections.abc import Callable
@@ -8,12 +8,13 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def zero_gpu() -> bool:
-    """Whether this is a Space that lends GPUs call by call."""
+    """Return whether this is a Space that lends GPUs call by call."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
 
 
 def on_gpu(function: Function) -> Function:
-    """Let a function that changes nothing in this process (ZeroGPU runs it in another) borrow a GPU while it runs."""
+    """Return the function, which borrows a GPU while it runs. ZeroGPU runs it in another process, so it must change
+    nothing in this one."""
     if not zero_gpu():
         return function
     try:

@@ -1,66 +1,101 @@
 """What the page shows: a handler for each thing a visitor does, in the order of the tabs."""
 
-import asyncio
+import base64
+import html
 import io
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from suma import Match, VideoIndex
-from suma.app import heat, media, steering, tiles
+from suma import VideoIndex
+from suma.app import heat, media, steering
 from suma.app.adding import Filling, Progress
-from suma.app.api import MAX_QUERY, Api, Options, kind, plain
-from suma.app.concept_map import place
-from suma.app.tiles import esc
+from suma.app.api import MAX_QUERY, Api, Options, clean, read_query
+from suma.app.concept_map import concept_map, lay_out
+from suma.app.errors import error_text, show_user_errors, visible_error
+from suma.app.playing import Players
+from suma.app.render import render
+from suma.app.tiles import tiles
 from suma.app.uploads import playable_upload
+from suma.arrays import to_numpy
 from suma.explain import Explanation, heat_map
 from suma.index.catalog import Row
 from suma.index.files import find_videos
-from suma.index.steering import parse
+from suma.index.query import Query
 
 PAGE = 24  # videos of a page of the picker
-NOTHING_YET = tiles.note("Its captions and similar videos appear here.")
+NOTHING_YET = render("note", text="Its captions and similar videos appear here.")
 MODES = {"concepts of the query": "query", "strongest in the video": "video"}
 
 
+class Best(NamedTuple):
+    """The best result of a search: what it takes to show and explain it."""
+
+    text: str  # the query as it was typed
+    query: Query
+    video: str  # its name
+    moment: float  # seconds
+
+
+def heading(title: str, note: str, query: str = "", missing: str = "") -> str:
+    """Return a title, a note on it, and a line saying why there is nothing to play."""
+    return render("heading", title=title, note=note, query=query) + render("note", text=missing)
+
+
+def chips(texts: Sequence[str], label: str = "Try") -> str:
+    """Return queries to click."""
+    return render("queries", texts=texts, label=label)
+
+
+def download(name: str, media_type: str, data: bytes) -> str:
+    """Return a file that the browser saves at once."""
+    return render("download", name=name, type=media_type, content=base64.b64encode(data).decode())
+
+
 class Handlers(Api):
-    """What the page shows, in the order of its tabs; the functions for programs are in suma/app/api.py."""
+    """One handler for each event of the page."""
 
     def __init__(self, index: VideoIndex, options: Options | None = None):
         super().__init__(index, options)
-        self._watching: dict[tuple[str, str], object] = {}  # who waits for a copy -> the last call of show_copy
+        self.players = Players(self.gallery)
         self.filling: Filling | None = None  # videos that are indexed since the app was started
+        self._points: list[list[float]] | None = None  # of the concepts, on the map
 
     def fill(self, paths: Sequence[Path]) -> None:
         """Begin to add videos, while the page can be used."""
         self.filling = Filling(self.gallery, self.add_paths(list(paths)))
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether the videos of the start are still being indexed."""
+        return self.filling is not None and self.filling.thread.is_alive()
+
     def show_filling(self, text: str, shown: int) -> list[Any]:
-        """Return how far the indexing is, whether to ask again, the number of videos now, and where the first have come
-        since, the examples and the results for what is in the box."""
-        filling = self.filling
-        if filling is None:
-            return ["", gr.Timer(active=False), *[gr.skip()] * 4]
-        busy, p, count = filling.thread.is_alive(), filling.progress, len(self.gallery.names)
-        said = "" if not busy else "Indexing your videos: those that are done can be searched."
-        if filling.error:
+        """Return how far the indexing is, a timer that asks again until it ends, and how many videos there are.
+
+        Where none were shown before and some are there now, examples and results follow.
+        """
+        if self.filling is None:
+            return ["", gr.Timer(active=False), *[gr.skip()] * 5]
+        busy, p, count = self.is_filling, self.filling.progress, len(self.gallery.names)
+        said = "Indexing your videos: those that are done can be searched." if busy else ""
+        if self.filling.error:
             said = "Indexing ended early. The message is where the app was started."
-        bar = tiles.progress(p.total, p.done, len(p.added), p.skipped, p.failed, p.rate, p.left)
-        parts: list[Any] = [gr.skip()] * 3
+        new: list[Any] = [gr.skip()] * 4
         if count and not shown:
-            parts = [tiles.queries(self.gallery.examples()), *self.show_typed(text)]
-        bar = tiles.note(said) + bar if said or p.failed else ""
-        return [bar, gr.Timer(active=busy), count, *parts]
+            new = [chips(self.gallery.examples()), *self.show_typed(text)]
+        bar = render("progress", p=p, said=said) if said or p.failed else ""
+        return [bar, gr.Timer(active=busy), count, *new]
 
     @property
     def nothing_there(self) -> str:
         """What to say where the gallery is empty."""
-        if self.filling and self.filling.thread.is_alive():
+        if self.is_filling:
             return "The first videos are being indexed; they can be searched as soon as they are done."
         return "The gallery is empty: add videos in the Gallery tab."
 
@@ -77,142 +112,88 @@ class Handlers(Api):
         asked = f'(new URLSearchParams(location.search).get("q") || "").slice(0, {MAX_QUERY})'
         return f"(typed) => typed || {asked} || {first}"
 
-    @kind
+    @show_user_errors
     def show_results(self, text: str) -> list[Any]:
-        """Results as tiles, and the bar that steers them; warns where there is nothing to search."""
+        """Return tiles, the steering bar and the best result; warn where there is nothing to search."""
         text = (text or "").strip()
         if not text:
             gr.Warning("Type what happens in the video, then press Enter.", title="Empty search")
             return self.show_typed("")
         if not len(self.index):
-            busy = self.filling and self.filling.thread.is_alive()
             said = "Start the app with --videos FOLDER, or add videos in the Gallery tab."
-            gr.Warning(self.nothing_there if busy else said, title="Empty gallery")
-            return [gr.skip()] * 2
+            gr.Warning(self.nothing_there if self.is_filling else said, title="Empty gallery")
+            return [gr.skip()] * 3
         if len(text) > MAX_QUERY:
             gr.Warning(f"Only the first {MAX_QUERY} characters of the query are read.", title="A long query")
-        return self._results(text[:MAX_QUERY])
+        return self._results(clean(text))
 
-    @kind
+    @show_user_errors
     def show_typed(self, text: str) -> list[Any]:
-        """The same while someone types: an empty box is no mistake."""
+        """Return the same while someone types: an empty box or half a word of the query language is no mistake."""
         try:
-            return self._results((text or "").strip()[:MAX_QUERY])
-        except ValueError as error:  # half a word of the query language
-            return [tiles.tiles([], empty=str(error), link=""), ""]
+            return self._results(clean(text))
+        except ValueError as error:
+            return [tiles([], empty=str(error), link=""), "", None]
 
     def _results(self, text: str) -> list[Any]:
-        sentence, weights = parse(text)
-        if not len(self.index):
-            return [tiles.tiles([], empty=self.nothing_there, link=text), ""]
-        if not (sentence or weights):
-            return [tiles.tiles([], empty="Type what happens in the video.", link=""), ""]
-        shown = self.gallery.tiles(self.find(sentence, weights))
+        if not (text and len(self.index)):
+            said = "Type what happens in the video." if len(self.index) else self.nothing_there
+            return [tiles([], empty=said, link=text), "", None]
+        query = read_query(text)
+        shown = self.gallery.tiles(self.find(query))
         with self.gallery.lock:
-            bar = steering.bar(self.index.model, text)
-        return [tiles.tiles(shown, chosen=0, empty="No video of the gallery is meant by this.", link=text), bar]
+            bar = steering.bar(self.index.model, text, query)
+        best = Best(text, query, shown[0].name, shown[0].moment or 0.0) if shown else None
+        return [tiles(shown, chosen=0, empty="No video of the gallery is meant by this.", link=text), bar, best]
 
-    @kind
+    @show_user_errors
     def steer(self, text: str, event: gr.EventData) -> list[Any]:
-        """Results after a click in the bar, and the query as it is then. A slider that moves is not drawn again."""
+        """Return the query after a click in the bar, and its results. A slider that moves is not drawn again."""
         text = steering.changed(text or "", event._data)
-        results, bar = self.show_typed(text)
-        return [text, results, gr.skip() if event._data.get("kind") == "weight" else bar]
+        results, bar, best = self.show_typed(text)
+        return [text, results, gr.skip() if event._data.get("kind") == "weight" else bar, best]
 
-    @kind
-    def show_best(self, text: str, mode: str) -> list[Any]:
-        """The best result: its player, ready at its best moment, and why."""
-        sentence, weights = parse((text or "").strip()[:MAX_QUERY])
-        matches: list[Match] = []
-        with suppress(ValueError):  # said beside it
-            matches = self.find(sentence, weights, 1) if (sentence or weights) and len(self.index) else []
-        if not matches:
+    @show_user_errors
+    def show_best(self, best: Best | None, mode: str) -> list[Any]:
+        """Return the best result: its player, ready at its best moment, and why it was found."""
+        if best is None:
             return ["", gr.Video(visible=False), "", "", ""]
-        return self._detail(self.gallery.name(matches[0].path), text, mode, matches[0].moment, play=False)
+        return self._detail(best.video, best.text, best.query, mode, best.moment, play=False)
 
-    @kind
+    @show_user_errors
     def show_video(self, text: str, mode: str, event: gr.EventData) -> list[Any]:
-        """One chosen result: player at its best moment, and why."""
-        chosen = event._data
-        return self._detail(chosen.get("video", ""), text, mode, float(chosen.get("moment", 0)), play=True)
+        """Return a clicked result: its player at its best moment, and why it was found."""
+        video, moment = event._data.get("video", ""), float(event._data.get("moment", 0))
+        return self._detail(video, clean(text), read_query(text), mode, moment, play=True)
 
-    @kind
+    @show_user_errors
     def show_mode(self, text: str, video: str, mode: str) -> str:
-        """The heat map with other concepts."""
-        return self._map(self._why(self.gallery.row(video).path, text, mode)) if video else ""
+        """Return the heat map with other concepts."""
+        return self._map(self._why(text, video, mode)) if video else ""
 
-    @kind
+    @show_user_errors
     def save(self, text: str, video: str, mode: str, event: gr.EventData) -> str:
-        """The explanation as a PNG or JSON file."""
-        found = self._why(self.gallery.row(video).path, text, mode)
+        """Return the explanation as a PNG or JSON file."""
+        found = self._why(text, video, mode)
         name = f"suma-{Path(video).stem}"
         if event._data.get("format") == "json":
             content = {**asdict(found), "path": video}
-            return tiles.download(f"{name}.json", "application/json", json.dumps(content, indent=1).encode())
+            return download(f"{name}.json", "application/json", json.dumps(content, indent=1).encode())
         frames = media.pictures(found, self.index.model.config.num_frames)
         out = io.BytesIO()
         heat_map(found, frames).savefig(out, format="png", dpi=150)
-        return tiles.download(f"{name}.png", "image/png", out.getvalue())
+        return download(f"{name}.png", "image/png", out.getvalue())
 
-    def _detail(self, name: str, text: str, mode: str, moment: float, play: bool) -> list[Any]:
+    def _detail(self, name: str, text: str, query: Query, mode: str, moment: float, play: bool) -> list[Any]:
         row = self.gallery.row(name)
-        found = self._why(row.path, text, mode)
+        found = self.why(row.path, text, query, MODES[mode])
+        player, missing = self.players.player(row, play)
         note = f"score {found.score:.3f} · best moment at {moment:.1f} s · {row.duration:.1f} s long"
-        player, missing = self._player(row, play)
-        note += f" · {missing}" * bool(missing)
-        title = tiles.heading(self.gallery.title(row.path), note, (text or "").strip()[:MAX_QUERY])
-        return [name, player, title, self._map(found), heat.shares(found) + heat.carried(found)]
+        title = heading(self.gallery.title(row.path), f"{note} · {missing}" if missing else note, text)
+        return [name, player, title, self._map(found), render("shares", found=found)]
 
-    def _player(self, row: Row, play: bool = False) -> tuple[gr.Video, str]:
-        """Return the player, hidden where there is nothing to play (yet), and a sentence where there never will be."""
-        try:
-            shown = media.playable(row)
-        except OSError as error:
-            return gr.Video(None, visible=False), plain(error)
-        return gr.Video(shown or None, autoplay=play, visible=bool(shown)), ""
-
-    async def show_copy(
-        self, video: str | dict[str, str], watcher: tuple[str, str], play: bool = False
-    ) -> AsyncIterator[list[Any]]:
-        """Yield the player and a bar while the copy of a video is made, at most until this watcher asks for another.
-
-        Args:
-            video: its name in the gallery, or {"video": name} or {"file": an upload}; "" or {} for none.
-            watcher: who waits: a session and its player.
-            play: whether the copy plays at once.
-        """
-        mine = self._watching[watcher] = object()
-        try:
-            done = False
-            while not done and self._watching.get(watcher) is mine:
-                *shown, done = await asyncio.to_thread(self._copy, video, play)
-                if self._watching.get(watcher) is mine:
-                    yield shown
-                    await asyncio.sleep(0 if done else 0.5)
-        finally:
-            if self._watching.get(watcher) is mine:
-                del self._watching[watcher]
-
-    def _copy(self, video: str | dict[str, str], play: bool) -> tuple[Any, str, bool]:
-        """Return the player, the bar, and whether there is nothing to wait for."""
-        current = {"video": video} if isinstance(video, str) else video
-        try:
-            row = self.gallery.row(current["video"]) if current.get("video") else None
-            file = row or current.get("file", "")
-            if not file or media.plays(file):
-                return gr.skip(), "", True
-            share = media.ask(file)
-            if share < 1:
-                return gr.skip(), tiles.copying(share), False
-            if row is None:
-                return playable_upload(current["file"]), "", True
-            return self._player(row, play)[0], "", True
-        except (OSError, ValueError) as error:
-            text = f"It cannot be played here: no copy for browsers can be made ({plain(error, self.gallery)})."
-            return gr.skip(), tiles.note(text), True
-
-    def _why(self, path: str, text: str, mode: str) -> Explanation:
-        return self.why(path, *parse((text or "").strip()[:MAX_QUERY]), MODES[mode])
+    def _why(self, text: str, video: str, mode: str) -> Explanation:
+        return self.why(self.gallery.row(video).path, clean(text), read_query(text), MODES[mode])
 
     def _map(self, found: Explanation, player: str = "#player", start: float = 0.0) -> str:
         pictures, aspect = media.thumbnails(found, self.index.model.config.num_frames)
@@ -221,144 +202,139 @@ class Handlers(Api):
     # ---- video to captions and similar videos ----------------------------------------------------------------------
 
     def show_picker(self, words: str, limit: int) -> str:
-        """The gallery to pick from."""
+        """Return the first videos of the gallery that have these words."""
         found, more = self.gallery.page((words or "")[:200], limit)
-        return tiles.tiles(found, empty="No video has these words.", more=more)
+        return tiles(found, empty="No video has these words.", more=more)
 
     def show_more(self, words: str, limit: int) -> tuple[str, int]:
-        """A longer page of the picker."""
+        """Return one page more of them, and how many that are."""
         return self.show_picker(words, limit + PAGE), limit + PAGE
 
-    @kind
+    @show_user_errors
     def show_picked(self, lines: str, event: gr.EventData) -> list[Any]:
-        """A video of the gallery: its captions, similar videos and strongest concepts."""
-        row = self.gallery.row(event._data.get("video", ""))
-        start = float(event._data.get("moment", 0))
-        about = self._about(row.path, self.gallery.title(row.path), lines, start)
+        """Return a video of the gallery: its captions, similar videos and strongest concepts."""
+        row, path = self._clicked(event), None
+        about = self._about(row.path, self.gallery.title(row.path), lines, float(event._data.get("moment", 0)))
         with suppress(OSError):
-            return [media.playable(row) or None, {"video": self.gallery.name(row.path)}, *about]
-        return [None, {"video": self.gallery.name(row.path)}, *about]
+            path = media.playable(row) or None
+        return [path, {"video": self.gallery.name(row.path)}, *about]
 
     def show_upload(self, path: str | None, lines: str, request: gr.Request) -> list[Any]:
-        """The same for an uploaded or recorded file, in a form that the browser plays."""
-        uploads = self.options.uploads
+        """Return the same for an uploaded or recorded file."""
+        uploads, session = self.options.uploads, request.session_hash or ""
         if not path:
-            uploads.goodbye(request.session_hash or "")
+            uploads.forget_session(session)
             return [gr.skip(), {}, NOTHING_YET, *[""] * 3]
-        uploads.take(path, request.session_hash or "")
+        uploads.hold(path, session)
         try:
             uploads.check(path)
             about = self._about(path, "Your video", lines)
             return [playable_upload(path) or gr.skip(), {"file": path}, *about]
         except (ValueError, OSError) as error:
-            gr.Warning(esc(plain(error)[:300]), title="This video cannot be used")
-            uploads.goodbye(request.session_hash or "")
+            gr.Warning(html.escape(error_text(error)[:300]), title="This video cannot be used")
+            uploads.forget_session(session)
             return [None, {}, NOTHING_YET, *[""] * 3]
 
-    @kind
+    @show_user_errors
     def show_captions(self, current: dict[str, str], lines: str) -> str:
-        """Captions again, with other lines."""
-        path = self._current(current)
+        """Return the captions of the current video, ranked anew."""
+        path = self.gallery.row(current["video"]).path if "video" in current else current.get("file", "")
         return self._captions(path, lines) if path else ""
 
     def forget_upload(self, request: gr.Request) -> None:
-        """A visitor has left: the upload goes."""
-        self.options.uploads.goodbye(request.session_hash or "")
+        """Delete the upload of a visitor who has left."""
+        self.options.uploads.forget_session(request.session_hash or "")
 
-    def _current(self, current: dict[str, str]) -> str:
-        return self.gallery.row(current["video"]).path if "video" in current else current.get("file", "")
+    def _clicked(self, event: gr.EventData) -> Row:
+        return self.gallery.row(event._data.get("video", ""))
 
     def _captions(self, path: str, lines: str) -> str:
         own = bool((lines or "").strip())
         if not own and not self.index.caption_list:
-            return tiles.note("This gallery has no captions: write some below.")
-        return tiles.captions(self.rank(path, 12 if own else 6, lines))
+            return render("note", text="This gallery has no captions: write some below.")
+        return render("captions", found=self.rank(path, 12 if own else 6, lines))
 
-    def _about(self, path: str, title: str, lines: str, start: float = 0.0) -> list[Any]:
+    def _about(self, path: str, title: str, lines: str, start: float = 0.0) -> list[str]:
         captions = self._captions(path, lines)
-        similar = self.gallery.tiles(self.find_similar(path))
-        found = self.why(path, "", {}, "video", at=start)
-        head = tiles.heading(title, f"{found.duration:.1f} s long")
-        why = self._map(found, "#query-video", start)
-        return [head, captions, tiles.head("Similar videos", tiles.tiles(similar)), why]
+        similar = tiles(self.gallery.tiles(self.find_similar(path)), head="Similar videos")
+        found = self.why(path, "", Query(), "video", at=start)
+        return [
+            heading(title, f"{found.duration:.1f} s long"),
+            captions,
+            similar,
+            self._map(found, "#query-video", start),
+        ]
 
     # ---- concepts --------------------------------------------------------------------------------------------------
 
-    @kind
+    @show_user_errors
     def show_concepts(self, words: str) -> str:
-        """The list of concepts, found by a word."""
-        found = self.gallery.find_concepts(words or "", 2000)
-        model = self.index.model
-        return tiles.concept_list(found, model.space.num_concepts, model.config.untrained)
+        """Return the list of concepts; with words, of those that have them or are named by them."""
+        found, model = self.gallery.find_concepts(words or "", 2000), self.index.model
+        return render("concepts", concepts=found, total=model.space.num_concepts, untrained=model.config.untrained)
 
-    @kind
+    @show_user_errors
     def show_map(self) -> str:
-        """All concepts on a plane."""
+        """Return the map of all concepts."""
         space = self.index.model.space
-        if self._places is None:
-            self._places = place(space.concepts().detach().cpu().numpy()).tolist()
+        if self._points is None:
+            self._points = lay_out(to_numpy(space.concepts())).tolist()
         names = [space.name(k) for k in range(space.num_concepts)]
-        return tiles.concept_map(self._places, names, self.gallery.concept_use().share)
+        return concept_map(self._points, names, self.gallery.concept_use().share)
 
-    _places: list[list[float]] | None = None
-
-    @kind
-    def show_concept(self, event: gr.EventData) -> list[Any]:
-        """One concept: all its words and its best videos."""
+    @show_user_errors
+    def show_concept(self, event: gr.EventData) -> list[str]:
+        """Return one concept: all its words, its best videos, and a word to search by."""
         space, concept = self.index.model.space, int(event._data.get("concept", -1))
-        words = space.members(concept)
-        note = ", ".join(words[:80]) + (f" and {len(words) - 80} more" if len(words) > 80 else "")
-        share = self.gallery.concept_use().share[concept]
-        note = f"stands out in {100 * share:.1f} % of the gallery's frames · words: {note}"
-        shown = tiles.tiles(self.gallery.concept_videos(concept), empty="The gallery is empty.")
-        return [tiles.heading(space.name(concept), note), shown, tiles.queries([words[0]], "Search by it")]
+        words, share = space.members(concept), self.gallery.concept_use().share[concept]
+        listed = ", ".join(words[:80]) + (f" and {len(words) - 80} more" if len(words) > 80 else "")
+        note = f"stands out in {100 * share:.1f} % of the gallery's frames · words: {listed}"
+        shown = tiles(self.gallery.concept_videos(concept), empty="The gallery is empty.")
+        return [heading(space.name(concept), note), shown, chips([words[0]], "Search by it")]
 
-    @kind
+    @show_user_errors
     def play(self, event: gr.EventData) -> list[Any]:
-        """Play a video at the chosen moment."""
-        row = self.gallery.row(event._data.get("video", ""))
-        moment = float(event._data.get("moment", 0))
-        now = tiles.playing("#concept-player", row.path, self.gallery.title(row.path), moment)
-        player, missing = self._player(row, play=True)
-        return [player, now + tiles.note(missing), self.gallery.name(row.path)]
+        """Return a player of the clicked video at the chosen moment, what it plays, and the video's name."""
+        row, moment = self._clicked(event), float(event._data.get("moment", 0))
+        title, player = self.gallery.title(row.path), "#concept-player"
+        now = render("playing", player=player, path=row.path, title=title, start=moment)
+        shown, missing = self.players.player(row, play=True)
+        return [shown, now + render("note", text=missing), self.gallery.name(row.path)]
 
     # ---- the gallery -----------------------------------------------------------------------------------------------
 
     def show_gallery(self, words: str, limit: int) -> list[str]:
-        """What is in it, and the files that could not be read."""
+        """Return what is in the gallery, with the files that could not be read, and its videos."""
         with self.gallery.lock:
-            failed = {
-                media.readable(name := Path(row.path).name): row.reason.replace(row.path, name)
-                for row in self.index.failed
-            }
+            failed = media.by_name((row.path, row.reason) for row in self.index.failed)
             seconds = sum(row.duration for row in self.gallery.rows.values())
         facts = f"{len(self.gallery.names)} videos, {seconds / 60:.1f} minutes"
         facts += f", {len(failed)} files could not be read" if failed else ""
-        return [tiles.note(facts) + tiles.failures(failed), self.show_picker(words, limit)]
+        return [render("note", text=facts) + render("failures", failed=failed), self.show_picker(words, limit)]
 
-    @kind
+    @show_user_errors
     def show_member(self, event: gr.EventData) -> list[Any]:
-        """One video of the gallery, to play or remove."""
-        row, name = self.gallery.row(event._data.get("video", "")), str(event._data.get("video", ""))
-        heading = tiles.heading(self.gallery.title(row.path), f"{name} · {row.duration:.1f} s long")
-        player, missing = self._player(row)
-        return [player, heading + tiles.note(missing), name, gr.Button(visible=not self.options.read_only)]
+        """Return one video of the gallery, to play or remove."""
+        row, name = self._clicked(event), str(event._data["video"])
+        player, missing = self.players.player(row)
+        title = heading(self.gallery.title(row.path), f"{name} · {row.duration:.1f} s long", missing=missing)
+        return [player, title, name, gr.Button(visible=not self.options.read_only)]
 
-    def add_uploads(self, files: list[str] | None) -> Iterator[Any]:
-        """Uploads into the gallery, with progress."""
+    def add_uploads(self, files: list[str] | None) -> Iterator[str]:
+        """Add uploads to the gallery; yield how far that is."""
         yield from self._adding(self.add_files(files or []))
 
-    def add_folder(self, folder: str | None) -> Iterator[Any]:
-        """A folder that the operator allowed into the gallery, with progress."""
+    def add_folder(self, folder: str | None) -> Iterator[str]:
+        """Add a folder that the operator allowed; yield how far that is."""
         yield from self._adding(self._folder(folder))
 
-    @kind
+    @show_user_errors
     def remove(self, name: str) -> list[Any]:
-        """A video out of the gallery."""
+        """Remove a video from the gallery."""
         if self.options.read_only:
             raise ValueError("this gallery is read-only")
         self.gallery.remove(name, self.options.library)
-        gr.Info(f"{esc(name)} is no longer in the gallery.", title="Removed")
+        gr.Info(f"{html.escape(name)} is no longer in the gallery.", title="Removed")
         return [gr.Video(None, visible=False), "", "", gr.Button(visible=False)]
 
     def _folder(self, folder: str | None) -> Iterator[Progress]:
@@ -367,10 +343,9 @@ class Handlers(Api):
             raise ValueError("choose one of the folders that the operator allowed")
         yield from self.add_paths(find_videos(allowed[folder]))
 
-    def _adding(self, steps: Iterator[Progress]) -> Iterator[Any]:
+    def _adding(self, steps: Iterator[Progress]) -> Iterator[str]:
         try:
             for p in steps:
-                yield tiles.progress(p.total, p.done, len(p.added), p.skipped, p.failed, p.rate, p.left)
+                yield render("progress", p=p, said="")
         except (ValueError, OSError) as error:
-            text = plain(error, self.gallery)
-            raise gr.Error(esc(text), title="Nothing was added", print_exception=False) from error
+            raise visible_error(error, self.gallery.root, "Nothing was added") from error

@@ -12,7 +12,7 @@ MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
 
 def theme() -> gr.themes.Base:
-    """Quiet greys, one accent, the system's own fonts: no request leaves the page's server."""
+    """Return the theme: greys, one accent, and the system's fonts, so that no request leaves the page's server."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,
@@ -56,7 +56,7 @@ def theme() -> gr.themes.Base:
 
 
 def launch_options(max_megabytes: int = 200) -> dict[str, Any]:
-    """What `demo.launch` gets, in the app and in the tests."""
+    """Return the options of `demo.launch`, for the app and the tests."""
     return {
         "theme": theme(),
         "css": (Path(__file__).parent / "style.css").read_text(encoding="utf-8"),

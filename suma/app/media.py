@@ -1,4 +1,4 @@
-"""Videos as a page needs them: names, captions, posters, frame thumbnails, and how each is played and served."""
+"""Videos as the page needs them: names, captions, posters, thumbnails of frames, and how each is played and served."""
 
 import base64
 import hashlib
@@ -24,13 +24,13 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from starlette.routing import Route
 
-from suma import read_frames
-from suma.app.copies import Copies, plan_for
+from suma.app.browser_formats import plan_for
+from suma.app.copies import Copies
 from suma.app.uploads import played_copy, upload_plays
-from suma.explain import Explanation
 from suma.index.caption_files import read_captions, read_text
 from suma.index.catalog import Row
 from suma.model.vocabulary import nfc
+from suma.video.frames import read_frames
 
 CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma")) / "app"
 POSTER, THUMB = 240, 96  # pixels, the longer side
@@ -42,8 +42,8 @@ MISSING = "data:image/svg+xml," + quote(
 
 
 COPIES = Copies()
-SERVED_FROM = "suma-gallery"  # a folder that does not exist: what seems to lie in it is sent by `serve`
-_served: dict[str, str] = {}  # key -> the file that is sent: what was shown of the gallery, nothing else
+SERVED_FROM = "suma-gallery"  # a folder that does not exist: `serve` answers for the files in it
+_served: dict[str, str] = {}  # key -> the file that is sent; only what was shown of the gallery is here
 
 
 def readable(name: str) -> str:
@@ -51,9 +51,13 @@ def readable(name: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", name)
 
 
+def by_name(failed: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return failures (path, reason) as file name -> reason, without the folder."""
+    return {readable(Path(path).name): reason.replace(path, Path(path).name) for path, reason in failed}
+
+
 def name_for(path: str, taken: Container[str]) -> str:
-    """What a video is called on the page: the shortest end of its path that is not taken, so it tells no more of the
-    path than it must."""
+    """Return a video's name on the page: the shortest end of its path that is not taken, to tell little of the path."""
     parts = [readable(part) for part in Path(path).parts]
     for n in range(1, len(parts)):
         name = nfc("/".join(parts[-n:]))
@@ -64,7 +68,7 @@ def name_for(path: str, taken: Container[str]) -> str:
 
 
 def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
-    """path -> captions, out of a `captions.json` {file name: caption or captions} next to a folder of videos."""
+    """Return path -> captions, from a `captions.json` {file name: caption or captions} next to a folder of videos."""
     found: dict[str, list[str]] = {}
     for path in paths:
         listed = _captions_of(Path(path).parent.parent / "captions.json")
@@ -74,7 +78,7 @@ def captions_beside(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def examples_beside(path: str) -> list[str]:
-    """The queries in an `examples.json` (a list of texts) next to a folder of videos."""
+    """Return the queries in an `examples.json` (a list of texts) next to a folder of videos."""
     try:
         listed = json.loads(read_text(Path(path).parent.parent / "examples.json"))
     except (OSError, ValueError):
@@ -84,7 +88,7 @@ def examples_beside(path: str) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _captions_of(file: Path) -> dict[str, list[str]]:
-    """Return a file's captions by the name of the video; none, with a warning, where it cannot be read."""
+    """Return a file's captions by the name of the video; warn and return none where it cannot be read."""
     try:
         return {nfc(name): captions for name, captions in read_captions(file).items()}
     except FileNotFoundError:
@@ -121,14 +125,14 @@ def _poster(path: str, digest: str) -> tuple[str, float]:
 
 
 def _telling_frame(path: str) -> np.ndarray:
-    """Return the middle key frame (h, w, 3), or where that is all of one shade (a fade, a title card), of nine frames
-    the one of most contrast."""
+    """Return the middle key frame (h, w, 3); where that is all of one shade (a fade, a title card), the frame of most
+    contrast among nine."""
     frame = read_frames(path, 1, keyframes=True).frames[0]
     return frame if frame.std() > FLAT else max(read_frames(path, 9).frames, key=np.std)
 
 
 def poster(row: Row) -> tuple[str, float]:
-    """A video's picture as a data URI, and its width / height: the gallery's poster, or its middle frame."""
+    """Return a video's picture (the poster beside it, or its middle frame) as a data URI, and its width / height."""
     return _poster(row.path, row.digest or hashlib.sha256(os.fsencode(row.path)).hexdigest())
 
 
@@ -141,15 +145,17 @@ def _thumbnails(path: str, stamp: int, num_frames: int, start: float, end: float
     return [_uri(_jpeg(Image.fromarray(f), THUMB)) for f in frames], frames.shape[2] / frames.shape[1]
 
 
-def pictures(part: Row | Explanation, num_frames: int) -> list[np.ndarray]:
-    """The frames the model saw of a video or a part, small: uint8 (h, w, 3)."""
+def pictures(part: Any, num_frames: int) -> list[np.ndarray]:
+    """Return the frames that the model saw of a Row or an Explanation, small: uint8 (h, w, 3)."""
     uris = thumbnails(part, num_frames)[0]
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))) for uri in uris]
 
 
-def thumbnails(part: Row | Explanation, num_frames: int) -> tuple[list[str], float]:
-    """The frames the model saw of a video or a part, as data URIs, and their width / height; none where the file is
-    gone."""
+def thumbnails(part: Any, num_frames: int) -> tuple[list[str], float]:
+    """Return the frames that the model saw of a Row or an Explanation as data URIs, and their width / height.
+
+    There are none where the file is gone.
+    """
     try:
         stamp = os.stat(part.path).st_mtime_ns
     except OSError:
@@ -159,7 +165,7 @@ def thumbnails(part: Row | Explanation, num_frames: int) -> tuple[list[str], flo
 
 
 def playable(row: Row) -> str:
-    """Return a path for gr.Video under which `serve` sends the video or its copy; "" while the copy is to be made.
+    """Return a path for gr.Video under which `serve` sends the video or its copy; "" until the copy is made.
 
     Raises FileNotFoundError where the video is gone, OSError where it may not be read.
     """
@@ -177,7 +183,7 @@ def playable(row: Row) -> str:
 
 
 def copy_of(row: Row) -> Path:
-    """Return where the copy of a video for the browser is kept, under a short name."""
+    """Return where the copy of a video for browsers is kept."""
     return CACHE / "playable" / (_key(row) + plan_for(row.path).suffix)
 
 
@@ -193,7 +199,7 @@ def plays(file: Row | str) -> bool:
 def ask(file: Row | str) -> float:
     """Return how much of the copy of a video of the gallery, or of an upload, is made: 1 where it can be played.
 
-    Each call says that somebody waits. Raises OSError or ValueError where no copy can be made.
+    Each call tells that somebody waits. Raises OSError or ValueError where no copy can be made.
     """
     if plays(file):
         return 1.0
@@ -201,7 +207,7 @@ def ask(file: Row | str) -> float:
 
 
 def prepare(rows: Iterable[Row]) -> None:
-    """Make the copies of these videos in the background, those of all calls one after the other."""
+    """Make the copies of these videos in the background, one after the other."""
 
     def work() -> None:
         for row in rows:
@@ -215,16 +221,14 @@ def prepare(rows: Iterable[Row]) -> None:
 
 
 def forget(row: Row) -> None:
-    """Serve this video no more."""
+    """Stop serving this video."""
     for suffix in (".mp4", ".webm"):
         _served.pop(_key(row) + suffix, None)
 
 
 def serve(request: Request) -> Response:
-    """Send a video of the gallery that was shown, from where it lies; visitors must have logged in where that is asked.
-
-    Gradio would copy it into its own folder first.
-    """
+    """Send a shown video of the gallery from its place (Gradio would copy it first), to visitors who are logged in
+    where the app asks for that."""
     app: Any = request.app
     tokens = [request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure")]
     if app.auth is not None and not any(token in app.tokens for token in tokens if token):

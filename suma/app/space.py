@@ -28,7 +28,7 @@ NEVER = ["**/__pycache__/**", "**/.*", "**/*.partial"]
 
 
 def push(name: str, private: bool = False, model: str = "") -> str:
-    """Create the Space where it is not there yet, and push; returns its address.
+    """Create the Space unless it exists, push the app, and return its address.
 
     Raises ValueError for a model that the Space could not load: a folder of this computer, an unknown NAME:TAG.
     """
@@ -55,7 +55,7 @@ def push(name: str, private: bool = False, model: str = "") -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Run the command line and return its exit code."""
     p = argparse.ArgumentParser(prog="python -m suma.app.space", description=__doc__)
     p.add_argument("name", help="OWNER/NAME of the Space")
     p.add_argument("--private", action="store_true", help="only you can see it (where it is made now)")

@@ -1,4 +1,4 @@
-"""Files that visitors bring: checked, made playable, kept under a safe name for the gallery, or deleted."""
+"""Files that visitors upload: checked, made playable, copied into the gallery's library, deleted after use."""
 
 import os
 import re
@@ -8,23 +8,23 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suma import read_frames
-from suma.app.copies import plan_for
+from suma.app.browser_formats import plan_for
 from suma.atomic_io import digest_of
+from suma.video.frames import read_frames
 
 
 @dataclass
 class Uploads:
-    """What may be uploaded, and which uploads are in use: one is deleted when nobody needs it any more."""
+    """The limits of uploads, and who uses which: an upload is deleted when nobody uses it any more."""
 
     max_megabytes: int = 200
     max_seconds: float = 600
-    _uses: Counter[str] = field(default_factory=Counter)
+    _uses: Counter[str] = field(default_factory=Counter)  # path -> how many use it
     _of: dict[str, str] = field(default_factory=dict)  # session -> its upload
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, path: str) -> None:
-        """Raises ValueError, for the visitor to read, for what is too large, too long or no video."""
+        """Raise ValueError, for the visitor to read, for a file that is too large, too long or no video."""
         name, megabytes = Path(path).name, os.path.getsize(path) / 1e6
         if megabytes > self.max_megabytes:
             raise ValueError(f"{name} has {megabytes:.0f} MB; the limit is {self.max_megabytes} MB")
@@ -36,16 +36,16 @@ class Uploads:
         if seconds > self.max_seconds:
             raise ValueError(f"{name} lasts {seconds:.0f} s; the limit is {self.max_seconds:.0f} s")
 
-    def take(self, path: str, session: str = "") -> None:
-        """Note that a session uses an upload (instead of the one before), or a call without a session."""
+    def hold(self, path: str, session: str = "") -> None:
+        """Note that a call uses an upload; or a session, which releases the one it used before."""
         with self._lock:
             self._uses[path] += 1
         if session:
             before, self._of[session] = self._of.get(session, ""), path
-            self.leave(before)
+            self.release(before)
 
-    def leave(self, path: str) -> None:
-        """The upload is not needed here any more."""
+    def release(self, path: str) -> None:
+        """Note that one use of an upload has ended; after the last one delete it."""
         with self._lock:
             if path not in self._uses:
                 return
@@ -58,13 +58,13 @@ class Uploads:
             if file.parent.is_dir() and not any(file.parent.iterdir()):
                 file.parent.rmdir()
 
-    def goodbye(self, session: str) -> None:
-        """A visitor has left."""
-        self.leave(self._of.pop(session, ""))
+    def forget_session(self, session: str) -> None:
+        """Release the upload of a visitor who has left or removed it."""
+        self.release(self._of.pop(session, ""))
 
 
 def played_copy(path: str) -> Path:
-    """Where the copy of an upload that a browser can play would be."""
+    """Return where the copy of an upload for browsers belongs."""
     return Path(path).with_name("playable") / f"copy{plan_for(path).suffix}"
 
 
@@ -80,8 +80,8 @@ def playable_upload(path: str) -> str:
     return str(shown) if shown.is_file() else ""
 
 
-def keep(path: str, folder: Path) -> Path:
-    """Copy an upload to where the gallery keeps its own: folder/content/name, so nothing is ever overwritten."""
+def keep_upload(path: str, folder: Path) -> Path:
+    """Copy an upload to `folder`/digest/name, so that nothing is ever overwritten; return that path."""
     name = re.sub(r"[^\w.() -]+", "_", Path(path).name).strip(". ")
     name = name.encode("utf-8", "ignore")[-100:].decode("utf-8", "ignore").strip(". ") or "video"  # 255 bytes at most
     target = folder / digest_of(path)[:16] / name
