@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,12 +14,11 @@ from benchmarks import load_clips
 from clips import noise_picture, write_video
 from encode import encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
+from processes import OTHERS, with_environment
 from test_data import row, write_layout
 
 from suma import SUMA
 from suma.similarity import Texts, combine
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Stub:
@@ -35,7 +32,7 @@ class Stub:
     def eval(self) -> None:
         pass
 
-    def texts(self, sentences: list[str]) -> Texts:
+    def make_texts(self, sentences: list[str]) -> Texts:
         self.batches.append(sentences)
         at = torch.tensor([[self.captions.index(s)] for s in sentences])
         return Texts(at, at)
@@ -53,7 +50,7 @@ def test_captions_encoded_in_batches_are_those_encoded_alone(tiny_model: SUMA):
     captions = ["a dog runs on the grass", "cat", "", "a bird sings in a tall tree"]
     got = encode_captions(tiny_model, captions, batch_size=3)
     for i, caption in enumerate(captions):
-        alone = tiny_model.texts([caption])
+        alone = tiny_model.make_texts([caption])
         assert torch.allclose(got.features[i], alone.features[0], atol=1e-5)
         assert torch.allclose(got.anchors[i], alone.anchors[0], atol=1e-6)
 
@@ -89,6 +86,19 @@ def test_videos_encoded_in_batches_are_those_encoded_alone(tiny_model: SUMA, ben
     assert torch.allclose(scores, tiny_model.score(texts, together), atol=1e-6)
 
 
+def test_frames_out_of_order_and_the_middle_one_alone(tiny_model: SUMA, benchmark: Path, tmp_path: Path):
+    clips = load_clips(str(benchmark), "test_1k")
+    cache = FrameCache(clips, 4, tiny_model.config.image, tmp_path)
+    cache.build()
+    middle = encode_videos(tiny_model, clips, cache, order="middle")
+    with torch.no_grad():
+        alone, _ = tiny_model.encode_video(torch.from_numpy(cache.get(4, np.array([2])))[None])
+    assert middle.mask.sum(1).tolist() == [1] * 5 and torch.allclose(middle.features[4], alone[0], atol=1e-5)
+    whole, shuffled = (encode_videos(tiny_model, clips, cache, order=order) for order in ("all", "shuffled"))
+    rows = [video.frames[4][video.mask[4]].sum(-1).sort().values for video in (whole, shuffled)]
+    assert torch.allclose(rows[0], rows[1], atol=1e-4) and not torch.equal(whole.frames[4], shuffled.frames[4])
+
+
 # ---- several processes ---------------------------------------------------------------------------------------------
 
 
@@ -113,14 +123,14 @@ def one_of_two(folder: str, rank: int) -> None:
         accelerator = Accelerator()
         assert accelerator.num_processes == 2 and accelerator.process_index == rank
         calls = Counter()
-        in_time = SUMA.in_time
+        encode_temporal = SUMA.encode_temporal
 
         def counted(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             calls["videos"] += len(frames)
-            return in_time(self, frames, mask)
+            return encode_temporal(self, frames, mask)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(SUMA, "in_time", counted)
+            patch.setattr(SUMA, "encode_temporal", counted)
             got = encode_some(Path(folder), accelerator)
         torch.save({"features": got, "videos": calls["videos"]}, f"{folder}/{rank}.pt")
     finally:
@@ -139,31 +149,23 @@ def test_two_processes_share_the_encoding_and_both_get_what_one_alone_makes(tiny
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    paths = [str(ROOT), str(ROOT / "train"), str(ROOT / "tests")]
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": "1",
         "ACCELERATE_USE_CPU": "true",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
     }
-    program = f"import test_encode; test_encode.one_of_two({str(tmp_path)!r}, 1)"
-    other = subprocess.Popen(
-        [sys.executable, "-c", program],
-        env={**environment, "RANK": "1", "LOCAL_RANK": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    second = {**environment, "RANK": "1", "LOCAL_RANK": "1"}
+    other = OTHERS.Process(target=with_environment, args=(second, one_of_two, str(tmp_path), 1))
+    other.start()
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**environment, "RANK": "0", "LOCAL_RANK": "0"}.items():
                 patch.setenv(name, value)
             one_of_two(str(tmp_path), 0)
-        _, errors = other.communicate(timeout=60)
-        assert other.returncode == 0, errors
+        other.join(60)
+        assert other.exitcode == 0
     finally:
         other.kill()
     for rank in range(2):

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from benchmarks import load_clips
 from clips import noise_picture, write_video
 from data import pick_frames
-from evaluate import table
+from evaluate import results_table
 from frame_cache import FrameCache
 from metrics import Retrieval
 from rerank import Rerank
@@ -88,8 +88,8 @@ def encoded_alone(model: SUMA, clips: list, folder: Path) -> tuple[list[list[Tex
     for i in range(len(clips)):
         frames = torch.from_numpy(cache.get(i, pick_frames(int(cache.counts[i]), model.config.num_frames)))[None]
         mask = torch.ones(frames.shape[:2], dtype=torch.bool)
-        videos.append(model.videos(*model.encode_video(frames, mask), mask))
-    return [[model.texts([caption]) for caption in clip.captions] for clip in clips], videos
+        videos.append(model.make_videos(*model.encode_video(frames, mask), mask))
+    return [[model.make_texts([caption]) for caption in clip.captions] for clip in clips], videos
 
 
 def naive_metrics(ranks: list[float]) -> dict[str, float]:
@@ -133,7 +133,7 @@ def test_a_protocol_gives_the_ranks_of_a_loop_over_sentences_and_videos(
 
 def test_each_video_and_each_caption_is_encoded_once(tiny_model: SUMA, msvd: Path, monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, list] = {"frames": [], "videos": [], "captions": []}
-    encode_frames, in_time, encode_text = SUMA.encode_frames, SUMA.in_time, SUMA.encode_text
+    encode_frames, encode_temporal, encode_text = SUMA.encode_frames, SUMA.encode_temporal, SUMA.encode_text
 
     def frames_seen(self: SUMA, pixels: torch.Tensor) -> torch.Tensor:
         seen["frames"] += [picture.numpy().tobytes() for picture in pixels if picture.any()]  # padding is black
@@ -141,14 +141,14 @@ def test_each_video_and_each_caption_is_encoded_once(tiny_model: SUMA, msvd: Pat
 
     def videos_seen(self: SUMA, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen["videos"] += [video.numpy().tobytes() for video in frames]
-        return in_time(self, frames, mask)
+        return encode_temporal(self, frames, mask)
 
     def captions_seen(self: SUMA, sentences: list[str]) -> torch.Tensor:
         seen["captions"] += sentences
         return encode_text(self, sentences)
 
     monkeypatch.setattr(SUMA, "encode_frames", frames_seen)
-    monkeypatch.setattr(SUMA, "in_time", videos_seen)  # the temporal encoder
+    monkeypatch.setattr(SUMA, "encode_temporal", videos_seen)  # the temporal encoder
     monkeypatch.setattr(SUMA, "encode_text", captions_seen)
     evaluate.evaluate(tiny_model, str(msvd), "test")
     clips = load_clips(str(msvd), "test")
@@ -201,7 +201,7 @@ def test_re_ranking_as_a_search_does_takes_the_folded_scores_of_captions_or_word
     assert (done["bank_captions"], done["bank_words"], done["transductive"]) == (8, 1000, False)
     sentences, videos = encoded_alone(tiny_model, load_clips(str(benchmark), "test_1k"), tmp_path)
     bank_sentences, _ = encoded_alone(tiny_model, load_clips(str(benchmark), "train_9k"), tmp_path)
-    words = [tiny_model.texts([text]) for text in word_bundles(tiny_model)]
+    words = [tiny_model.make_texts([text]) for text in word_bundles(tiny_model)]
     how = tiny_model.config.scoring
 
     def mean_score(text: Texts, video: Videos) -> float:
@@ -232,9 +232,9 @@ def test_re_ranking_leaves_the_headline_as_it_is_and_says_what_it_knew(tiny_mode
     both = evaluate.evaluate(tiny_model, str(benchmark), how=Rerank(method))
     done = both.pop("rerank")
     assert both == plain and done["transductive"] == (method == "dual-softmax")
-    printed = table({**both, "rerank": done})
-    assert printed.startswith(table(plain))
-    apart = printed.removeprefix(table(plain))
+    printed = results_table({**both, "rerank": done})
+    assert printed.startswith(results_table(plain))
+    apart = printed.removeprefix(results_table(plain))
     assert apart.count(f"SUMA, {method}") == 2
     assert ("**transductive**" in apart, "8 captions and 4 videos of `train_9k`" in apart) == (
         (True, False) if method == "dual-softmax" else (False, True)
@@ -257,7 +257,7 @@ def test_the_command_writes_what_it_prints(saved: str, benchmark: Path, tmp_path
     assert evaluate.main([*arguments, "--rerank", "dual-softmax", "--inverse-temperature", "7.5"]) == 0
     results = json.loads(output.read_text())
     printed = capsys.readouterr().out
-    assert printed.strip() == table(results) == output.with_suffix(".md").read_text().strip()
+    assert printed.strip() == results_table(results) == output.with_suffix(".md").read_text().strip()
     assert (results["videos"], results["captions"], results["config"]) == (5, 5, "test_1k")
     assert set(results["retrieval"]) == {"original", "aligned", "SUMA"}
     assert printed.count("| text -> video |") == printed.count("| video -> text |") == 4

@@ -67,12 +67,14 @@ def test_every_row_is_a_training_of_its_own_by_options_that_exist():
 
 def test_a_row_that_fails_is_told_and_after_a_stop_none_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     args = argparse.Namespace(runs=tmp_path, jobs=2)
+    monkeypatch.setattr(ablate, "__file__", str(tmp_path / "ablate.py"))  # beside which train.py lies
+    (tmp_path / "train.py").write_text("import sys; sys.exit(f'no training with {sys.argv[1:]}')")
     monkeypatch.setattr(ablate, "flags_of", lambda row, seed, args: ["--batch-size", "0"])
     runner, rows = ablate.Runner(args), [(row, 0) for row in ablate.ROWS[:2]]
     told = runner.run_all(rows)
     assert len(told) == 2 and all("it failed, see" in line for line in told)
     files = list(tmp_path.glob("*/output.txt"))
-    assert len(files) == 2 and all("batch_size" in file.read_text() for file in files)
+    assert len(files) == 2 and all("'--batch-size', '0'" in file.read_text() for file in files)
     runner.stop()
     assert [line.rpartition(": ")[2] for line in runner.run_all(rows)] == ["not trained", "not trained"]
 

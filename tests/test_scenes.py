@@ -13,14 +13,15 @@ import av
 import numpy as np
 import pytest
 import scenes
-import scenes_visitors as visitors
 from benchmarks import load_clips
-from scenes_backgrounds import SPRITES
-from scenes_captions import ACTORS, GERUND_LEADS, MOTIONS, SETTINGS, VERBS, inflect
-from scenes_extra import more, short_captions, sides
-from scenes_oracle import recall_at_1
-from scenes_render import render
-from scenes_specs import OPPOSITE, PAIRS, PROBES, Spec, all_specs, held_out, twin
+from emoji_scenes import visitors
+from emoji_scenes.backgrounds import SPRITES
+from emoji_scenes.captions import GERUND_LEADS, inflect
+from emoji_scenes.extra import more, short_captions, sides
+from emoji_scenes.oracle import recall_at_1
+from emoji_scenes.render import render
+from emoji_scenes.specs import OPPOSITE, PAIRS, PROBES, Spec, all_specs, held_out, twin
+from emoji_scenes.words import ACTORS, MOTIONS, SETTINGS, VERBS
 
 KEYS = ["video_id", "video", "caption", "source", "category", "url", "start time", "end time", "id"]
 
@@ -33,7 +34,7 @@ def specs() -> list[Spec]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scenes") / "tiny"
-    scenes.write_dataset(out, videos=12, seed=1)
+    scenes.write_dataset(out, videos=12, seed=1, further=5)
     return out
 
 
@@ -52,7 +53,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_layout_is_that_of_msrvtt(dataset: Path) -> None:
     names, ids = set(), []
-    for config, captions in (("train_9k", 8), ("test_1k", None), ("probe", None), ("stills", 8), ("sides", 0)):
+    for config, captions in (
+        ("train_9k", 8),
+        ("test_1k", None),
+        ("probe", None),
+        ("stills", 8),
+        ("sides", 0),
+        ("more", 16),
+    ):
         for row in rows(dataset, config):
             assert list(row) == KEYS
             assert (
@@ -66,11 +74,12 @@ def test_layout_is_that_of_msrvtt(dataset: Path) -> None:
     assert len(rows(dataset, "train_9k")) == len(rows(dataset, "short")) == 12
     specs = all_specs(12, 1)
     with_sides = [*specs, *sides(12, specs[-1].source + 1)]
+    shown = [*with_sides, *more(5, 1, with_sides[-1].source + 1)]
     with zipfile.ZipFile(dataset / "Scenes_Videos.zip") as archive:
         assert set(archive.namelist()) == names
         assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
     assert [json.loads(line)["video_id"] for line in (dataset / "truth.jsonl").open()] == [
-        spec.video_id for spec in with_sides
+        spec.video_id for spec in shown
     ]
     assert sorted(ids) == sorted(set(ids))
 
@@ -88,7 +97,7 @@ def test_mirrored_pictures_are_told_apart_by_the_side_alone(specs: list[Spec]) -
             assert re.sub("left|right", lambda m: swap[m[0]], caption) == twin_caption != caption
 
 
-def test_further_clips_are_other_training_clips(specs: list[Spec], tmp_path: Path) -> None:
+def test_further_clips_are_other_training_clips(specs: list[Spec], dataset: Path, tmp_path: Path) -> None:
     found = list(more(200, 3, specs[-1].source + 1))
     assert len(found) in (200, 201) and not any(held_out(spec.clip) for spec in found)
     assert not {spec.clip for spec in found} & {spec.clip for spec in specs}
@@ -96,8 +105,7 @@ def test_further_clips_are_other_training_clips(specs: list[Spec], tmp_path: Pat
     twins = len(found) - len({spec.source for spec in found})
     assert 20 < twins < 60 and {spec.kind for spec in found} == {"solo", "duo", "seq", "twoact", "cut"}
     assert all(len(spec.captions) == 16 and spec.captions[8:] == short_captions(spec) for spec in found)
-    scenes.write_dataset(tmp_path / "more", videos=12, seed=1, further=5)
-    clips = load_clips(str(tmp_path / "more"), "more")
+    clips = load_clips(str(dataset), "more")
     assert len(clips) in (5, 6) and all(clip.path.is_file() and len(clip.captions) == 16 for clip in clips)
     with pytest.raises(ValueError, match="fewer than 0"):
         scenes.write_dataset(tmp_path / "none", further=-1)
@@ -133,7 +141,7 @@ def test_visitors_words_are_of_what_scenes_shows() -> None:
 
 
 def test_visitors_queries_name_what_scenes_shows() -> None:
-    rows = json.loads((Path(scenes.__file__).parent / "visitor_queries.json").read_text())
+    rows = json.loads((Path(scenes.__file__).parent / "emoji_scenes" / "visitor_queries.json").read_text())
     assert len({row["query"] for row in rows}) == len(rows) > 250
     assert {frozenset(row) - {"setting", "actions", "seen"} for row in rows} == {frozenset({"query", "actors"})}
     for row in rows:
@@ -156,7 +164,7 @@ def test_videos_decode(dataset: Path) -> None:
 
 
 def test_same_seed_same_bytes_with_any_number_of_processes(dataset: Path, tmp_path: Path) -> None:
-    scenes.write_dataset(tmp_path / "again", videos=12, seed=1, workers=2)
+    scenes.write_dataset(tmp_path / "again", videos=12, seed=1, workers=2, further=5)
     assert digests(tmp_path / "again") == digests(dataset)
     assert all_specs(12, 1) != all_specs(12, 2)
 
@@ -281,7 +289,7 @@ def test_truth_agrees_with_the_pixels(dataset: Path) -> None:
     by_id = {spec.video_id: spec for spec in all_specs(12, 1)}
     archive = zipfile.ZipFile(dataset / "Scenes_Videos.zip")
     for scene in map(json.loads, (dataset / "truth.jsonl").open()):
-        if scene["split"] in ("stills", "sides") or by_id[scene["video_id"]].clip.weather:
+        if scene["split"] in ("stills", "sides", "more") or by_id[scene["video_id"]].clip.weather:
             continue
         clip = by_id[scene["video_id"]].clip
         video = decode(archive.read(f"video/{scene['video_id']}.mp4")).astype(int)

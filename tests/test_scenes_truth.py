@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import scenes_errors
 import torch
 from benchmarks import Clip
-from scenes_errors import difference, errors, one_act
-from scenes_purity import average_precision, names, purity
+from emoji_scenes import errors
+from emoji_scenes.errors import count_errors, difference, one_act
+from emoji_scenes.purity import average_precision, naming_words, purity
 
 from suma.similarity import Videos
 
@@ -42,7 +42,7 @@ def test_errors_are_counted_by_kind_and_by_what_is_wrong():
     scenes = {"v0": scene(DOG), "v1": scene(("dog", "snow", "right", 0.0)), "v2": scene(CAT, kind="cut")}
     scores = torch.tensor([[1.0, 2.0, 0.0], [0.0, 3.0, 1.0], [0.0, 1.0, 0.5]])
     before = scores.clone()
-    found = errors(scores, [clip(n) for n in range(3)], scenes)
+    found = count_errors(scores, [clip(n) for n in range(3)], scenes)
     assert torch.equal(scores, before)
     assert found["by kind"] == {"cut": (0.0, 1), "solo": (50.0, 2)}
     wrong = found["wrong first"]
@@ -53,7 +53,7 @@ def test_one_act_is_asked_for_where_one_video_answers(monkeypatch: pytest.Monkey
     down = ("cat", "snow", "down", 0.0)
     scenes = {"v0": scene(DOG), "v1": scene(DOG, CAT, kind="duo"), "v2": scene(down, kind="cut")}
     asked: list[str] = []
-    monkeypatch.setattr(scenes_errors, "encode_captions", lambda model, queries: asked.extend(queries))
+    monkeypatch.setattr(errors, "encode_captions", lambda model, queries: asked.extend(queries))
     always_the_second = SimpleNamespace(score=lambda texts, videos: torch.tensor([[0.0, 1.0, 0.5]] * len(asked)))
     found = one_act(always_the_second, [clip(n) for n in range(3)], None, scenes)  # type: ignore[arg-type]
     assert found == {"cut": (0.0, 1), "duo": (100.0, 1)} and len(asked) == 2  # the dog goes left in two of them
@@ -67,7 +67,7 @@ def test_average_precision_by_hand():
 
 
 def test_words_of_several_things_name_none():
-    found = names()
+    found = naming_words()
     assert "dog" in found["actor dog"] and "puppy" in found["actor dog"]
     words = [w for own in found.values() for w in own]
     assert len(words) == len(set(words)) and not {"in", "the", "left"} & set(words)

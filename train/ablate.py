@@ -1,11 +1,11 @@
-"""The paper's questions, each answered by trainings that differ in one option.
+"""Answer the paper's questions, each by trainings that differ in one option.
 
     python train/ablate.py --dataset SCENES
     python train/ablate.py --dataset SCENES --full --jobs 7    # on a GPU
 
-Every row is a run of train.py with the same start of the towers, the same steps and seeds; temporal encoder, regions
-and concepts start anew. The image tower stays frozen (each frame is encoded once), or with --full is trained too. The
-test split is only evaluated, once per run. A row that has its results is not trained again.
+Every row is a run of train.py from the same towers, with the same steps and seeds; temporal encoder, regions and
+concepts start anew. The image tower is frozen (each frame is encoded once), or with --full trained too. Each run is
+evaluated once on the test split. A row that has its results is not trained again.
 """
 
 import argparse
@@ -66,7 +66,7 @@ class Row:
 
     @property
     def slug(self) -> str:
-        """Its folder's name."""
+        """Return its folder's name."""
         return "".join(c if c.isalnum() else "-" for c in f"{self.question} {self.name}".lower())
 
 
@@ -119,7 +119,7 @@ QUICK = [row for row in ROWS if row.question == MAIN][::2]  # mean pooling, both
 
 
 def word_count(data: Path, config: str, held_out: int, seed: int, limit: int) -> int:
-    """Distinct words of the training captions that are not held out for selection, as train.py draws those."""
+    """Return the number of words of the training captions, without those that train.py holds out for selection."""
     from benchmarks import load_clips
     from data import hold_out
 
@@ -131,7 +131,7 @@ def word_count(data: Path, config: str, held_out: int, seed: int, limit: int) ->
 
 
 def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
-    """The training words' static vectors, as a text file; None where wordllama is not installed."""
+    """Return a text file of the training words' static vectors; None if wordllama is not installed."""
     if not file.exists():
         from benchmarks import load_clips
         from static_words import static_vectors
@@ -149,7 +149,7 @@ def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
 
 
 def flags_of(row: Row, seed: int, args: argparse.Namespace) -> list[str] | None:
-    """The command line of train.py for a row; None where it needs a package that is not there."""
+    """Return the command line of train.py for a row, or None if it needs a package that is not installed."""
     options = {**BASE, **(FULL if args.full else {}), **row.options, "seed": seed, "steps": args.steps}
     options |= {
         "held_out": args.held_out,
@@ -182,13 +182,13 @@ class Runner:
         self.stopped = False
 
     def stop(self, *_: object) -> None:
-        """Have all trainings save what they have, and start no more."""
+        """Ask all trainings to save a checkpoint and stop, and start no more."""
         self.stopped = True
         for process in list(self.running):
             process.terminate()
 
     def run(self, row: Row, seed: int) -> str:
-        """Train and evaluate one row with one seed, unless it has its results. What went wrong, or ""."""
+        """Train and evaluate one row with one seed, unless it has its results. Return what went wrong, or ""."""
         folder, name = self.args.runs / f"{row.slug}-{seed}", f"{row.question}: {row.name}, seed {seed}"
         if (folder / "results.json").exists():
             return ""
@@ -221,7 +221,7 @@ class Runner:
         return ""
 
     def run_all(self, todo: Sequence[tuple[Row, int]]) -> list[str]:
-        """Train all of these; what went wrong."""
+        """Train all of these. Return what went wrong."""
         before = {number: signal.signal(number, self.stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with ThreadPoolExecutor(self.args.jobs) as pool:
@@ -232,14 +232,14 @@ class Runner:
 
 
 def held_out(folder: Path) -> dict[str, float]:
-    """R@1 of the selected model on the held-out training videos: the best of the run's evaluations."""
+    """Return R@1 of the selected model on the held-out training videos: the best of the run's evaluations."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     found = [{way: m["r1"] for way, m in line["held_out"].items()} for line in lines if "held_out" in line]
     return max(found, key=lambda r1: sum(r1.values()))
 
 
 def collect(rows: Sequence[Row], seeds: Sequence[int], runs: Path) -> list[dict[str, Any]]:
-    """What the finished runs of these rows gave, by row."""
+    """Return the results of the finished runs of these rows, by row."""
     found = []
     for row in rows:
         of_row = []
@@ -255,7 +255,7 @@ def collect(rows: Sequence[Row], seeds: Sequence[int], runs: Path) -> list[dict[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the rows (those of every question but the baselines with the first seed alone), and write the report."""
+    """Train the rows, the baselines with more seeds than the others, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset", "--data", type=Path, required=True, help="a folder that train/scenes.py wrote")
     parser.add_argument("--backbone", default="assets/model", help="the towers to start from: a saved SUMA's folder")

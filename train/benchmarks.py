@@ -1,7 +1,4 @@
-"""A benchmark -> clips with captions: each layout of annotations is read by one function.
-
-Where their videos are: video_files.py.
-"""
+"""Read a benchmark as clips with captions: one function for each layout of annotations."""
 
 import csv
 import io
@@ -52,13 +49,13 @@ def load_clips(
     limit: int = 0,
     paragraph: bool = False,
 ) -> list[Clip]:
-    """The clips of one config (a training or test split) of a benchmark: a local folder, or a dataset on the Hub.
+    """Return the clips of one config (a training or test split) of a benchmark, a local folder or a dataset on the Hub.
 
-    Read are CLIP4Clip's files of MSR-VTT (`clip4clip`), MSVD's captions and lists (`msvd`), and otherwise rows with a
-    video and a caption column (`read_rows`). The first `limit` clips only (0: all): then only their videos are fetched.
-    paragraph: each video's captions are joined into one.
-    Raises FileNotFoundError for an unknown folder; ValueError for an unknown config, a missing column, a video without
-    a caption, an empty caption, a name that means two videos, and where there are no videos.
+    Layouts: CLIP4Clip's files of MSR-VTT (`clip4clip`), MSVD's captions and lists (`msvd`), otherwise rows with a video
+    and a caption column (`read_rows`). limit: only the first so many clips (0: all), and only their videos are fetched.
+    paragraph: join each video's captions into one.
+    Raise FileNotFoundError for an unknown folder; ValueError for an unknown config, a missing column, a video without
+    a caption, an empty caption, a name that means two videos, and if there are no videos.
     """
     root = Path(data)
     if not root.is_dir() and (data.startswith((".", "/", "~")) or data.count("/") != 1):
@@ -83,7 +80,7 @@ def load_clips(
 
 
 def check_clips(clips: Sequence[Clip], where: str) -> None:
-    """Raises ValueError where there is no clip, a clip without text, or two clips of one id."""
+    """Raise ValueError if there is no clip, a clip without text, or two clips with one id."""
     if not clips:
         raise ValueError(f"{where} has no clips")
     seen: set[str] = set()
@@ -98,13 +95,13 @@ def check_clips(clips: Sequence[Clip], where: str) -> None:
                 raise ValueError(f"{where} has the caption {caption!r} of video {clip.video_id}: expected some text")
 
 
-# ---- annotations: each loader gives clips whose path is the video's name, with or without its suffix -----------------
+# ---- annotations: each loader returns clips whose path is the video's name, with or without its suffix ---------------
 
 
 def clip4clip(root: Path, config: str) -> list[Clip]:
-    """MSR-VTT in CLIP4Clip's files: MSRVTT_data.json, and a list MSRVTT_*.csv: train_9k, train_7k, test_1k or its name.
+    """Return MSR-VTT from CLIP4Clip's files: MSRVTT_data.json and a list, train_9k, train_7k, test_1k or its file name.
 
-    A list's `sentence` column, where it has one, is the test caption; training takes all sentences of the json.
+    The `sentence` column of a test list, if there is one, is the caption; otherwise all sentences of the json are.
     """
     file = root / CLIP4CLIP.get(config, config)
     if not file.is_file():
@@ -132,7 +129,7 @@ def clip4clip(root: Path, config: str) -> list[Clip]:
 
 
 def msvd(root: Path, config: str) -> list[Clip]:
-    """MSVD: captions_msvd.json {video: [captions]} and the lists of its splits, {config}_list.txt."""
+    """Return MSVD from captions_msvd.json {video: [captions]} and the list of a split, {config}_list.txt."""
     file = root / f"{config}_list.txt"
     if not file.is_file():
         lists = ", ".join(sorted(path.name.removesuffix("_list.txt") for path in root.glob("*_list.txt"))) or "none"
@@ -146,7 +143,7 @@ def msvd(root: Path, config: str) -> list[Clip]:
 
 
 def msvd_source(video_id: str) -> str:
-    """The YouTube video an MSVD clip was cut from.
+    """Return the YouTube video that an MSVD clip was cut from.
 
     >>> msvd_source("-4wsuPCjDBc_5_15")
     '-4wsuPCjDBc'
@@ -155,9 +152,9 @@ def msvd_source(video_id: str) -> str:
 
 
 def clips_of_rows(rows: Iterable[Row], video_column: str, caption_column: str) -> list[Clip]:
-    """Rows with a video's file name and its caption or list of captions -> clips; rows of one video become one clip.
+    """Return the clips of rows with a video's file name and its caption or captions; rows of one video are one clip.
 
-    Other columns that are read where present: video_id, category, url (of the source video), source (the label).
+    Optional columns: video_id, category, url (of the source video), source (the label).
     """
     clips: dict[str, Clip] = {}
     for number, row in enumerate(rows, start=1):
@@ -181,7 +178,7 @@ def clips_of_rows(rows: Iterable[Row], video_column: str, caption_column: str) -
 
 
 def read_rows(data: str, config: str) -> Iterable[Row]:
-    """The rows of a config or split that the README's head names, or of a metadata file, by its name (or its stem).
+    """Return the rows of a config or split that the README's head names, or of a metadata file, by its name or stem.
 
     On the Hub, friedrichor/MSR-VTT has the configs train_9k, train_7k and test_1k, friedrichor/MSVD the splits train,
     validation and test, and friedrichor/ActivityNet_Captions train, val1 and val2.
@@ -203,7 +200,7 @@ def read_rows(data: str, config: str) -> Iterable[Row]:
     if config in configs or (len(configs) < 2 and (configs or not root.is_dir())):
         from datasets import load_dataset
 
-        with tempfile.TemporaryDirectory() as fresh:  # its cache takes folders of one name as one, edited or not
+        with tempfile.TemporaryDirectory() as fresh:  # its cache confuses folders of one name, and does not see edits
             own = {"cache_dir": fresh, "keep_in_memory": True} if root.is_dir() else {}
             splits = load_dataset(data, config if config in configs else next(iter(configs), None), **own)
         chosen = next(iter(splits)) if config in configs and len(splits) == 1 else config
@@ -217,7 +214,7 @@ def read_rows(data: str, config: str) -> Iterable[Row]:
 
 
 def described_configs(data: str, names: Sequence[str]) -> list[str]:
-    """The configs in the YAML head of the README among a dataset's files."""
+    """Return the configs in the YAML head of the README among a dataset's files."""
     if "README.md" not in names:
         return []
     from huggingface_hub import metadata_load
@@ -227,18 +224,22 @@ def described_configs(data: str, names: Sequence[str]) -> list[str]:
 
 
 def read_csv(file: Path) -> list[Row]:
+    """Return the rows of a csv file."""
     return list(csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True))
 
 
 def read_json(file: Path) -> list[Row]:
+    """Return the rows of a json file."""
     return json.loads(read_text(file))
 
 
 def read_jsonl(file: Path) -> list[Row]:
+    """Return the rows of a file with a json object on each line."""
     return [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
 
 
 def read_parquet(file: Path) -> list[Row]:
+    """Return the rows of a parquet file."""
     from pyarrow.parquet import read_table
 
     return read_table(file).to_pylist()
@@ -253,7 +254,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def read_file(file: Path) -> list[Row]:
-    """The rows of a csv, json, jsonl or parquet file; ValueError names a file that is none, or no list of rows."""
+    """Return the rows of a csv, json, jsonl or parquet file. Raise ValueError for any other content."""
     try:
         rows = READERS[suffix(file.name)](file)
     except (ValueError, csv.Error) as error:

@@ -1,4 +1,4 @@
-"""A trained model on the Hub: its card, written from the facts of the run, and the upload."""
+"""Publish a trained model on the Hub: write its card from the facts of the run, and upload it."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate import table
+from evaluate import results_table
 from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
 from mixture import parse_mix
@@ -88,17 +88,17 @@ The paper's authors have no part in this implementation or in this model.
 
 
 def is_hub_id(data: str) -> bool:
-    """Whether a benchmark's name means the Hub (a folder of that name comes first)."""
+    """Return True if a benchmark's name means a dataset on the Hub, and there is no folder of that name."""
     return not Path(data).is_dir() and data.count("/") == 1 and not data.startswith((".", "/", "~"))
 
 
 def shown(value: str) -> str:
-    """An option's value without the folders of this machine."""
+    """Return an option's value without the folders of this machine."""
     return Path(value).name if Path(value).is_absolute() or value.startswith("~") else value
 
 
 def downloaded_revision(data: str) -> str:
-    """The commit of a Hub dataset that was last downloaded here; empty where that is not known."""
+    """Return the commit of a Hub dataset that was last downloaded here, or "" if it is not known."""
     if not is_hub_id(data):
         return ""
     ref = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=data, repo_type="dataset") / "refs" / "main"
@@ -106,7 +106,7 @@ def downloaded_revision(data: str) -> str:
 
 
 def command_line(config: dict[str, Any]) -> str:
-    """The run's command with every option written out (but the push), so that no later default changes it."""
+    """Return the run's command with every option but the push, so that later defaults do not change its meaning."""
     options = []
     for name, value in config.items():
         flag = name.replace("_", "-")
@@ -124,14 +124,14 @@ def command_line(config: dict[str, Any]) -> str:
 
 
 def hardware() -> str:
-    """What the run's last part ran on."""
+    """Return what this process runs on, as words."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     return f"{kind} ({platform.machine()}), {processes} process{'es' if processes > 1 else ''}"
 
 
 def eval_results(results: dict[str, Any], data: str, revision: str) -> list[EvalResult]:
-    """The evaluation as entries of the card's model-index, R@1 with its interval."""
+    """Return the evaluation as entries of the card's model-index, R@1 with its interval."""
     entries = []
     for way, title in WAYS.items():
         found = results["retrieval"]["SUMA"][way]
@@ -155,7 +155,7 @@ def eval_results(results: dict[str, Any], data: str, revision: str) -> list[Eval
 
 
 def describe_data(config: dict[str, Any], model: SUMA, revision: str) -> str:
-    """Which data the model saw, how it was selected, and what is known to be wrong with that."""
+    """Return sentences on the training data, on how the model was selected, and on known faults of both."""
     data = config["dataset"]
     where = (
         f"[{data}](https://huggingface.co/datasets/{data})" if is_hub_id(data) else f"the local folder `{shown(data)}`"
@@ -178,7 +178,7 @@ def describe_data(config: dict[str, Any], model: SUMA, revision: str) -> str:
 
 
 def describe_backbone(config: dict[str, Any]) -> str:
-    """What the backbone was before the run."""
+    """Return what the backbone started from, as words."""
     clip, weights = config["backbone"], config["pretrained"]
     if Path(clip).is_dir():
         return f"the towers of an earlier SUMA, `{shown(clip)}`"
@@ -186,13 +186,13 @@ def describe_backbone(config: dict[str, Any]) -> str:
 
 
 def model_card(model: SUMA, config: dict[str, Any], results: dict[str, Any]) -> str:
-    """The README.md of a trained model.
+    """Return the README.md of a trained model.
 
-    config: the run's options. results: of `evaluate`, empty where there was no evaluation.
+    config: the run's options. results: those of `evaluate`, empty if there was no evaluation.
     """
     name = config["push_to_hub"] or Path(config["output"]).name
     revision = downloaded_revision(config["dataset"])
-    head = model.generate_model_card().data  # licence, library, task and tags, as SUMA declares them
+    head: Any = model.generate_model_card().data  # licence, library, task and tags, as SUMA declares them
     head.model_name = name
     if is_hub_id(config["dataset"]):
         head.datasets = [config["dataset"]]
@@ -205,7 +205,7 @@ def model_card(model: SUMA, config: dict[str, Any], results: dict[str, Any]) -> 
         data=describe_data(config, model, revision),
         paper=PAPER,
         command=command_line(config),
-        results=table(results) if results else "Not evaluated on a test split.",
+        results=results_table(results) if results else "Not evaluated on a test split.",
         parameters=sum(p.numel() for p in model.parameters()) / 1e6,
         dim=model.dim,
         concepts=c.num_concepts,
@@ -221,14 +221,14 @@ def model_card(model: SUMA, config: dict[str, Any], results: dict[str, Any]) -> 
         context=c.clip["text_cfg"].get("context_length", 77),
     )
     text = f"---\n{head.to_yaml()}\n---\n{body}"
-    ModelCard(text)  # raises where the head is not what the Hub reads
+    ModelCard(text)  # raises if the Hub could not read the head
     return text
 
 
 def push(folder: Path, repo_id: str) -> None:
-    """Upload a saved model and its card, and nothing else of the folder, in one commit (all of it or nothing)."""
+    """Upload a saved model and its card, and nothing else of the folder, in one commit: all of it or nothing."""
     api = HfApi()
-    repo_id = api.create_repo(repo_id, exist_ok=True).repo_id  # with the owner, where only a name was given
+    repo_id = api.create_repo(repo_id, exist_ok=True).repo_id  # with the owner, if only a name was given
     commit = api.upload_folder(
         repo_id=repo_id, folder_path=folder, allow_patterns=FILES, commit_message="Upload a trained SUMA"
     )

@@ -1,4 +1,4 @@
-"""Whether the concepts that a model sees in a video are those that its captions name, on any benchmark.
+"""Measure whether the concepts that a model sees in a video are those that its captions name, on any benchmark.
 
 Shapes: V videos, K concepts.
 """
@@ -13,7 +13,7 @@ from suma.model.suma import SUMA
 from suma.model.vocabulary import split_words
 from suma.similarity import Videos
 
-LEAST = 5  # videos that a concept must be named of: fewer say nothing about a ranking
+LEAST = 5  # a concept counts if the captions of so many videos name it: fewer say nothing about a ranking
 
 
 def average_precision(scores: np.ndarray, true: np.ndarray) -> float:
@@ -34,10 +34,10 @@ def named_concepts(model: SUMA, clips: Sequence[Clip]) -> np.ndarray:
 
 
 def concept_precision(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, float]:
-    """Return `map`, the mean average precision of concepts over the videos that captions name them of, in percent.
+    """Return `map`, the mean average precision in percent of rankings of the videos by a concept's activation.
 
-    Videos are ranked for each concept by their activation, the whole video's. `chance` is what a random ranking has,
-    about the mean share of the videos that name a concept; `concepts` is how many were named of at least LEAST.
+    The videos whose captions name the concept count as right. `chance` is the expected value of a random ranking, about
+    the mean share of right videos; `concepts` is the number of concepts that at least LEAST videos name.
     """
     named = named_concepts(model, clips)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The options of a training run: one dataclass, from whose fields the command line is made."""
+"""The options of a training run: one dataclass, whose fields become the command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from suma.model.cpu import has_bf16
 
 
 def option(default: Any, text: str) -> Any:
+    """Return a field with this default and this help on the command line."""
     return field(default=default, metadata={"help": text})
 
 
@@ -94,7 +95,7 @@ class TrainConfig:
         if self.mixed_precision not in ("bf16", "fp16", "no"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r}: choose auto, bf16, fp16 or no")
         if self.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise ValueError("fp16 needs a GPU's gradient scaler: choose bf16 or no")
+            raise ValueError("mixed_precision=fp16 needs a GPU: choose bf16 or no")
         if min(self.batch_size, self.train_frames, self.log_every, self.eval_every, self.save_every) < 1:
             raise ValueError("batch_size, train_frames, log_every, eval_every and save_every must be at least 1")
         if self.cache_format not in FORMATS:
@@ -106,17 +107,18 @@ class TrainConfig:
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps, 0 to 1, got {self.warmup}")
         if self.cache_frames < max(self.train_frames, self.num_frames):
-            raise ValueError(f"cache_frames={self.cache_frames} is fewer than train_frames or num_frames")
+            raise ValueError(f"cache_frames={self.cache_frames} must be at least train_frames and num_frames")
 
 
 def best_precision() -> str:
-    """bf16 where the GPU, or without one the CPU, computes in it; else fp16 on a GPU and float32 on a CPU."""
+    """Return bf16 if the GPU, or without one the CPU, computes in it; otherwise fp16 on a GPU and "no" on a CPU."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if has_bf16() else "no"
 
 
 def parse(argv: Sequence[str] | None) -> TrainConfig:
+    """Return the options of the command line."""
     about = "Train SUMA: `accelerate launch train/train.py --dataset DIR-or-Hub-id --output runs/suma`."
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for f in fields(TrainConfig):

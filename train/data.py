@@ -1,4 +1,4 @@
-"""Clips and their cached frames -> splits, batches, and the tensors of a step.
+"""From clips and their cached frames to splits, batches, and the tensors of a step.
 
 Shapes: B pairs, N clips, F frames, S pixels per side.
 """
@@ -24,8 +24,9 @@ from suma.model.vocabulary import split_words
 
 
 def pick_frames(count: int, num_frames: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Which of `count` cached frames to use: one of each of num_frames equal segments, a random one with `rng`
-    (training), else the middle one (evaluation); all of them where there are fewer.
+    """Return which of `count` cached frames to use: one of each of `num_frames` equal segments, or all if fewer.
+
+    With `rng` (training) that is a random frame of the segment, otherwise (evaluation) the middle one.
     """
     if count <= num_frames:
         return np.arange(count)
@@ -35,8 +36,10 @@ def pick_frames(count: int, num_frames: int, rng: np.random.Generator | None = N
 
 
 def pad_frames(videos: Sequence[np.ndarray], num_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Videos of up to F frames (pixels or features) -> the same in one array (N, F, ...), padded with zeros, and mask
-    (N, F) bool."""
+    """Return videos of up to F frames (pixels or features) as one array (N, F, ...), padded with zeros, and its mask.
+
+    The mask (N, F) is bool.
+    """
     pixels = np.zeros((len(videos), num_frames, *videos[0].shape[1:]), videos[0].dtype)
     mask = np.zeros((len(videos), num_frames), bool)
     for row, kept, video in zip(pixels, mask, videos, strict=True):
@@ -45,9 +48,9 @@ def pad_frames(videos: Sequence[np.ndarray], num_frames: int) -> tuple[np.ndarra
 
 
 def hold_out(clips: Sequence[Clip], number: int, seed: int) -> tuple[list[int], list[int]]:
-    """Split indices into (train, held out): whole source videos, so that no held-out clip has a sibling in training."""
+    """Return the indices of the training clips and of the held-out ones, which share no source video."""
     if not 0 <= number < len(clips):
-        raise ValueError(f"cannot hold out {number} of {len(clips)} clips")
+        raise ValueError(f"cannot hold out {number} of {len(clips)} clips: set --held-out to fewer")
     sources: dict[str, list[int]] = {}
     for i, clip in enumerate(clips):
         sources.setdefault(clip.source, []).append(i)
@@ -59,13 +62,15 @@ def hold_out(clips: Sequence[Clip], number: int, seed: int) -> tuple[list[int], 
         held += groups[g]
     kept = set(range(len(clips))) - set(held)
     if not kept:
-        raise ValueError(f"held_out={number} leaves no clip to train on: clips of one source video stay together")
+        raise ValueError(f"held_out={number} leaves no clip to train on, as clips of one source video stay together")
     return sorted(kept), sorted(held)
 
 
 def join(clips: Sequence[Clip], further: Sequence[Clip], held: Sequence[int]) -> list[Clip]:
-    """Clips and further ones: those of a known video add their captions to it. What shares a source with a held-out
-    clip is left out, so the held-out clips stay as they are; the others keep their places."""
+    """Return the clips and further ones; captions of a known video are added to its clip, in its place.
+
+    Further clips that share a source with a held-out clip are left out, so held-out clips do not change.
+    """
     left_out = {clips[i].source for i in held}
     joined = {clip.path: clip for clip in clips}
     for clip in further:
@@ -76,7 +81,7 @@ def join(clips: Sequence[Clip], further: Sequence[Clip], held: Sequence[int]) ->
 
 
 def read_vectors(file: str) -> dict[str, np.ndarray] | None:
-    """Words with their vectors, one to a line, as GloVe writes them; None without a file."""
+    """Return words with their vectors from a text file, one word per line as in GloVe; None if `file` is empty."""
     if not file:
         return None
     vectors = {}
@@ -85,14 +90,14 @@ def read_vectors(file: str) -> dict[str, np.ndarray] | None:
         try:
             vectors[word] = np.array(numbers, np.float32)
         except ValueError as error:
-            raise ValueError(f"{file}, line {number}: expected a word and its numbers") from error
+            raise ValueError(f"{file}, line {number}: expected a word and its numbers, got {line[:40]!r}") from error
     if len({len(vector) for vector in vectors.values()}) != 1:
         raise ValueError(f"{file}: the vectors must all be of one length")
     return vectors
 
 
 def shared_words(clips: Sequence[Clip], at_least: int) -> list[list[str]]:
-    """Of each clip the rarest word of each of its captions, of those words that so many clips name."""
+    """Return for each clip the rarest word of each caption, among the words that `at_least` so many clips name."""
     named = [[set(split_words(caption)) for caption in clip.captions] for clip in clips]
     counts = Counter(word for sets in named for word in set().union(*sets))
     common = {word for word, count in counts.items() if count >= at_least}
@@ -106,11 +111,11 @@ def batches(
     rng: np.random.Generator,
     words: Sequence[Sequence[str]] | None = None,
 ) -> Iterator[list[int]]:
-    """One epoch of full batches of indices, each clip at most once.
+    """Yield one epoch of full batches of indices, each clip at most once.
 
-    With `group_size`, clips come in runs of that many that share a category, and clips of one source video side by
-    side: hard negatives, which the background alone cannot tell apart. With `words` (`shared_words`), half of them
-    share a rare word of a caption instead, often what the clips are about: these differ in what it does, and where.
+    With `group_size`, runs of that many clips share a category, and clips of one source video are adjacent: hard
+    negatives, which the background alone cannot tell apart. With `words` (of `shared_words`), half of the runs share a
+    rare word of a caption instead, often the subject of the clips: these differ in what it does, and where.
     """
     order: list[int] = []
     if group_size:
@@ -123,7 +128,7 @@ def batches(
             first = groups[g][0]
             key: int | str = clips[first].category
             if words is not None and words[first] and rng.random() < 0.5:
-                key = words[first][rng.integers(len(words[first]))]
+                key = words[first][int(rng.integers(len(words[first])))]
             runs.setdefault(key, []).extend(groups[g])
         chunks = [run[i : i + group_size] for run in runs.values() for i in range(0, len(run), group_size)]
         full = [c for c in chunks if len(c) >= group_size]
@@ -139,7 +144,7 @@ def batches(
 
 
 class Part(NamedTuple):
-    """One data set of a run: which of the run's clips are its own."""
+    """One data set of a run, as indices of the run's clips."""
 
     name: str
     share: float  # of each batch, 0 to 1
@@ -148,9 +153,9 @@ class Part(NamedTuple):
 
 
 def pairs_of_each(parts: Sequence[Part], batch_size: int) -> list[int]:
-    """Return how many pairs of a batch each part gives; the first one's share takes what rounding leaves.
+    """Return how many pairs of a batch come from each part; the first part gets what rounding leaves.
 
-    Raise ValueError where a part would give none, or has too few clips for it.
+    Raise ValueError if a part would have none, or has too few clips.
     """
     further = [round(part.share * batch_size) for part in parts[1:]]
     counts = [batch_size - sum(further), *further]
@@ -163,10 +168,10 @@ def pairs_of_each(parts: Sequence[Part], batch_size: int) -> list[int]:
 
 
 class Sampler:
-    """Draw `size` clips of one part for each step, every clip once per epoch (but what does not fill a batch)."""
+    """Draw `size` clips of one part for each step; each clip once per epoch, but for an incomplete last batch."""
 
     def __init__(self, clips: Sequence[Clip], picks: Sequence[int], size: int, c: TrainConfig, key: tuple[int, ...]):
-        """key: what tells this part's randomness from the others' (seed aside)."""
+        """Prepare the first epoch. key: with the seed, what this part's random numbers depend on."""
         self.picks, self.size, self.c, self.key = list(picks), size, c, key
         self.clips = [clips[i] for i in self.picks]
         self.words = shared_words(self.clips, 2 * c.group_size) if c.group_size and c.group_words else None
@@ -177,7 +182,7 @@ class Sampler:
         return list(batches(self.clips, self.size, self.c.group_size, rng, self.words))
 
     def __call__(self, step: int) -> list[int]:
-        """Return the clips (indices of the run's) of a step."""
+        """Return the clips of a step, as indices of the run's clips."""
         epoch, at = divmod(step, len(self.batches))
         if epoch != self.epoch:
             self.epoch, self.batches = epoch, self._epoch(epoch)
@@ -185,9 +190,10 @@ class Sampler:
 
 
 class Batches:
-    """Step -> this process's part of the global batch, the same however often a run is resumed: all randomness hangs
-    on (seed, step). Two buffers of pixels take turns, since new memory costs more than reading the cache: a batch is
-    overwritten when the one after the next is asked for.
+    """Load this process's part of the batch of each step.
+
+    All randomness depends on (seed, step) alone, so a resumed run has the same batches. Two buffers of pixels take
+    turns, because new memory costs more time than reading the cache: a batch is overwritten by the next but one.
     """
 
     def __init__(
@@ -206,13 +212,12 @@ class Batches:
         self.samplers = [Sampler(clips, part.train, size, c, (n,) if n else ()) for n, (part, size) in numbered]
 
     def load(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """Tokens, anchors, pixels, mask, and the ids by which pairs that are no negatives are told."""
+        """Return tokens, anchors, pixels and mask, and the ids of videos and captions (see `losses.not_negatives`)."""
         members = [i for sampler in self.samplers for i in sampler(step)]
         rng = np.random.default_rng((self.c.seed, 2, step))
         captions = [self.clips[i].captions[rng.integers(len(self.clips[i].captions))] for i in members]
-        worded = [
-            tuple(split_words(caption)) or caption for caption in captions
-        ]  # sets write alike captions differently
+        # data sets write the same caption differently: compare words
+        worded = [tuple(split_words(caption)) or caption for caption in captions]
         distinct = {words: n for n, words in enumerate(worded)}
         frames = [pick_frames(self.counts[i], self.c.train_frames, rng) for i in members]
         mine = slice(rank * len(members) // world, (rank + 1) * len(members) // world)
@@ -234,7 +239,7 @@ class Batches:
         }
 
     def __call__(self, first: int, last: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of steps [first, last), each loaded while the one before is computed on."""
+        """Yield the batches of steps [first, last), each loaded while the one before is in use."""
         shape = (self.c.batch_size // world, self.c.train_frames, *self.cache.shape)
         self.buffers = [np.zeros(shape, self.cache.dtype) for _ in range(2)]
         with ThreadPoolExecutor(1) as pool:

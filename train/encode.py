@@ -1,4 +1,4 @@
-"""A benchmark's videos and captions -> features, each encoded once, by one process or shared by several; their scores.
+"""Encode a benchmark's videos and captions, each once, by one process or several; compare them.
 
 Shapes: T texts, V videos, F frames, D joint width, K concepts.
 """
@@ -19,6 +19,7 @@ from suma.progress import Progress
 from suma.similarity import Similarities, Texts, Videos, four_similarities
 
 Features = TypeVar("Features", Texts, Videos)
+ORDERS = ("all", "shuffled", "middle")  # of a video's frames: as they are, in a random order, the middle one alone
 
 
 def encode_all(
@@ -28,11 +29,13 @@ def encode_all(
     accelerator: Accelerator | None,
     label: str,
 ) -> Features:
-    """`encode` of all items, in their order, a batch at a time. The accelerator's processes take turns at the items,
-    so that each is encoded by one of them, and all get everything; the numbers need not be even.
+    """Return the features of all items, in their order, encoded in batches.
+
+    The accelerator's processes take turns at the items: each item is encoded by one of them, and all get all features.
+    The number of items need not be a multiple of the number of processes.
     """
     if not items:
-        raise ValueError(f"{label}: there is nothing to encode")
+        raise ValueError(f"{label}: there is nothing to encode, give at least one")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     shared = len(items) >= world > 1
     mine = items[rank::world] if shared else items
@@ -41,10 +44,21 @@ def encode_all(
     features = type(parts[0])(*(torch.cat(x) for x in zip(*parts, strict=True)))
     if accelerator is None or not shared:
         return features
-    longest = -(-len(items) // world)  # all processes send as much, the last row twice; `rows` leaves that out
+    longest = -(-len(items) // world)  # every process sends this many, some of them a row twice; `rows` leaves it out
     sent = torch.arange(longest).clamp_max(len(mine) - 1)
     rows = torch.tensor([i % world * longest + i // world for i in range(len(items))])
     return type(features)(*(accelerator.gather(x[sent.to(x.device)])[rows.to(x.device)] for x in features))
+
+
+def reorder(picks: np.ndarray, order: str, seed: int) -> np.ndarray:
+    """Return a video's frames in one of ORDERS, which shows what time is worth.
+
+    >>> reorder(np.arange(5), "middle", 0).tolist(), sorted(reorder(np.arange(5), "shuffled", 0).tolist())
+    ([2], [0, 1, 2, 3, 4])
+    """
+    if order == "middle":
+        return picks[len(picks) // 2 :][:1]
+    return np.random.default_rng(seed).permutation(picks) if order == "shuffled" else picks
 
 
 @torch.no_grad()
@@ -55,15 +69,16 @@ def encode_videos(
     picks: Sequence[int] | None = None,
     batch_size: int = 32,
     accelerator: Accelerator | None = None,
+    order: str = "all",
 ) -> Videos:
-    """Every clip (or those of `picks`, indices of the cache) once, from the middle frames of its segments."""
+    """Return the features of the clips, from the middle frame of each segment. picks: their indices in the cache."""
     model.eval()
     num_frames = model.config.num_frames
 
     def encode(chosen: Sequence[int]) -> Videos:
-        frames = [cache.get(j, pick_frames(int(cache.counts[j]), num_frames)) for j in chosen]
+        frames = [cache.get(j, reorder(pick_frames(int(cache.counts[j]), num_frames), order, j)) for j in chosen]
         pixels, mask = (torch.from_numpy(x).to(model.device) for x in pad_frames(frames, num_frames))
-        return model.videos(*model.encode_video(pixels, mask), mask)
+        return model.make_videos(*model.encode_video(pixels, mask), mask)
 
     indices = range(len(clips)) if picks is None else picks
     return encode_all(indices, encode, batch_size, accelerator, "encode videos")
@@ -73,17 +88,17 @@ def encode_videos(
 def encode_captions(
     model: SUMA, captions: Sequence[str], batch_size: int = 256, accelerator: Accelerator | None = None
 ) -> Texts:
-    """Every caption once, batched by length so that little is padded."""
+    """Return the features of the captions, batched by length so that little is padded."""
     model.eval()
     order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
     ordered = [captions[i] for i in order]
-    texts = encode_all(ordered, model.texts, batch_size, accelerator, "encode captions")
+    texts = encode_all(ordered, model.make_texts, batch_size, accelerator, "encode captions")
     back = torch.tensor(np.argsort(order), device=model.device)
     return Texts(texts.features[back], texts.anchors[back])
 
 
 def similarities(model: SUMA, texts: Texts, videos: Videos, chunk: int = 64) -> Similarities:
-    """All four similarities (T, V) on the CPU, `chunk` videos at a time."""
+    """Return all four similarities (T, V), on the CPU, computed for `chunk` videos at a time."""
     c = model.config
     parts = [
         four_similarities(texts, Videos(*(x[i : i + chunk] for x in videos)), c.aggregation, c.aggregation_temperature)

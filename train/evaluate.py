@@ -1,7 +1,7 @@
-"""Retrieval metrics of a saved model on a benchmark: `python train/evaluate.py --model DIR --dataset DIR`.
+"""Evaluate a saved model on a benchmark: `python train/evaluate.py --model DIR --dataset DIR`.
 
-Over several processes with `accelerate launch train/evaluate.py ...`: they share the encoding. Every video is encoded
-once, and so is every caption.
+With `accelerate launch train/evaluate.py ...` several processes share the encoding. Every video and every caption is
+encoded once.
 
 Shapes: T texts, V videos.
 """
@@ -26,7 +26,7 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
 from concept_precision import concept_precision
-from encode import encode_captions, encode_videos, similarities
+from encode import ORDERS, encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from metrics import Retrieval, both_ways, owners, ranks, retrieval
@@ -42,7 +42,7 @@ WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
 HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
 
 
-def load(
+def load_split(
     model: SUMA,
     data: str,
     config: str,
@@ -51,9 +51,10 @@ def load(
     keep: bool = False,
     **options: Any,
 ) -> tuple[list[Clip], FrameCache | FrameFeatures]:
-    """The clips of a config, or a sample of them by a fixed seed, and their frames: decoded by one process.
+    """Return the clips of a config and their frames, which one process decodes.
 
-    keep: their features, kept on disk for other models of the same image tower.
+    sample: only so many clips, drawn by a fixed seed (0: all). keep: return the frames' features instead, and keep them
+    on disk for other models of the same image tower.
     """
     with accelerator.main_process_first() if accelerator else nullcontext():
         clips = load_clips(data, config, **options)
@@ -74,16 +75,22 @@ def load_bank(
     accelerator: Accelerator | None,
     **options: Any,
 ) -> tuple[Texts, Videos | None]:
-    """The bank's captions and, but for `search`, videos, encoded. Raises ValueError where the bank has videos that are
-    evaluated."""
+    """Return the bank's captions and videos, encoded (None for its videos if the method is `search`).
+
+    Raise ValueError if the bank has videos that are evaluated.
+    """
     if how.bank_config == config:
-        raise ValueError(f"the bank must not be the evaluated split, {config}: give --bank-config")
+        raise ValueError(
+            f"the bank must not be the evaluated split {config}: choose a training split with --bank-config"
+        )
     try:
-        bank, cache = load(model, data, how.bank_config, accelerator, how.bank_size, **options)
+        bank, cache = load_split(model, data, how.bank_config, accelerator, how.bank_size, **options)
     except ValueError as error:
         raise ValueError(f"{how.method} needs a bank of training clips (--bank-config): {error}") from error
     if shared := {clip.video_id for clip in bank} & {clip.video_id for clip in clips}:
-        raise ValueError(f"the bank, {how.bank_config}, holds {min(shared)}, which is evaluated: give --bank-config")
+        raise ValueError(
+            f"the bank {how.bank_config} holds {min(shared)}, which is evaluated: choose another --bank-config"
+        )
     captions, _ = owners(bank)
     if how.method == "search":
         return encode_captions(model, evenly(captions), accelerator=accelerator), None
@@ -91,7 +98,7 @@ def load_bank(
     return encode_captions(model, captions, accelerator=accelerator), videos
 
 
-def rerank(
+def evaluate_reranked(
     model: SUMA,
     how: Rerank,
     scores: Tensor,
@@ -101,13 +108,13 @@ def rerank(
     bank: tuple[Texts, Videos | None] | None,
     chunk: int = 256,
 ) -> dict[str, object]:
-    """Metrics of SUMA's scores (T, V) after re-ranking, and how that was done; bank: None for `dual-softmax`."""
+    """Return the metrics of SUMA's scores (T, V) after re-ranking, and how it was done (without bank: dual-softmax)."""
     b = how.inverse_temperature
     if bank is None:
         t2v, v2t = dual_softmax(scores, b), dual_softmax(scores.T, b)
         done: dict[str, object] = {"method": how.method, "transductive": True, "inverse_temperature": b}
     elif bank[1] is None:
-        return by_search(model, how, scores, correct, videos, bank[0])
+        return evaluate_search(model, how, scores, correct, videos, bank[0])
     else:  # every item's constant, a chunk of items at a time
         by_captions = [
             popularity(model.score(bank[0], Videos(*(x[i : i + chunk] for x in videos))), b)
@@ -124,10 +131,10 @@ def rerank(
     return {**done, "retrieval": {"t2v": asdict(retrieval(t2v, correct)), "v2t": asdict(retrieval(v2t, correct.T))}}
 
 
-def by_search(
+def evaluate_search(
     model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, videos: Videos, bank: Texts
 ) -> dict[str, object]:
-    """Metrics of text to video as an index corrects them, by the bank's captions and by bundles of words."""
+    """Return the metrics of text to video after an index's correction, by captions and by bundles of words."""
     concepts = model.space.concepts()
     folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.scoring)
     banks = {"captions": bank, "words": encode_captions(model, word_bundles(model))}
@@ -146,23 +153,25 @@ def evaluate(
     accelerator: Accelerator | None = None,
     how: Rerank | None = None,
     keep: bool = False,
+    order: str = "all",
     **options: Any,
 ) -> dict[str, object]:
-    """Retrieval both ways; where the folder has them (Scenes), also the time probes and the pointing.
+    """Return the metrics of retrieval both ways and of the concepts; on Scenes, also what its truth tells.
 
-    accelerator: every one of its processes calls this and encodes its part; the results are the main one's, {} the
-    others'. how: also re-rank, which is reported apart. keep: as in `load`. options: those of `load_clips`.
+    accelerator: each of its processes calls this and encodes a part; the main one gets the results, the others {}.
+    how: also re-rank, reported separately. keep: as in `load_split`. order: one of ORDERS, of each video's frames.
+    options: those of `load_clips`.
     """
-    clips, cache = load(model, data, config, accelerator, keep=keep, **options)
+    clips, cache = load_split(model, data, config, accelerator, keep=keep, **options)
     captions, correct = owners(clips)
-    videos = encode_videos(model, clips, cache, accelerator=accelerator)
+    videos = encode_videos(model, clips, cache, accelerator=accelerator, order=order)
     texts = encode_captions(model, captions, accelerator=accelerator)
     bank = None
     if how is not None and not how.transductive:
         bank = load_bank(model, data, config, clips, how, accelerator, **options)
     truth = Path(data) / "truth.jsonl"
     if truth.exists():
-        probe, cache = load(model, data, "probe", accelerator, keep=keep)
+        probe, cache = load_split(model, data, "probe", accelerator, keep=keep)
         probe_videos = encode_videos(model, probe, cache, accelerator=accelerator)
     if accelerator is not None and not accelerator.is_main_process:
         return {}
@@ -182,13 +191,13 @@ def evaluate(
     }
     results["concepts"] = concept_precision(model, clips, videos)
     if how is not None:
-        results["rerank"] = rerank(model, how, scores, correct, texts, videos, bank)
+        results["rerank"] = evaluate_reranked(model, how, scores, correct, texts, videos, bank)
     if truth.exists():
-        results |= of_scenes(model, clips, videos, scores, truth, probe, probe_videos)
+        results |= evaluate_scenes(model, clips, videos, scores, truth, probe, probe_videos)
     return results
 
 
-def of_scenes(
+def evaluate_scenes(
     model: SUMA,
     clips: Sequence[Clip],
     videos: Videos,
@@ -197,24 +206,24 @@ def of_scenes(
     probe: Sequence[Clip],
     probe_videos: Videos,
 ) -> dict[str, object]:
-    """Return what only Scenes can tell of a model. Its sprites are needed here alone, so it is imported here alone."""
-    from scenes_errors import errors, one_act
-    from scenes_probes import pointing, read_truth, time_probe, visitors
-    from scenes_purity import purity
+    """Return what only the truth of Scenes can tell of a model. Import Scenes here alone: it needs its sprites."""
+    from emoji_scenes.errors import count_errors, one_act
+    from emoji_scenes.probes import pointing, read_truth, time_probe, visitor_ranks
+    from emoji_scenes.purity import purity
 
     scenes = read_truth(truth)
     return {
-        "errors": errors(scores, clips, scenes),
+        "errors": count_errors(scores, clips, scenes),
         "one act": one_act(model, clips, videos, scenes),
         "pointing": pointing(model, clips, videos, scenes),
         "purity": purity(model, clips, videos, scenes),
-        "visitors": visitors(model, clips, videos, scenes),
+        "visitors": visitor_ranks(model, clips, videos, scenes),
         "time": time_probe(model, probe, probe_videos),
     }
 
 
-def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
-    """Lines of Markdown that keep a re-ranking apart from the plain results, and say what it knew."""
+def rerank_table(done: dict[str, Any]) -> list[str]:
+    """Return a re-ranking as lines of Markdown, with a heading that says what it knew of the test queries."""
     names = {way: f"SUMA, {done['method']} | {arrow}" for way, arrow in WAYS.items()}
     if done["method"] == "search":
         knew = f"inductive, as a search does: the bank is {done['bank_captions']} captions of `{done['bank_config']}`"
@@ -229,7 +238,7 @@ def rerank_table(done: dict) -> list[str]:  # type: ignore[type-arg]
     return [*lines, *(f"| {names[way]} | {Retrieval(**m).row()} |" for way, m in done["retrieval"].items())]
 
 
-def table(results: dict) -> str:  # type: ignore[type-arg]
+def results_table(results: dict[str, Any]) -> str:
     """Return the results as Markdown, in the tables of docs/results.md."""
     lines = [f"{results['videos']} videos, {results['captions']} captions of `{results['config']}`", ""]
     lines += HEAD
@@ -265,7 +274,8 @@ def table(results: dict) -> str:  # type: ignore[type-arg]
     return "\n".join(lines)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", required=True, help="a SUMA folder or Hub id")
     parser.add_argument("--dataset", default=MSRVTT, help="a benchmark on the Hub, or a local folder in its layout")
@@ -284,13 +294,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         help="of the re-ranking's softmax (default: 20, of `search` 10); choose it on training videos only",
     )
+    parser.add_argument(
+        "--frames", choices=ORDERS, default="all", help="of each video: as they are, shuffled in time, the middle one"
+    )
     parser.add_argument("--output", type=Path, help="also write the results as JSON here, and as Markdown beside it")
     parser.add_argument("--cpu", action="store_true", help="compute on the CPU, also where there is a GPU")
     return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate as the command line says, print the tables and write them."""
+    """Evaluate as the command line says; print the tables and write them."""
     how = None
     if args.rerank:
         how = Rerank(args.rerank, args.bank_config, args.bank_size, args.inverse_temperature)
@@ -304,18 +317,18 @@ def run(args: argparse.Namespace) -> None:
         use_fast_matmul()
     model = SUMA.from_pretrained(args.model).to(accelerator.device)
     options = {name: getattr(args, name) for name in OPTIONS}
-    results = evaluate(model, args.dataset, args.config, accelerator, how, **options)
+    results = evaluate(model, args.dataset, args.config, accelerator, how, order=args.frames, **options)
     if accelerator.is_main_process:
-        print(table(results))
+        print(results_table(results))
         if args.output:
             args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-            args.output.with_suffix(".md").write_text(table(results) + "\n", encoding="utf-8")
+            args.output.with_suffix(".md").write_text(results_table(results) + "\n", encoding="utf-8")
     accelerator.end_training()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; errors of the user's input are one line on stderr and exit code 2."""
-    args = parse(argv)
+    """Run the command line; return 2, after one line on stderr, for mistakes in the user's input."""
+    args = parse_args(argv)
     try:
         run(args)
     except (ValueError, OSError, RuntimeError, KeyError) as error:

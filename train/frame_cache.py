@@ -1,4 +1,4 @@
-"""A benchmark's frames, decoded and resized once: on disk as raw bytes (memory-mapped) or as JPEG.
+"""Keep a benchmark's frames, decoded and resized once: on disk as raw bytes (memory-mapped) or as JPEG.
 
 Shapes: N clips, F frames, S pixels per side.
 """
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,29 +29,22 @@ FORMATS = ("raw", "jpeg")
 JPEG_QUALITY = 90
 
 
-class Store(Protocol):
-    """Where frames are kept: `put` may be called by several threads, each for other clips."""
-
-    def put(self, i: int, pixels: np.ndarray) -> None: ...
-
-    def get(self, i: int, picks: np.ndarray, out: np.ndarray) -> None: ...
-
-    def flush(self) -> None: ...
-
-
 class RawStore:
-    """uint8 (N, F, 3, S, S) in one file, memory-mapped: the fastest, and exact; F frames of 224 px are F * 0.15 MB."""
+    """uint8 (N, F, 3, S, S) in one memory-mapped file: the fastest, and exact; F frames of 224 px are F * 0.15 MB."""
 
     def __init__(self, folder: Path, clips: int, num_frames: int, size: int):
         self._frames = _array(folder / "frames.npy", np.uint8, (clips, num_frames, 3, size, size))
 
     def put(self, i: int, pixels: np.ndarray) -> None:
+        """Keep the frames of clip i. Several threads may call this, each for other clips."""
         self._frames[i, : len(pixels)] = pixels
 
     def get(self, i: int, picks: np.ndarray, out: np.ndarray) -> None:
+        """Read frames `picks` of clip i into `out`."""
         np.take(self._frames[i], picks, axis=0, out=out, mode="clip")
 
     def flush(self) -> None:
+        """Write to the disk what is still in memory."""
         self._frames.flush()  # type: ignore[attr-defined]
 
 
@@ -64,8 +57,9 @@ class JpegStore:
         self._writing = threading.Lock()
 
     def put(self, i: int, pixels: np.ndarray) -> None:
+        """Keep the frames of clip i. Several threads may call this, each for other clips."""
         pictures = [bytes(encode_jpeg(torch.from_numpy(p), JPEG_QUALITY).numpy()) for p in pixels]
-        with self._writing:  # a killed build leaves some bytes that no span points to
+        with self._writing:  # a killed build leaves bytes that no span points to
             offset = self._file.seek(0, os.SEEK_END)
             self._file.write(b"".join(pictures))
             self._file.flush()
@@ -74,20 +68,19 @@ class JpegStore:
             offset += len(picture)
 
     def get(self, i: int, picks: np.ndarray, out: np.ndarray) -> None:
+        """Read frames `picks` of clip i into `out`."""
         data = [os.pread(self._file.fileno(), length, offset) for offset, length in self._spans[i][picks].tolist()]
         for picture, x in zip(out, data, strict=True):
             picture[:] = decode_jpeg(torch.frombuffer(bytearray(x), dtype=torch.uint8), ImageReadMode.RGB).numpy()
 
     def flush(self) -> None:
+        """Write to the disk what is still in memory."""
         os.fsync(self._file.fileno())
         self._spans.flush()  # type: ignore[attr-defined]
 
 
 class FrameCache:
-    """The frames of a list of clips, up to F of each.
-
-    `counts` (N,) says how many frames each clip has (fewer than F in very short videos; 0: not readable).
-    """
+    """The frames of a list of clips, up to F of each; very short videos have fewer."""
 
     def __init__(
         self,
@@ -111,7 +104,7 @@ class FrameCache:
 
     def _open(self, form: str) -> None:
         num_frames, image = self.num_frames, self.image
-        self._store: Store = (
+        self._store: RawStore | JpegStore = (
             RawStore(self.folder, len(self.clips), num_frames, image["size"])
             if form == "raw"
             else JpegStore(self.folder, len(self.clips), num_frames)
@@ -120,12 +113,13 @@ class FrameCache:
 
     @property
     def counts(self) -> np.ndarray:
+        """Return how many frames each clip has (N,); 0 if it is not decoded yet, or unreadable."""
         return np.maximum(self._counts, 0)
 
     def build(self, skip_unreadable: bool = False, workers: int = 0) -> list[str]:
-        """Decode what is not there yet, with a progress bar; a killed build goes on where it stopped.
+        """Decode the clips that are not decoded yet, with a progress bar; a killed build resumes where it stopped.
 
-        Returns the reasons of unreadable videos when they are to be skipped, otherwise the first one raises.
+        Return what is wrong with unreadable videos if they are to be skipped; otherwise raise the first error.
         """
         with self._lock:
             return self._build(skip_unreadable, workers)
@@ -161,7 +155,7 @@ class FrameCache:
         return failures
 
     def get(self, i: int, picks: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Frames `picks` of clip i: (len(picks), 3, S, S) uint8; in `out` where given (much faster than new memory)."""
+        """Return frames `picks` of clip i, (len(picks), 3, S, S) uint8. out: an array to fill (faster)."""
         if out is None:
             out = np.empty((len(picks), *self.shape), self.dtype)
         self._store.get(i, picks, out)
@@ -169,7 +163,7 @@ class FrameCache:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """Size and time of a file, by which another content is told; (-1, 0) where there is none."""
+    """Return a file's size and time, which tell whether it has changed; (-1, 0) if it does not exist."""
     try:
         stat = path.stat()
     except OSError:
@@ -178,11 +172,13 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A memory-mapped array of zeros, or the one that is there."""
+    """Return the memory-mapped array in a file, or write one of zeros."""
     if path.exists():
         there = np.load(path, mmap_mode="r+")
         if there.shape != shape or there.dtype != dtype:
-            raise ValueError(f"{path} is {there.dtype}{there.shape}, not {np.dtype(dtype)}{shape}: remove its folder")
+            raise ValueError(
+                f"{path} is {there.dtype}{there.shape}, expected {np.dtype(dtype)}{shape}: remove its folder"
+            )
         return there
     needed, free = math.prod(shape) * np.dtype(dtype).itemsize, shutil.disk_usage(path.parent).free
     if needed > free:  # a memory map that outgrows its disk ends the process without a word

@@ -1,7 +1,7 @@
 """Gradient caching: the loss of a large batch in the memory of a small one (Gao et al., arXiv 2101.06983).
 
-The features of all pairs first, without a graph; then the loss and its gradient with respect to them; then each chunk
-once more, with a graph, which takes that gradient on to the weights. The same gradient for a third more computation.
+First the features of all pairs, without a graph; then the loss and its gradient with respect to them; then each chunk
+once more, with a graph, to bring that gradient to the weights. The gradient is the same, for a third more computation.
 
 Shapes: B pairs, D joint width, K concepts, F frames.
 """
@@ -17,14 +17,14 @@ from suma.similarity import Texts, Videos
 
 
 def flatten(out: dict[str, Any]) -> list[Tensor]:
-    """What `SUMA.forward` returns as a list: features of texts and videos, then the two scales."""
+    """Return the output of `SUMA.forward` as a list: features of texts and videos, then the two scales."""
     texts, videos = out["texts"], out["videos"]
     features = [texts.features, videos.features, videos.frames, videos.concepts, videos.frame_concepts]
     return [*features, out["logit_scale"], out["concept_logit_scale"]]
 
 
 def unflatten(flat: list[Tensor], anchors: Tensor, mask: Tensor) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Return the output of `SUMA.forward` from the list of `flatten`."""
     features, video, frames, concepts, frame_concepts, scale, concept_scale = flat
     return {
         "texts": Texts(features, anchors),
@@ -35,12 +35,12 @@ def unflatten(flat: list[Tensor], anchors: Tensor, mask: Tensor) -> dict[str, An
 
 
 def random_state(devices: list[torch.device]) -> list[Tensor]:
-    """The state of the random numbers of the CPU, and of these GPUs."""
+    """Return the random states of the CPU and of these GPUs."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def set_random_state(devices: list[torch.device], states: list[Tensor]) -> None:
-    """The inverse of `random_state`."""
+    """Restore the states that `random_state` returned."""
     torch.set_rng_state(states[0])
     for device, state in zip(devices, states[1:], strict=True):
         torch.cuda.set_rng_state(state, device)
@@ -53,9 +53,9 @@ def cached_step(
     loss: Callable[[dict[str, Any]], Any],
     backward: Callable[[Tensor], None],
 ) -> Any:
-    """Gradients of `loss(model(*batch))` with activations of only `chunk` pairs in memory; returns what `loss` does.
+    """Compute the gradients of `loss(model(*batch))` with activations of only `chunk` pairs in memory; return the loss.
 
-    `batch` holds tokens, anchors, pixels and mask, B rows each; `loss` returns something with the scalar `.total`.
+    batch: tokens, anchors, pixels and mask, B rows each. loss: returns an object with the scalar `.total`.
     """
     pieces = list(zip(*(x.split(chunk) for x in batch), strict=True))
     devices, states, outs = [batch[2].device] if batch[2].is_cuda else [], [], []
@@ -72,7 +72,7 @@ def cached_step(
 
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
-        unsynced = model.no_sync if hasattr(model, "no_sync") and not last else nullcontext
+        unsynced: Any = model.no_sync if hasattr(model, "no_sync") and not last else nullcontext
         with unsynced(), torch.random.fork_rng(devices):
             set_random_state(devices, states[i])  # dropped patches and paths are those of the first pass
             out = flatten(model(*piece))

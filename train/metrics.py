@@ -1,4 +1,4 @@
-"""Ranks and the metrics of retrieval made of them (R@K, median and mean rank), with their bootstrap interval.
+"""Ranks, and the metrics of retrieval (R@K, median and mean rank) with their bootstrap interval.
 
 Shapes: Q queries, N items, T texts, V videos.
 """
@@ -18,7 +18,7 @@ SHARES = tuple(i / 20 for i in range(0, 21))  # candidates for the aligned space
 
 @dataclass(frozen=True)
 class Retrieval:
-    """R@K in percent, median and mean rank, of one direction; `low` and `high` bound R@1 with 95 % confidence."""
+    """R@K in percent, median and mean rank, of one direction; `low` to `high` is the 95 % interval of R@1."""
 
     r1: float
     r5: float
@@ -29,22 +29,23 @@ class Retrieval:
     high: float
 
     def row(self) -> str:
+        """Return the metrics as cells of a Markdown table."""
         first = f"{self.r1:.1f} ({self.low:.1f} to {self.high:.1f})"
         return " | ".join([first, *(f"{x:.1f}" for x in (self.r5, self.r10, self.mdr, self.mnr))])
 
 
 def ranks(scores: Tensor, correct: Tensor) -> Tensor:
-    """Rank (Q,) of each query's best correct item in scores (Q, N): 1 + wrong items above it + half of those level.
+    """Return the rank (Q,) of each query's best correct item: 1 + wrong items above it + half of those level with it.
 
-    correct: (Q, N) bool, at least one per row. Raises ValueError for NaN, which has no rank.
+    scores: (Q, N). correct: (Q, N) bool, at least one per row. Raise ValueError for NaN, which has no rank.
 
     >>> ranks(torch.tensor([[3.0, 2.0, 2.0]]), torch.tensor([[False, True, False]]))
     tensor([2.5000])
     """
     if bool(scores.isnan().any()):
-        raise ValueError("a score is NaN: it cannot be ranked")
+        raise ValueError("a score is NaN and cannot be ranked: look for NaN in the model's weights")
     if not bool(correct.any(1).all()):
-        raise ValueError("a query has no correct item")
+        raise ValueError("a query has no correct item: each query needs at least one")
     wrong = ~correct.to(scores.device)
     best = scores.masked_fill(wrong, float("-inf")).amax(1, keepdim=True)
     above, level = ((scores > best) & wrong).sum(1), ((scores == best) & wrong).sum(1)
@@ -52,34 +53,34 @@ def ranks(scores: Tensor, correct: Tensor) -> Tensor:
 
 
 def retrieval(scores: Tensor, correct: Tensor) -> Retrieval:
-    """Metrics of scores (Q, N) given which items are correct (Q, N)."""
+    """Return the metrics of scores (Q, N), given which items are correct (Q, N)."""
     r = ranks(scores, correct)
-    at = [100 * float((r <= k).double().mean()) for k in (1, 5, 10)]
+    r1, r5, r10 = (100 * float((r <= k).double().mean()) for k in (1, 5, 10))
     low, high = bootstrap((r <= 1).double().numpy())
-    return Retrieval(*at, float(r.quantile(0.5)), float(r.double().mean()), 100 * low, 100 * high)
+    return Retrieval(r1, r5, r10, float(r.quantile(0.5)), float(r.double().mean()), 100 * low, 100 * high)
 
 
 def bootstrap(values: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    """The 95 % interval of the mean of values (Q,), by resampling the queries (percentiles, fixed seed)."""
+    """Return the 95 % interval of the mean of values (Q,), by resampling the queries (percentiles, fixed seed)."""
     picks = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[picks].mean(1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def both_ways(scores: Tensor, correct: Tensor) -> dict[str, Retrieval]:
-    """Scores (T, V) -> metrics text-to-video and video-to-text (a video's best-ranked own sentence)."""
+    """Return the metrics of scores (T, V), text to video and video to text (by the best of a video's own sentences)."""
     return {"t2v": retrieval(scores, correct), "v2t": retrieval(scores.T, correct.T)}
 
 
 def owners(clips: Sequence[Clip]) -> tuple[list[str], Tensor]:
-    """All captions of the clips, and which video each belongs to: (T, V) bool."""
+    """Return all captions of the clips, and which video each belongs to, (T, V) bool."""
     captions = [caption for clip in clips for caption in clip.captions]
     owner = torch.tensor([v for v, clip in enumerate(clips) for _ in clip.captions])
     return captions, owner[:, None] == torch.arange(len(clips))[None]
 
 
 def diagonal(scores: Tensor) -> dict[str, Retrieval]:
-    """Metrics both ways of scores (N, N) of N texts and their N videos, in the same order."""
+    """Return the metrics both ways of scores (N, N) of N texts and their N videos, in the same order."""
     return both_ways(scores, torch.eye(len(scores), dtype=torch.bool))
 
 

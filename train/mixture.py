@@ -10,7 +10,7 @@ from data import Part, hold_out, join
 
 
 def parse_mix(mix: str) -> list[tuple[str, list[str], float]]:
-    """Return data set, configs and share of each entry of `--mix`. Raise ValueError for what is not written so.
+    """Return data set, configs and share of each entry of `--mix`. Raise ValueError for any other form.
 
     >>> parse_mix("photos:train=0.4,me/clips:train+short=0.1")
     [('photos', ['train'], 0.4), ('me/clips', ['train', 'short'], 0.1)]
@@ -34,9 +34,9 @@ def parse_mix(mix: str) -> list[tuple[str, list[str], float]]:
 def load_mixture(c: TrainConfig) -> tuple[list[Clip], list[Part]]:
     """Return the clips of all data sets of a run, and the parts they make, the benchmark's first.
 
-    Of each set whole source videos are held out: c.held_out clips of the benchmark, at most a tenth of the others'.
-    What shares a source video with a held-out clip is left out of every set's training. A file that two sets name is
-    one clip of the first, with the captions of both. Raise ValueError or OSError as `load_clips` does.
+    Each set has whole source videos held out: c.held_out clips of the benchmark, at most a tenth of each other set.
+    Clips that share a source video with a held-out clip are in no set's training. A file in two sets becomes one clip
+    of the first set, with the captions of both. Raise ValueError or OSError as `load_clips` does.
     """
     options: dict[str, Any] = {name: getattr(c, name) for name in OPTIONS}
     further = parse_mix(c.mix)

@@ -1,4 +1,4 @@
-"""What a run shows and keeps of its course: a progress bar, log.jsonl, curve.png, and a tracker of your choice."""
+"""Show and keep the progress of a run: a progress bar, log.jsonl, curve.png, and a tracker of your choice."""
 
 import json
 import time
@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from checkpoints import write_whole
 from config import TrainConfig
 from losses import Losses
 from metrics import Retrieval
 from tqdm import tqdm
 
+from suma import atomic_io
+
 LOG, CURVE = "log.jsonl", "curve.png"
 
 
 def keep_log_until(file: Path, step: int) -> None:
-    """Drop the lines after `step`, which a run that goes on from there writes again."""
+    """Drop the lines after `step`: a run that resumes there writes them again."""
     if not file.exists():
         return
     kept = []
@@ -27,11 +28,11 @@ def keep_log_until(file: Path, step: int) -> None:
                 kept.append(line + "\n")
         except ValueError:  # a line cut off by a kill
             continue
-    write_whole(file, "".join(kept))
+    atomic_io.replace(file, "".join(kept).encode())
 
 
 class Monitor:
-    """Follows one run, on the main process only. Lines are printed where there is no terminal for a progress bar."""
+    """Follow one run, on the main process only. Print lines if there is no terminal for a progress bar."""
 
     def __init__(self, accelerator: Accelerator, c: TrainConfig, steps: int, first: int, pairs_per_epoch: int):
         self.accelerator, self.c, self.pairs_per_epoch = accelerator, c, pairs_per_epoch
@@ -42,7 +43,7 @@ class Monitor:
         self.bar = tqdm(total=steps, initial=first, desc="train", unit="step", disable=not self.is_main or None)
 
     def step(self, done: int, losses: Losses, clip_lr: float, new_lr: float) -> None:
-        """After every step; every `log_every` steps it is shown and kept."""
+        """Count a step; show and keep every `log_every`-th."""
         self.bar.update()
         if not self.is_main or done % self.c.log_every:
             return
@@ -77,14 +78,14 @@ class Monitor:
         self.accelerator.log(dict(flat(values)), step=done)
 
     def close(self) -> None:
-        """The end of the run, or of this part of it: the curve is drawn."""
+        """End the progress bar, and draw the curve."""
         self.bar.close()
         if self.is_main:
             draw_curve(self.folder / LOG, self.folder / CURVE)
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    """Nested numbers by a path of names, as trackers take them.
+    """Return nested numbers as pairs of a path and a number, as trackers take them.
 
     >>> flat({"a": 1, "b": {"c": 2}})
     [('a', 1), ('b/c', 2)]
@@ -96,7 +97,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
 
 
 def draw_curve(log: Path, picture: Path) -> None:
-    """The losses and the held-out R@1 (percent) over the steps of a log, as a PNG."""
+    """Draw the losses and the held-out R@1 (percent) of a log as a PNG."""
     from matplotlib.figure import Figure
 
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

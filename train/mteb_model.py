@@ -1,7 +1,7 @@
-"""SUMA in MTEB's video retrieval tasks: `pip install mteb; python train/mteb_model.py --model DIR-or-Hub-id`.
+"""Run MTEB's video retrieval tasks: `pip install mteb; python train/mteb_model.py --model DIR-or-Hub-id`.
 
-MTEB (https://github.com/embeddings-benchmark/mteb) brings the tasks, the metrics and a public leaderboard; here a SUMA
-becomes a model that it can search with, by SUMA's own score. Shapes: T texts, V videos, F frames.
+MTEB (https://github.com/embeddings-benchmark/mteb) has the tasks, the metrics and a public leaderboard; this file wraps
+a SUMA as a model that MTEB can search with, by SUMA's own score. Shapes: T texts, V videos, F frames.
 """
 
 import os
@@ -34,8 +34,9 @@ TASKS = ("MSRVTTT2V", "MSRVTTV2T")
 
 
 class MTEBModel:
-    """A SUMA as MTEB's `SearchProtocol`: it indexes a task's corpus, texts or videos, and searches it by queries of the
-    other kind. Videos are read by SUMA's own reader, so MTEB's torchcodec is not needed.
+    """A SUMA as MTEB's `SearchProtocol`: index a corpus of texts or videos, search it by queries of the other kind.
+
+    SUMA's own reader decodes the videos, so MTEB's torchcodec is not needed.
     """
 
     def __init__(self, model: SUMA, name: str = "suma/local", revision: str | None = None):
@@ -43,7 +44,7 @@ class MTEBModel:
 
     @property
     def mteb_model_meta(self) -> "ModelMeta":
-        """What MTEB writes beside the results; the revision is the weights' fingerprint where none was given."""
+        """Return what MTEB writes beside the results."""
         from mteb.models import ModelMeta
 
         context = self.model.config.clip["text_cfg"].get("context_length", 77)
@@ -58,22 +59,22 @@ class MTEBModel:
         return ModelMeta.create_empty(overwrites=facts)
 
     def index(self, corpus: "Dataset", **_: Any) -> None:
-        """Encode the corpus."""
+        """Encode and keep the corpus."""
         self.ids, self.corpus = list(corpus["id"]), self.encode(corpus)
 
     def search(
         self, queries: "Dataset", *, top_k: int, top_ranked: Any = None, **_: Any
     ) -> dict[str, dict[str, float]]:
-        """Query id -> the scores of its top_k items of the corpus, by their ids."""
+        """Return for each query id the scores of its top_k items of the corpus, by their ids."""
         if top_ranked is not None:
-            raise ValueError("SUMA searches the whole corpus: MTEB's reranking tasks are not for it")
+            raise ValueError("SUMA searches the whole corpus: choose no reranking task of MTEB")
         wanted = self.encode(queries)
-        if isinstance(wanted, Texts) == isinstance(self.corpus, Texts):
-            raise ValueError("SUMA scores texts against videos: this task has one kind of both")
-        if isinstance(wanted, Texts):
+        if isinstance(wanted, Texts) and isinstance(self.corpus, Videos):
             scores = self.model.score(wanted, self.corpus)
-        else:
+        elif isinstance(wanted, Videos) and isinstance(self.corpus, Texts):
             scores = self.model.score(self.corpus, wanted).T
+        else:
+            raise ValueError("SUMA compares texts with videos, and this task items of one kind: choose another")
         best = scores.float().topk(min(top_k, scores.shape[1]))
         return {
             query: {self.ids[i]: score for i, score in zip(items, values, strict=True)}
@@ -82,7 +83,7 @@ class MTEBModel:
 
     @torch.no_grad()
     def encode(self, rows: "Dataset", batch_size: int = 32) -> Texts | Videos:
-        """Rows with a column `video` (file or bytes) or `text` -> their features."""
+        """Return the features of rows with a column `video` (file or bytes) or `text`."""
         if "video" not in rows.column_names:
             return encode_captions(self.model, rows["text"])
         from datasets import Video
@@ -92,12 +93,12 @@ class MTEBModel:
         def encode(chosen: Sequence[int]) -> Videos:
             pixels, mask = pad_frames([self.frames(files[i]) for i in chosen], self.model.config.num_frames)
             seen, valid = (torch.from_numpy(x).to(self.model.device) for x in (pixels, mask))
-            return self.model.videos(*self.model.encode_video(seen, valid), valid)
+            return self.model.make_videos(*self.model.encode_video(seen, valid), valid)
 
         return encode_all(range(len(rows)), encode, batch_size, None, "encode videos")
 
     def frames(self, file: dict[str, Any]) -> Any:
-        """The frames (F, 3, S, S) uint8 of a video as datasets keeps it: its bytes, or the path of a local file."""
+        """Return the frames (F, 3, S, S) uint8 of a video as datasets keeps it: bytes, or the path of a local file."""
         image = self.model.config.image
         with tempfile.TemporaryDirectory() as folder:
             path = file["path"]
@@ -109,8 +110,9 @@ class MTEBModel:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the tasks and print their main metrics."""
     parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", required=True, help="a SUMA folder or Hub id")
     parser.add_argument("--name", help="the model's name in MTEB's results, owner/name (default: that of --model)")

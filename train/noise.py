@@ -1,4 +1,4 @@
-"""Worse annotations, to see what a training bears: captions of other videos, missing words, fewer clips."""
+"""Make the training data worse, to see how robust training is: wrong captions, missing words, fewer clips."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,19 +7,19 @@ import numpy as np
 from benchmarks import Clip
 
 
-def spoil(
+def corrupt_captions(
     clips: list[Clip], train: Sequence[int], shuffled: float, dropped: float, number: int, seed: int
 ) -> list[int]:
-    """Change the training clips in place, and draw `number` of them (0: all); the indices that are left.
+    """Corrupt the captions of the clips `train` in place, and return the indices of `number` of these (0: all).
 
-    shuffled: share of the clips that get the captions of another of them. dropped: share of the words that are left
-    out, each by chance (a caption keeps at least one). Held-out clips stay as they are.
-    Raises ValueError for a share outside [0, 1] or more clips than there are.
+    shuffled: share of the clips that get the captions of another one. dropped: share of the words that are left out,
+    each by chance (a caption keeps at least one). Other clips are not changed.
+    Raise ValueError for a share outside [0, 1], or more clips than there are.
     """
     if not (0 <= shuffled <= 1 and 0 <= dropped < 1 and 0 <= number <= len(train)):
         raise ValueError(
-            f"shuffle_captions={shuffled} and drop_words={dropped} must be shares, and train_clips={number} at most "
-            f"{len(train)}"
+            f"shuffle_captions={shuffled} and drop_words={dropped} must be shares from 0 to 1, "
+            f"and train_clips={number} at most {len(train)}"
         )
     rng = np.random.default_rng((seed, 4))
     kept = sorted(rng.permutation(train)[:number].tolist()) if number else list(train)

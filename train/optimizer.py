@@ -1,4 +1,4 @@
-"""What is trained and how fast: frozen parts, parameter groups, the learning rate's course."""
+"""Which weights are trained and how fast: frozen parts, parameter groups, the learning rate over time."""
 
 import math
 import re
@@ -17,11 +17,11 @@ OUTPUT = re.compile(
 
 
 def freeze(model: SUMA, c: TrainConfig) -> None:
-    """Leave out of the training what `c` freezes: the text tower, the image tower, or the first blocks of both.
+    """Exclude from training what `c` freezes: the text tower, the image tower, or the first blocks of both.
 
-    With the first blocks goes all that comes before them (patch and token embeddings, positions). The temperature, the
-    temporal encoder and the concepts always learn, and the head that open_clip puts on a convolutional timm tower,
-    which has no pretrained weights. Raises ValueError where a tower has fewer blocks.
+    The embeddings and positions before the first blocks are frozen with them. Never frozen are the temperature, the
+    temporal encoder, the concepts, and the head that open_clip adds to a convolutional timm tower, which has no
+    pretrained weights. Raise ValueError if a tower has fewer blocks.
     """
     for of_image, whole in ((True, c.freeze_image), (False, c.freeze_text)):
         tower = [
@@ -33,22 +33,22 @@ def freeze(model: SUMA, c: TrainConfig) -> None:
         blocks = 1 + max(numbers.values(), default=-1)
         if not whole and c.freeze_layers > blocks:
             kind = "image" if of_image else "text"
-            raise ValueError(f"freeze_layers={c.freeze_layers}: the {kind} tower has {blocks} blocks")
+            raise ValueError(f"freeze_layers={c.freeze_layers}: the {kind} tower has {blocks} blocks; give fewer")
         for name, p in tower:
             early = numbers[name] < c.freeze_layers if name in numbers else not OUTPUT.search(name)
             p.requires_grad_(is_new(model, f"clip.{name}") or not (whole or (c.freeze_layers and early)))
 
 
 def is_new(model: SUMA, name: str) -> bool:
-    """Return True for a parameter that no pretrained backbone has: those of SUMA, and a convolutional tower's head."""
+    """Return True for a parameter that has no pretrained weights: those of SUMA, and a convolutional tower's head."""
     head = name.startswith("clip.visual.head.") and is_convolutional(model.clip.visual)
     return head or not name.startswith("clip.")
 
 
-def learn(model: SUMA) -> None:
-    """Training mode, but for batch norms (MobileCLIP's): their statistics stay those of the pretrained tower.
+def set_train_mode(model: SUMA) -> None:
+    """Set the model to training mode, except batch norms: these keep the statistics of the pretrained tower.
 
-    Statistics of a batch would make the gradients depend on how it is cut into chunks and shared among processes.
+    Statistics of a batch would make the gradients depend on how the batch is cut into chunks and shared by processes.
     """
     model.train()
     for module in model.modules():
@@ -57,7 +57,10 @@ def learn(model: SUMA) -> None:
 
 
 def parameter_groups(model: SUMA, c: TrainConfig) -> list[dict[str, Any]]:
-    """Backbone and new modules, each with and without weight decay (none on vectors and scalars)."""
+    """Return the parameters of the backbone and of the new modules, each with and without weight decay.
+
+    Vectors and scalars have no weight decay.
+    """
     groups = []
     for new, lr in ((False, c.clip_lr), (True, c.new_lr)):
         named = [(n, p) for n, p in model.named_parameters() if is_new(model, n) == new and p.requires_grad]
@@ -68,7 +71,7 @@ def parameter_groups(model: SUMA, c: TrainConfig) -> list[dict[str, Any]]:
 
 
 def learning_rate(step: int, steps: int, warmup: float) -> float:
-    """Factor of the peak rate: linear warm-up, then cosine to 0."""
+    """Return the factor of the peak rate at a step: linear warm-up, then a cosine to 0."""
     rising = max(1, int(warmup * steps))
     if step < rising:
         return (step + 1) / rising

@@ -1,4 +1,4 @@
-"""The ablation's runs -> one Markdown table, pictures, and the raw numbers.
+"""Report the ablation's runs: a Markdown table, pictures, and the raw numbers.
 
 Shapes: Q test queries.
 """
@@ -18,13 +18,15 @@ Row = dict[str, Any]  # question, name, options, runs
 
 
 def hits(row: Row, way: str) -> np.ndarray:
-    """Which queries find their own first: (Q,), the share of the row's seeds that do."""
+    """Return for each query (Q,) the share of the row's seeds that find its own item first."""
     return np.mean([np.array(run["ranks"][way]) <= 1 for run in row["runs"]], axis=0)
 
 
 def paired(row: Row, reference: Row, way: str, resamples: int = 2000) -> tuple[float, float, float]:
-    """R@1 of a row minus the reference's on the seeds that both have, in points, with its 95 % interval: the same test
-    queries are drawn for both."""
+    """Return R@1 of a row minus the reference's, in points, on the seeds that both have, with its 95 % interval.
+
+    Each resample draws the same test queries for both.
+    """
     seeds = {run["seed"] for run in row["runs"]} & {run["seed"] for run in reference["runs"]}
     one, other = (hits({"runs": [run for run in r["runs"] if run["seed"] in seeds]}, way) for r in (row, reference))
     difference = 100 * (one - other)
@@ -34,13 +36,13 @@ def paired(row: Row, reference: Row, way: str, resamples: int = 2000) -> tuple[f
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean, and the standard deviation over the seeds where there are several."""
+    """Return the mean, and the standard deviation over the seeds if there are several, as text."""
     mean = f"{np.mean(values):.1f}"
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
 def value(run: dict[str, Any], *path: str) -> float:
-    """A figure of a run; the first number where it comes with a second."""
+    """Return a figure of a run; of a pair, the first number."""
     found: Any = run
     for name in path:
         found = found[name]
@@ -48,7 +50,7 @@ def value(run: dict[str, Any], *path: str) -> float:
 
 
 def cells(row: Row, reference: Row | None) -> list[str]:
-    """A row of the table."""
+    """Return the cells of a row of the table."""
     runs = row["runs"]
     out = [row["question"], row["name"], str(len(runs))]
     out += [spread([value(run, "held_out", way) for run in runs]) for way in WAYS]
@@ -66,40 +68,27 @@ def cells(row: Row, reference: Row | None) -> list[str]:
 
 
 def free_queries(run: dict[str, Any]) -> float:
-    """Percent of the free queries that nobody had seen which put a right video first; NaN where there are none."""
+    """Return the percentage of the unseen free queries that find a right video first; NaN if there are none."""
     first = [row["rank"] == 1 for row in run["visitors"] if not row["seen"]]
     return 100 * sum(first) / len(first) if first else math.nan
 
 
 HEAD = (
-    "question",
-    "row",
-    "seeds",
-    "held-out t->v",
-    "held-out v->t",
-    "test t->v R@1",
-    "test v->t R@1",
-    "against SUMA, t->v (95 %)",
-    "aligned t->v",
-    "aligned v->t",
-    *PAIRS,
-    "pointing",
-    "top-5",
-    "concept AP",
-    "names",
-    "free queries",
+    "question | row | seeds | held-out t->v | held-out v->t | test t->v R@1 | test v->t R@1 | "
+    f"against SUMA, t->v (95 %) | aligned t->v | aligned v->t | {' | '.join(PAIRS)} | "
+    "pointing | top-5 | concept AP | names | free queries"
 )
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows as Markdown."""
+    """Return all rows as Markdown."""
     reference = next((row for row in rows if row["name"] == REFERENCE), None)
-    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines = [f"| {HEAD} |", "|" + "---|" * len(HEAD.split(" | "))]
     return "\n".join(lines + ["| " + " | ".join(cells(row, reference)) + " |" for row in rows])
 
 
 def pictures(rows: Sequence[Row], folder: Path) -> None:
-    """recall.png: R@1 of every row with its bootstrap interval; time.png: the minimal pairs of the baselines."""
+    """Draw recall.png, R@1 of every row with its interval, and time.png, the minimal pairs of the baselines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.2 + 0.27 * len(rows)), layout="constrained")
@@ -140,7 +129,7 @@ def pictures(rows: Sequence[Row], folder: Path) -> None:
 
 
 def write(rows: Sequence[Row], folder: Path, command: str, machine: str, protocol: str) -> str:
-    """The report into a folder: table.md, ablation.json, recall.png, time.png. Returns the table."""
+    """Write the report into a folder: table.md, ablation.json, recall.png, time.png. Return the table."""
     if not rows:
         return "no run has its results yet"
     folder.mkdir(parents=True, exist_ok=True)

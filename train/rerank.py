@@ -1,4 +1,4 @@
-"""Corrections of hubness, for items that are near to every query; reported apart from the plain scores.
+"""Corrections of hubness (items that are near to every query), reported separately from the plain scores.
 
 Shapes: Q queries, N items, B bank queries.
 """
@@ -17,15 +17,15 @@ RERANKS = ("inverted-softmax", "search", "dual-softmax")
 class Rerank:
     """Which correction, and its bank: a sample of `bank_size` clips of `bank_config`, never of the evaluated split.
 
-    Their captions are the queries by which videos are corrected, their videos those by which sentences are. `search` is
-    what an index does (hubness.py): videos alone are corrected, with the folded scores of captions, or of words.
-    The inverse temperature is fixed, not tuned: choose another one on training videos only.
+    The bank's captions correct videos, its videos correct sentences. `search` does what an index does (hubness.py): it
+    corrects only videos, by the folded scores of captions or of words. The inverse temperature is fixed, not tuned:
+    choose another one on training videos only.
     """
 
     method: str
     bank_config: str = "train_9k"
     bank_size: int = 1000
-    inverse_temperature: float | None = None  # 20; of `search` what an index has
+    inverse_temperature: float = None  # type: ignore[assignment]  # None: 20, for `search` that of an index
 
     def __post_init__(self) -> None:
         if self.inverse_temperature is None:
@@ -39,14 +39,14 @@ class Rerank:
 
     @property
     def transductive(self) -> bool:
-        """Whether test queries correct each other."""
+        """Return True if test queries correct each other."""
         return self.method == "dual-softmax"
 
 
 def dual_softmax(scores: Tensor, inverse_temperature: float) -> Tensor:
-    """Scores (Q, N) that rank each query's items by softmax over items times softmax over queries (arXiv 2109.04290).
+    """Return scores (Q, N) that rank items by softmax over items times softmax over queries (arXiv 2109.04290).
 
-    A query's own normaliser changes no rank and is left out. Transductive: the bank is the test queries themselves, so
-    it is no result of a search, where queries come one at a time.
+    A query's own normaliser changes no rank and is left out. This is transductive: the bank is the test queries
+    themselves, so a search, where queries come one at a time, cannot do it.
     """
     return scores - popularity(scores, inverse_temperature) / 2

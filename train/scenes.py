@@ -1,13 +1,13 @@
-"""Scenes: a benchmark of short captioned clips of emoji actors doing things in settings, made from a seed.
+"""Make Scenes, a benchmark of short captioned clips of emoji actors doing things in settings, from a seed.
 
     python train/scenes.py OUT
 
 writes 9,000 training and 1,000 test clips in the layout of MSR-VTT on the Hub, minimal pairs that differ only in time
 ("probe"), single pictures ("stills", "sides"), short captions of the training clips ("short"), and the truth of every
-frame. Test clips hold combinations that no training clip has; two in five training clips come as twins, which differ
-only in time.
+frame. Test clips have combinations that no training clip has; two in five training clips are twins, which differ only
+in time.
 
-The clips and splits are drawn in scenes_specs.py, worded in scenes_captions.py, and made pixels in scenes_render.py.
+The folder emoji_scenes holds the parts: specs.py draws clips and splits, captions.py words them, render.py paints them.
 """
 
 import argparse
@@ -22,16 +22,17 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import av
+from emoji_scenes.extra import more, short_captions, sides
+from emoji_scenes.oracle import oracle_table
+from emoji_scenes.render import FPS, Box, Clip, encode, render
+from emoji_scenes.specs import KINDS, Spec, all_specs
+from emoji_scenes.words import SETTINGS
 from PIL import Image, ImageDraw
-from scenes_captions import SETTINGS
-from scenes_extra import more, short_captions, sides
-from scenes_oracle import oracle_table
-from scenes_render import FPS, Box, Clip, encode, render
-from scenes_specs import KINDS, Spec, all_specs
 
 from suma.progress import Progress
 
@@ -65,7 +66,7 @@ they do and when (seconds), and their boxes [x, y, w, h] in pixels for each fram
 
 
 def make_video(clip: Clip) -> tuple[bytes, Boxes]:
-    """The mp4 of a clip and the boxes of each act, frame by frame."""
+    """Return the mp4 of a clip and the boxes of each act, frame by frame."""
     frames, boxes = render(clip)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -74,7 +75,7 @@ def make_video(clip: Clip) -> tuple[bytes, Boxes]:
 
 
 def row(spec: Spec) -> dict[str, object]:
-    """A row with MSR-VTT's keys."""
+    """Return a row with MSR-VTT's keys."""
     return {
         "video_id": spec.video_id,
         "video": spec.video_id + ".mp4",
@@ -89,11 +90,16 @@ def row(spec: Spec) -> dict[str, object]:
 
 
 def truth(spec: Spec, boxes: Boxes) -> dict[str, object]:
-    """Who is where doing what, when (seconds); the acts of one actor are joined."""
+    """Return who is where and does what when (seconds), one entry per actor."""
     clip, seconds = spec.clip, spec.clip.frames / FPS
-    actors: dict[str, dict[str, list]] = {}
+    actors: dict[str, dict[str, Any]] = {}
     for act, own in zip(clip.acts, boxes, strict=True):
-        empty = {"name": act.actor, "setting": clip.setting_of(act), "actions": [], "boxes": [None] * clip.frames}
+        empty: dict[str, Any] = {
+            "name": act.actor,
+            "setting": clip.setting_of(act),
+            "actions": [],
+            "boxes": [None] * clip.frames,
+        }
         entry = actors.setdefault(act.actor, empty)
         entry["actions"].append([act.motion, act.start * seconds, act.stop * seconds])
         entry["boxes"] = [new or old for new, old in zip(own, entry["boxes"], strict=True)]
@@ -107,7 +113,7 @@ def truth(spec: Spec, boxes: Boxes) -> dict[str, object]:
 
 
 def rendered(specs: list[Spec], workers: int) -> Iterator[tuple[bytes, Boxes]]:
-    """The mp4 and boxes of each spec, in order."""
+    """Yield the mp4 and boxes of each spec, in order."""
     clips = [spec.clip for spec in specs]
     if workers <= 1:
         yield from map(make_video, clips)
@@ -117,13 +123,13 @@ def rendered(specs: list[Spec], workers: int) -> Iterator[tuple[bytes, Boxes]]:
 
 
 def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1, further: int = 0) -> list[Spec]:
-    """Write everything into the folder `out`, which must not exist or be empty, with `further` training clips."""
+    """Write the dataset, with `further` training clips, into the folder `out`, which must be new or empty."""
     if further < 0:
         raise ValueError(f"more is {further}: no fewer than 0 can be made")
     if videos < 10:
         raise ValueError(f"videos is {videos}: at least 10 are needed")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not empty: name another folder, or remove it first")
+        raise FileExistsError(f"{out} is not empty: choose another folder, or remove it first")
     unfinished = out.with_name(out.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -158,7 +164,7 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
 
 
 def contact_sheet(specs: list[Spec], each: int = 2, columns: int = 8, side: int = 112) -> Image.Image:
-    """A picture of `each` clips of each kind: a row of frames for each, with its caption."""
+    """Return a picture of `each` clips of each kind: a row of frames for each clip, with its caption."""
     shown: list[Spec] = []
     for group in (*KINDS, "probe", "stills", "sides"):
         shown += [s for s in specs if (s.kind if s.split in ("train", "test") else s.split) == group][:each]
@@ -186,7 +192,7 @@ def write_gallery(data: Path, out: Path, count: int = 120) -> None:
         for name in spread(scenes, count):
             video = archive.read(f"video/{name}.mp4")
             (out / "videos" / f"{name}.mp4").write_bytes(video)
-            with av.open(io.BytesIO(video)) as container:
+            with av.open(io.BytesIO(video), "r") as container:
                 frames = [frame.to_image() for frame in container.decode(video=0)]
             best = max(range(len(frames)), key=lambda i: visible(scenes[name], i))
             frames[best].save(out / "posters" / f"{name}.jpg", quality=80)
@@ -195,12 +201,12 @@ def write_gallery(data: Path, out: Path, count: int = 120) -> None:
 
 
 def visible(scene: dict, frame: int) -> float:
-    """Pixels of the frame that show actors; many actors count more than one large one."""
+    """Return how much of the frame shows actors; several actors count more than one large one."""
     return sum((box[2] * box[3]) ** 0.5 for actor in scene["actors"] if (box := actor["boxes"][frame]))
 
 
 def spread(scenes: dict[str, dict], count: int) -> list[str]:
-    """Greedily choose clips whose actors, settings, motions and kinds were chosen least so far."""
+    """Return `count` clips of great variety: each time the one whose traits were chosen least so far."""
     seen: dict[str, int] = {}
     chosen: list[str] = []
     traits = {name: list(scene_traits(scene)) for name, scene in scenes.items()}
@@ -214,7 +220,7 @@ def spread(scenes: dict[str, dict], count: int) -> list[str]:
 
 
 def scene_traits(scene: dict) -> Iterable[str]:
-    """What a visitor sees of a clip, for variety."""
+    """Yield what a visitor sees of a clip: its kind, actors (counted twice), settings and motions."""
     yield "kind " + scene["kind"]
     for actor in scene["actors"]:
         yield from (actor["name"], actor["name"], "in " + actor["setting"])

@@ -1,4 +1,4 @@
-"""Static word vectors that know nothing of pictures: those that `pip install wordllama` brings (MIT licence).
+"""Static word vectors, made without pictures: those of `pip install wordllama` (MIT licence).
 
 Shapes: E width of the vectors.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def folder_of(package: str) -> Path:
-    """Where a package lies. Raises ValueError where it is not installed."""
+    """Return the folder of a package. Raise ValueError if it is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise ValueError(f"{package} is not installed: pip install {package.replace('_', '-')}")
@@ -20,9 +20,10 @@ def folder_of(package: str) -> Path:
 
 
 def static_vectors() -> Callable[[str], Tensor]:
-    """Text -> unit vector (E,): the mean of its tokens', as the package has it. Raises ValueError where it is missing.
+    """Return a function from a text to its unit vector (E,), the mean of its tokens' vectors.
 
-    Its own loader would ask the Hub for the tokenizer that it carries.
+    Raise ValueError if the package is not installed. Its own loader is not used: it asks the Hub for the tokenizer,
+    which the package has too.
     """
     from safetensors.torch import load_file
     from tokenizers import Tokenizer

@@ -5,8 +5,8 @@
 
 writes OUT/towers.json and OUT/towers.safetensors, for train.py's --backbone and --pretrained. The image tower is
 EfficientNet-Lite2 (converted from Google's, Apache-2.0; the package states no licence for its weights). The text tower
-learns to place captions, and each word of its vocabulary, where all-MiniLM-L6-v2 (the package states MIT) places them:
-so it knows English words that no caption holds.
+learns to place captions, and each word of its vocabulary, where all-MiniLM-L6-v2 (the package states MIT) places them,
+so it also knows English words that are in no caption.
 
 Shapes: T texts, E width of the text tower, D joint width (= E).
 """
@@ -59,10 +59,9 @@ Teacher = Callable[[Sequence[str]], Tensor]  # texts -> unit features (T, 384)
 
 
 def image_weights(trunk: nn.Module) -> dict[str, Tensor]:
-    """Return the package's weights under timm's names. Raise ValueError where they are of another network.
+    """Return the package's weights under timm's names. Raise ValueError if they are of another network.
 
-    The package names the tensors otherwise, but has them in the same order; the classifier, which comes last, is left
-    out.
+    The package has other names for the tensors, but the same order; the classifier comes last and is left out.
     """
     file = next(folder_of(IMAGES).glob("models/*.pth"))
     weights = torch.load(file, weights_only=True)  # tensors alone
@@ -73,7 +72,7 @@ def image_weights(trunk: nn.Module) -> dict[str, Tensor]:
 
 
 def sentence_model() -> Teacher:
-    """Return all-MiniLM-L6-v2 as a function: unit features, the mean over the tokens. Raise ValueError without it."""
+    """Return all-MiniLM-L6-v2 as a function to unit features, means over tokens. Raise ValueError without it."""
     try:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
@@ -123,7 +122,7 @@ def texts_of_a_step(captions: Sequence[str], words: Sequence[str], number: int, 
     """Return captions, captions with a word exchanged for any of the vocabulary, and words in short phrases."""
     chosen = [captions[i].split() for i in rng.integers(len(captions), size=number)]
     for n, caption in enumerate(chosen):
-        word = words[rng.integers(len(words))]
+        word = words[int(rng.integers(len(words)))]
         if n % 4 == 1:
             caption[rng.integers(len(caption))] = word
         elif n % 4 == 2:

@@ -1,6 +1,6 @@
-"""The videos of a benchmark: files of a folder, or of a dataset on the Hub, or members of one zip.
+"""Find the videos of a benchmark: files of a folder or of a dataset on the Hub, or members of one zip of these.
 
-The zip's are unpacked into SUMA_CACHE.
+The members of the zip are unpacked into SUMA_CACHE.
 """
 
 import hashlib
@@ -13,20 +13,22 @@ import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from suma.atomic_io import cache_folder
 from suma.progress import Progress
 from suma.video.frames import VIDEO_EXTENSIONS
 
-CACHE = Path(os.environ.get("SUMA_CACHE", Path.home() / ".cache" / "suma"))
+CACHE = cache_folder()
 
 
 def suffix(name: str) -> str:
+    """Return the suffix of a file's name in lower case."""
     return PurePosixPath(name).suffix.lower()
 
 
 def without_suffix(name: str) -> str:
-    """Return a video's name without the suffix of a video: other dots belong to the name.
+    """Return a video's name without the suffix of a video; other dots are part of the name.
 
     >>> [without_suffix(name) for name in ("a.MP4", "x/clip_v1.0", "clip_v1.0.webm")]
     ['a', 'x/clip_v1.0', 'clip_v1.0']
@@ -35,7 +37,7 @@ def without_suffix(name: str) -> str:
 
 
 def fetch(data: str, name: str) -> Path:
-    """A file of a local folder, or of a dataset on the Hub, downloaded once."""
+    """Return a file of a local folder, or of a dataset on the Hub, downloaded once."""
     if Path(data).is_dir():
         return Path(data) / name
     from huggingface_hub import hf_hub_download
@@ -44,17 +46,17 @@ def fetch(data: str, name: str) -> Path:
 
 
 def _key(name: str) -> str:
-    """Return how a file's name is compared."""
+    """Return the form in which files' names are compared."""
     base = without_suffix(name)
     return unicodedata.normalize("NFC", base) + name[len(base) :].lower()
 
 
 def match(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
-    """Video name -> the file whose path ends with it, with any video suffix where the name has none.
+    """Return for each video name the file whose path ends with it; a name without suffix matches any video suffix.
 
-    Names without a file are left out. Raises ValueError for a name that two files answer to, or that leaves the folder.
-
-    Letters are compared composed (NFC), and suffixes of videos in lower case; a file spelled as the name goes first.
+    Names without a file are left out. Letters are compared composed (NFC), video suffixes in lower case; of several
+    files, one spelled exactly as the name is chosen. Raise ValueError for a name that matches two files, or that
+    leaves the folder.
 
     >>> match(["a.mp4", "b", "c"], ["x/a.MP4", "x/b.avi", "x/b.txt"])
     {'a.mp4': 'x/a.MP4', 'b': 'x/b.avi'}
@@ -68,7 +70,7 @@ def match(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
     for name in names:
         wanted = PurePosixPath(_key(name))
         if wanted.is_absolute() or ".." in wanted.parts or not wanted.name:
-            raise ValueError(f"video {name!r} is not inside of the benchmark's folder")
+            raise ValueError(f"video {name!r} is not inside the benchmark's folder")
         folder = wanted.parts[:-1]
         fitting = [
             f for f in named.get(wanted.name, []) if PurePosixPath(_key(f)).parts[-1 - len(folder) : -1] == folder
@@ -82,13 +84,13 @@ def match(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
 
 
 def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
-    """Each name's file: in the folder `video` where there is one, or anywhere below root, or in root's zip.
+    """Return each name's file: in the folder `video` if there is one, else anywhere below root, or in root's zip.
 
-    Single videos that are missing get the path at which they were looked for: decoding reports them.
+    A missing video gets the path where it was expected, so that decoding reports it.
     """
     leaving = [name for name in names if ".." in PurePosixPath(name).parts]
     if leaving:
-        raise ValueError(f"video {leaving[0]!r} is not inside of the benchmark's folder")
+        raise ValueError(f"video {leaving[0]!r} is not inside the benchmark's folder")
     folder = root / "video" if (root / "video").is_dir() else root
     found = {name: root / name for name in names if (root / name).is_file()}
     rest = [name for name in names if name not in found]
@@ -107,10 +109,10 @@ def local_videos(root: Path, names: Sequence[str]) -> list[Path]:
 
 
 def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
-    """Each name's file, from a dataset on the Hub: files of the repository, or members of its zip.
+    """Return each name's file from a dataset on the Hub: a file of the repository, or a member of its zip.
 
-    The zip is downloaded once and its sha256 compared with the Hub's; by_range: it is never downloaded, only the bytes
-    of the members are read (each has a checksum in the zip).
+    The zip is downloaded once, and its sha256 compared with the Hub's. by_range: read only the bytes of the members
+    instead (each has a checksum in the zip).
     """
     from huggingface_hub import HfApi, HfFileSystem
 
@@ -125,7 +127,8 @@ def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
     if rest and not archives and tars:
         raise ValueError(f"{data} has its videos in {tars[0]}: unpack it beside the annotations, and give that folder")
     if rest and (archive := only_zip(data, archives, bool(found))):
-        (info,) = HfApi().get_paths_info(data, archive, repo_type="dataset")
+        infos: list[Any] = HfApi().get_paths_info(data, archive, repo_type="dataset")
+        (info,) = infos
         target = video_cache(f"{data}/{archive}@{info.blob_id}")
         remote = f"datasets/{data}/{archive}"
         whole = None if by_range else checked(fetch(data, archive), info.lfs and info.lfs.sha256, target)
@@ -135,9 +138,9 @@ def hub_videos(data: str, names: Sequence[str], by_range: bool) -> list[Path]:
 
 
 def checked(file: Path, sha256: str | None, target: Path) -> Path:
-    """A downloaded file whose content is what the Hub says it is (where it says so); noted in the folder `target`.
+    """Return a downloaded file after comparing its checksum with the Hub's, if there is one; note it in `target`.
 
-    Raises ValueError for another, which is removed, so that the next call downloads it again.
+    Raise ValueError if they differ, and remove the file, so that the next call downloads it again.
     """
     noted = target / "sha256"
     if sha256 and not (noted.is_file() and noted.read_text() == sha256):
@@ -152,7 +155,7 @@ def checked(file: Path, sha256: str | None, target: Path) -> Path:
 
 
 def only_zip(data: str, archives: Sequence[str], some_found: bool) -> str:
-    """The one zip of the videos; "" where there is none to be missed, as some videos are there as files."""
+    """Return the one zip of the videos, or "" if there is no zip and some videos are files."""
     if not archives and some_found:
         return ""
     if len(archives) != 1:
@@ -161,15 +164,15 @@ def only_zip(data: str, archives: Sequence[str], some_found: bool) -> str:
 
 
 def video_cache(key: str) -> Path:
-    """Where the videos of one zip are unpacked."""
+    """Return the folder for the videos of one zip."""
     return CACHE / "videos" / hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def unpack(file: BinaryIO, label: str, names: Sequence[str], target: Path) -> dict[str, Path]:
-    """Unpack the videos of these names from a zip to target/video; name -> path. Members that are there are kept.
+    """Unpack the videos of these names from a zip to target/video, if they are not there yet; return path by name.
 
-    Raises ValueError for a damaged zip (checksums are compared), for one with names that leave its folder, and where it
-    has none of the videos.
+    Raise ValueError for a damaged zip (checksums are compared), for names in it that leave its folder, and if it has
+    none of the videos.
     """
     paths = {}
     try:

@@ -1,4 +1,4 @@
-"""What only Scenes can tell of a model, by its scripts: a sense of time, concepts that point, free queries.
+"""What only the truth of Scenes can tell of a model: a sense of time, concepts that point, free queries.
 
 Shapes: V videos, F frames, K concepts.
 """
@@ -19,17 +19,17 @@ from suma.similarity import Videos
 
 
 def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, tuple[float, int]]:
-    """Minimal pairs, alike but for time: how often a caption scores its own clip above its twin, in percent, and pairs.
+    """Return how often, in percent, a caption scores its clip above the twin, and of how many pairs, by kind of pair.
 
-    Chance is 50; a tie counts half. By kind of pair (the rows' source column); twins share the row's url. Where some of
-    a kind's captions are of the same words in another order ("from left to right"), these are told apart.
+    Chance is 50; a tie counts half. The kind is the row's source column; twins share the row's url. If only some of a
+    kind's captions have the same words in another order ("from left to right"), these are also counted separately.
     """
     pairs: dict[str, list[int]] = {}
     for i, clip in enumerate(clips):
         pairs.setdefault(clip.source, []).append(i)
     broken = [source for source, pair in pairs.items() if len(pair) != 2]
     if broken:
-        raise ValueError(f"{broken[0]} is not a pair of clips")
+        raise ValueError(f"{broken[0]} is not a pair of clips: twins share their url")
     scores = model.score(encode_captions(model, [clip.captions[0] for clip in clips]), videos)
     won: dict[str, list[float]] = {}
     same_words: dict[str, list[float]] = {}
@@ -47,19 +47,19 @@ def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, 
     return {kind: (100 * float(np.mean(w)), len(w) // 2) for kind, w in sorted(won.items())}
 
 
-def read_truth(file: Path) -> dict[str, dict]:  # type: ignore[type-arg]
-    """Scenes' truth by video id: kind, fps, and each actor's name, setting, actions and boxes."""
+def read_truth(file: Path) -> dict[str, dict]:
+    """Return the truth of Scenes by video id: kind, fps, and each actor's name, setting, actions and boxes."""
     with file.open() as lines:
         return {scene["video_id"]: scene for scene in map(json.loads, lines)}
 
 
 def pointing(
     model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
-) -> dict[str, tuple[float, int]]:  # type: ignore[type-arg]
-    """Does an actor's concept point to the frames it is in? By Scenes' truth, in clips with A first and B then.
+) -> dict[str, tuple[float, int]]:
+    """Return how often an actor's concept points to the frames that show it, in clips of one actor after another.
 
-    `pointing`: how often (in percent, and of how many) an actor's concept is hotter on the frames that show it than on
-    the frames that show the other. `top-5`: how often it is among the five strongest (standardised) of one of them.
+    `pointing`: how often (in percent, and of how many) the concept is hotter on these frames than on those of the other
+    actor. `top-5`: how often it is among the five strongest concepts (standardised) of one of its frames.
     """
     mask, concepts = videos.mask.cpu(), videos.frame_concepts.cpu().double()
     valid = concepts[mask]
@@ -88,15 +88,17 @@ def pointing(
     return {"pointing": (100 * float(np.mean(hotter)), len(hotter)), "top-5": (100 * float(np.mean(top)), len(top))}
 
 
-def visitors(model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]) -> list[dict[str, object]]:  # type: ignore[type-arg]
-    """Free queries (visitor_queries.json): is the first video found a right one?
+def visitor_ranks(
+    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
+) -> list[dict[str, object]]:
+    """Return for each query of visitor_queries.json the rank of the first right video.
 
-    Right is a video with every named actor, one of whom does what is asked where it is asked. Queries that no video
-    answers are left out. All were written without sight of captions and model; those marked as seen were there when
-    the short training captions got their words.
+    A right video has every named actor, and one of them does what is asked where it is asked. Queries without a right
+    video are left out. All were written without knowledge of captions and model; those marked as seen were known when
+    the short training captions were written.
     """
 
-    def answers(scene: dict, wanted: dict) -> bool:  # type: ignore[type-arg]
+    def answers(scene: dict, wanted: dict) -> bool:
         if not set(wanted["actors"]) <= {actor["name"] for actor in scene["actors"]}:
             return False
         return any(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SPRITES = Path(__file__).resolve().parent.parent / "assets" / "sprites"
+SPRITES = Path(__file__).resolve().parents[2] / "assets" / "sprites"
 SIZE = 160  # pixels, both sides of a frame
 VARIANTS = 24  # pictures of each setting
 MARGIN = 1.25  # a background is this much larger than the frame: room for the camera
@@ -23,7 +23,7 @@ TILES = ("desert", "city", "sunrise", "sea sunset", "bridge", "space")
 
 
 def noise(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
-    """Smooth noise, (side, side, 1), -0.5 to 0.5, with `cells` bumps in a row."""
+    """Return smooth noise (side, side, 1) from -0.5 to 0.5, with `cells` bumps in a row."""
     grid = (rng.random((cells, cells)) * 255).astype(np.uint8)
     smooth = Image.fromarray(grid).resize((side, side), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float32)[..., None] / 255 - 0.5
@@ -39,20 +39,20 @@ class Canvas:
         self.flat = np.zeros((side, side, 3), np.float32)
 
     def colour(self, rgb: tuple[int, int, int], jitter: float = 14) -> np.ndarray:
-        """A colour near `rgb`."""
+        """Return a random colour near `rgb`."""
         return np.clip(np.array(rgb, np.float32) + self.rng.uniform(-jitter, jitter, 3), 0, 255).astype(np.float32)
 
     def gradient(self, top: tuple[int, int, int], bottom: tuple[int, int, int]) -> np.ndarray:
-        """From one colour at the top to another at the bottom."""
+        """Return a gradient from one colour at the top to another at the bottom."""
         return self.colour(top) * (1 - self.y) + self.colour(bottom) * self.y + self.flat
 
     def noise(self, cells: int) -> np.ndarray:
-        """Smooth noise over the whole canvas."""
+        """Return smooth noise over the whole canvas."""
         return noise(self.rng, self.side, cells)
 
 
 def paint_horizon(c: Canvas, name: str) -> np.ndarray:
-    """Ground below a sky (or floor below a wall), in the colours of `HORIZONS`."""
+    """Paint ground below a sky, or a floor below a wall, in the colours of `HORIZONS`."""
     top, low, soil, grain = HORIZONS[name]
     sky, horizon = c.gradient(top, low), c.rng.uniform(0.45, 0.62)
     ground = c.colour(soil) * (1 - 0.25 * (c.y - horizon)) + c.noise(40) * grain
@@ -71,49 +71,49 @@ def paint_horizon(c: Canvas, name: str) -> np.ndarray:
 
 
 def paint_underwater(c: Canvas) -> np.ndarray:
-    """Rays of light in the sea, sand below."""
+    """Paint rays of light in the sea, with sand below."""
     rays = np.clip(np.sin((c.x + c.y * 0.35) * c.rng.uniform(16, 24) + c.rng.uniform(0, 6)), 0, 1)
     water = c.gradient((70, 190, 230), (10, 60, 130)) + 22 * rays * (1 - c.y)
     return np.where(c.y > 0.9 + 0.03 * np.sin(c.x * 9), c.colour((200, 180, 120)), water)
 
 
 def paint_night_sky(c: Canvas) -> np.ndarray:
-    """Stars."""
+    """Paint stars."""
     return np.where(c.rng.random((c.side, c.side, 1)) > 0.993, 245.0, c.gradient((8, 10, 35), (30, 40, 90)))
 
 
 def paint_clouds(c: Canvas) -> np.ndarray:
-    """Clouds in a blue sky."""
+    """Paint clouds in a blue sky."""
     sky = c.gradient((80, 160, 245), (180, 220, 255))
     return sky + np.clip((c.noise(6) + 0.4 * c.noise(14)) * 4, 0, 1) * (255 - sky) * 0.95
 
 
 def paint_stage(c: Canvas) -> np.ndarray:
-    """A red curtain above wooden boards."""
+    """Paint a red curtain above wooden boards."""
     folds = 0.72 + 0.28 * np.sin(c.x * c.rng.uniform(40, 60) + c.rng.uniform(0, 6))
     return np.where(c.y > 0.78, c.colour((120, 75, 40)), c.colour((165, 25, 35)) * folds + c.flat)
 
 
 def paint_bricks(c: Canvas) -> np.ndarray:
-    """A wall of bricks."""
+    """Paint a wall of bricks."""
     row = np.floor(c.y * 11)
     mortar = ((c.y * 11) % 1 < 0.12) | ((c.x * 6 + 0.5 * (row % 2)) % 1 < 0.06)
     return np.where(mortar, c.colour((205, 195, 185)), c.colour((170, 80, 60)) + c.noise(30) * 30)
 
 
 def paint_table(c: Canvas) -> np.ndarray:
-    """A chequered tablecloth."""
+    """Paint a chequered tablecloth."""
     return np.where((np.floor(c.x * 8) + np.floor(c.y * 8)) % 2 > 0, c.colour((200, 40, 40), 35), 245.0) + c.flat
 
 
 def paint_pool(c: Canvas) -> np.ndarray:
-    """Water above tiles."""
+    """Paint water above tiles."""
     water = c.colour((80, 200, 225)) + c.noise(9) * 40
     return np.where(((c.x * 9) % 1 < 0.06) | ((c.y * 9) % 1 < 0.06), water + 32, water)
 
 
 def paint_forest(c: Canvas) -> np.ndarray:
-    """Trunks under leaves."""
+    """Paint trunks under leaves."""
     wood = c.gradient((70, 120, 60), (40, 75, 30)) + c.noise(30) * 30
     for _ in range(9):
         place, width, foot = c.rng.uniform(0, 1), c.rng.uniform(0.02, 0.05), c.rng.uniform(0.7, 0.9)
@@ -122,7 +122,7 @@ def paint_forest(c: Canvas) -> np.ndarray:
 
 
 def paint_court(c: Canvas) -> np.ndarray:
-    """The floor of a basketball court."""
+    """Paint the floor of a basketball court."""
     floor = c.colour((205, 150, 90)) + 8 * np.sin(c.y * 70) + c.flat
     circle = np.abs(np.sqrt((c.x - 0.5) ** 2 + (c.y - 0.55) ** 2) - 0.25) < 0.012
     floor = np.where(circle | (np.abs(c.x - 0.5) < 0.01), 250.0, floor)
@@ -130,7 +130,7 @@ def paint_court(c: Canvas) -> np.ndarray:
 
 
 def paint_tile(c: Canvas, name: str) -> np.ndarray:
-    """A scenic emoji, cropped at random."""
+    """Return a scenic emoji, cropped at random."""
     tile = Image.open(SPRITES / f"setting-{name.replace(' ', '-')}.webp").convert("RGB")
     margin = tile.width * c.rng.uniform(0.03, 0.12)
     left, top = margin * (1 + c.rng.uniform(-0.8, 0.8)), margin * (1 + c.rng.uniform(-0.8, 0.8))
@@ -154,7 +154,7 @@ PAINTERS: dict[str, Callable[[Canvas], np.ndarray]] = {
 
 @lru_cache(maxsize=1200)
 def background(setting: str, variant: int, mirror: bool) -> Image.Image:
-    """One picture of a setting, `SIZE * MARGIN` pixels wide."""
+    """Return one picture of a setting, `SIZE * MARGIN` pixels wide."""
     side = int(SIZE * MARGIN)
     canvas = Canvas(np.random.default_rng(zlib.crc32(f"{setting}{variant}".encode())), side)
     if setting in PAINTERS:

@@ -1,4 +1,4 @@
-"""Where a model fails on Scenes: by kind of clip, by what the wrong video has wrong, and where a query tells a part.
+"""Where a model fails on Scenes: by kind of clip, by what is wrong with the first video, and by queries of one act.
 
 Shapes: T captions, V videos; caption i belongs to video i.
 """
@@ -10,20 +10,20 @@ import torch
 from benchmarks import Clip
 from encode import encode_captions
 from metrics import ranks
-from scenes_captions import choose_words
-from scenes_specs import draw_act
 from torch import Tensor
 
+from emoji_scenes.captions import choose_words
+from emoji_scenes.specs import draw_act
 from suma import SUMA
 from suma.similarity import Videos
 
 WRONG = ("actor", "setting", "action", "order", "nothing")  # what is looked at, in this order
 
 
-def difference(wanted: dict, found: dict) -> str:  # type: ignore[type-arg]
-    """What two scenes' truths differ in first: who, where, what, or in which order. "nothing": a scene alike."""
+def difference(wanted: dict, found: dict) -> str:
+    """Return the first of WRONG in which two scenes differ: who, where, what, or the order; else "nothing"."""
 
-    def told(scene: dict) -> list[object]:  # type: ignore[type-arg]
+    def told(scene: dict) -> list[object]:
         actors = scene["actors"]
         acts = [(start, actor["name"], action) for actor in actors for action, start, _ in actor["actions"]]
         return [
@@ -37,8 +37,13 @@ def difference(wanted: dict, found: dict) -> str:  # type: ignore[type-arg]
     return next((name for name, a, b in pairs if a != b), WRONG[-1])
 
 
-def errors(scores: Tensor, clips: Sequence[Clip], scenes: dict[str, dict]) -> dict[str, dict[str, tuple[float, int]]]:  # type: ignore[type-arg]
-    """R@1 in percent by kind of clip (and how many), and the wrong first videos (T, V) by what is wrong with them."""
+def count_errors(
+    scores: Tensor, clips: Sequence[Clip], scenes: dict[str, dict]
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """Return R@1 in percent by kind of clip, and the share of wrong first videos by what is wrong; each with a number.
+
+    scores: (T, V).
+    """
     kinds = [scenes[clip.video_id]["kind"] for clip in clips]
     first = ranks(scores, torch.eye(len(clips), dtype=torch.bool)) <= 1
     by_kind = {}
@@ -46,7 +51,7 @@ def errors(scores: Tensor, clips: Sequence[Clip], scenes: dict[str, dict]) -> di
         mine = torch.tensor([k == kind for k in kinds])
         by_kind[kind] = (100 * float(first[mine].double().mean()), int(mine.sum()))
     missed = (~first).nonzero().flatten().tolist()
-    best = scores.clone().fill_diagonal_(float("-inf")).argmax(1)  # also of a pair that ties
+    best = scores.clone().fill_diagonal_(float("-inf")).argmax(1)  # if a pair ties, the other one
     wrong = [difference(scenes[clips[i].video_id], scenes[clips[int(best[i])].video_id]) for i in missed]
     total = max(1, len(missed))
     return {"by kind": by_kind, "wrong first": {w: (100 * wrong.count(w) / total, wrong.count(w)) for w in WRONG}}
@@ -54,9 +59,11 @@ def errors(scores: Tensor, clips: Sequence[Clip], scenes: dict[str, dict]) -> di
 
 def one_act(
     model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
-) -> dict[str, tuple[float, int]]:  # type: ignore[type-arg]
-    """Queries of one actor and what it does, in the captions' words: is the only video that answers found first? In
-    percent, and of how many, by the kind of that video."""
+) -> dict[str, tuple[float, int]]:
+    """Return how often (in percent, and of how many) queries of one act find the only right video first, by its kind.
+
+    A query tells one actor and what it does, in the captions' words.
+    """
     answers: dict[tuple[str, str], set[int]] = {}
     for v, clip in enumerate(clips):
         for actor in scenes[clip.video_id]["actors"]:

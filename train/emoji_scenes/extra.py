@@ -1,29 +1,17 @@
-"""Further training data of Scenes: short captions, as visitors type them, pictures that tell left from right, and more
-clips.
-"""
+"""Further training data of Scenes: short captions as visitors type them, mirrored pictures, and more clips."""
 
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 
-import scenes_visitors as visitors
-from scenes_captions import ACTORS, VERBS, Wording, choose_words, inflect, is_clear, paraphrases, pick, with_article
-from scenes_render import Act, Clip
-from scenes_specs import TWINS, Spec, draw_kind, draw_still, draw_training, draw_until, is_common
+from emoji_scenes import visitors
+from emoji_scenes.captions import Wording, choose_words, inflect, is_clear, paraphrases, pick, with_article
+from emoji_scenes.render import Act, Clip
+from emoji_scenes.specs import TWINS, Spec, draw_kind, draw_still, draw_training, draw_until, is_common
+from emoji_scenes.words import ACTORS, SIDES, VERBS
 
 SHORT = 8  # short captions of each training clip
-SIDES = 1 / 3  # pairs of mirrored pictures, per training clip, times two
-SIDE_PHRASES = (
-    "on the SIDE",
-    "at the SIDE",
-    "on the SIDE side",
-    "on the SIDE hand side",
-    "to the SIDE",
-    "on the far SIDE",
-    "on the SIDE of the picture",
-    "at the SIDE edge",
-)
-BESIDE_PHRASES = ("to the SIDE of", "on the SIDE of", "SIDE of", "at the SIDE of")
+MIRRORED = 1 / 3  # mirrored pictures per training clip
 FORMS = {  # of a single actor
     "noun": 0.2,
     "noun place": 0.24,
@@ -36,14 +24,14 @@ FORMS = {  # of a single actor
 
 
 def short_captions(spec: Spec) -> tuple[str, ...]:
-    """A few different short captions of a training clip: one actor or two, with or without place and motion."""
+    """Return different short captions of a training clip: one actor or two, with or without place and motion."""
     rng = random.Random(f"short {spec.video_id} {spec.source} {spec.captions[0]}")
     found: dict[str, None] = {}
     while len(found) < SHORT:
         text = _two(spec, rng) if len(_actors(spec.clip)) == 2 and rng.random() < 0.25 else _one(spec.clip, rng)
         fluff = rng.random()
-        text = rng.choice(visitors.LEADS) + text if fluff < 0.12 else text
-        text = text + rng.choice(visitors.TAILS) if fluff > 0.94 else text
+        text = f"{rng.choice(visitors.LEADS)} {text}" if fluff < 0.12 else text
+        text = f"{text} {rng.choice(visitors.TAILS)}" if fluff > 0.94 else text
         if is_clear(text):
             found.setdefault(text)
     return tuple(found)
@@ -54,7 +42,7 @@ def _actors(clip: Clip) -> list[str]:
 
 
 def _noun(act: Act, word: Wording, rng: random.Random) -> str:
-    """Who it is: in the captions' words or a visitor's, with an article or, as people type, without."""
+    """Return who it is, in the captions' words or a visitor's, with or without an article."""
     noun, names = word.noun.removeprefix("a ").removeprefix("an "), visitors.NAMES.get(act.actor, ())
     if names and rng.random() < 0.3:
         noun = rng.choice(names)
@@ -71,7 +59,7 @@ def _noun(act: Act, word: Wording, rng: random.Random) -> str:
 
 
 def _does(act: Act, word: Wording, form: str, rng: random.Random) -> str:
-    """What it does, in the captions' words or a visitor's."""
+    """Return what it does, in the captions' words or a visitor's."""
     if rng.random() < 0.5:
         return word.motion(act, form)
     category = ACTORS[act.actor].category
@@ -112,7 +100,7 @@ def _two(spec: Spec, rng: random.Random) -> str:
 
 
 def more(count: int, seed: int, source: int) -> Iterator[Spec]:
-    """Further training clips, drawn like the others and with as many twins; long and short captions."""
+    """Yield further training clips, drawn like the others and with as many twins, with long and short captions."""
     number = 0
     while number < count:
         rng = random.Random(f"scenes {seed} more {source}")
@@ -126,10 +114,12 @@ def more(count: int, seed: int, source: int) -> Iterator[Spec]:
 
 
 def sides(videos: int, source: int) -> Iterator[Spec]:
-    """Pairs of mirrored pictures: one actor at a side, or two side by side. The captions of a pair differ in the side
-    alone."""
+    """Yield pairs of mirrored pictures: one actor at a side, or two side by side.
+
+    The captions of a pair differ only in the side.
+    """
     number = 0
-    for pair in range(max(4, round(SIDES * videos / 2))):
+    for pair in range(max(4, round(MIRRORED * videos / 2))):
         rng = random.Random(f"scenes sides {source + pair}")
         clip = draw_until(is_common, draw_still, rng)
         two = rng.random() < 0.4
@@ -149,13 +139,13 @@ def sides(videos: int, source: int) -> Iterator[Spec]:
 
 
 def _side_template(acts: tuple[Act, ...], setting: str, rng: random.Random) -> str:
-    """A caption with SIDE for the first actor's side and AWAY for the other."""
+    """Return a caption with SIDE for the first actor's side and AWAY for the other side."""
     words = [choose_words(act, rng) for act in acts]
     nouns = [_noun(act, word, rng) for act, word in zip(acts, words, strict=True)]
     place = f" {words[0].where(setting)}" if rng.random() < 0.3 else ""
-    side = pick(SIDE_PHRASES, rng.random())
+    side = pick(SIDES["at"], rng.random())
     if len(acts) == 1:
         return f"{nouns[0]} {side}{place}"
     if rng.random() < 0.5:
-        return f"{nouns[0]} {pick(BESIDE_PHRASES, rng.random())} {nouns[1]}{place}"
-    return f"{nouns[0]} {side} and {nouns[1]} {pick(SIDE_PHRASES, rng.random()).replace('SIDE', 'AWAY')}{place}"
+        return f"{nouns[0]} {pick(SIDES['beside'], rng.random())} {nouns[1]}{place}"
+    return f"{nouns[0]} {side} and {nouns[1]} {pick(SIDES['at'], rng.random()).replace('SIDE', 'AWAY')}{place}"

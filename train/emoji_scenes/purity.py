@@ -1,4 +1,4 @@
-"""Whether the concepts of a model mean what their words say, by Scenes' truth of every frame.
+"""Measure whether the concepts of a model mean what their words say, by the truth of every frame of Scenes.
 
 Shapes: N frames (of all videos), K concepts.
 """
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from benchmarks import Clip
 from concept_precision import average_precision
-from scenes_captions import ACTORS, MOTIONS, SETTINGS
 
+from emoji_scenes.words import ACTORS, MOTIONS, SETTINGS
 from suma.model.suma import SUMA
 from suma.model.vocabulary import split_words
 from suma.similarity import Videos
@@ -19,8 +19,8 @@ STRONGEST = 5  # concepts of a frame that are looked at
 COMMON = 0.5  # a concept true of more frames than this says nothing
 
 
-def names() -> dict[str, set[str]]:
-    """Words that name one actor, or one setting, and nothing else: "actor dog" -> {"dog", "puppy", "hound"}."""
+def naming_words() -> dict[str, set[str]]:
+    """Return the words that name one actor or one setting and nothing else: "actor dog": {"dog", "puppy", "hound"}."""
     things = {f"actor {a.name}": [a.name, *a.synonyms] for a in ACTORS.values()}
     things |= {f"setting {s.name}": list(s.phrases) for s in SETTINGS.values()}
     found = {thing: {w for phrase in phrases for w in split_words(phrase)} for thing, phrases in things.items()}
@@ -32,8 +32,8 @@ def names() -> dict[str, set[str]]:
     return {thing: {w for w in words if count[w] == 1 and w not in spoken} for thing, words in found.items()}
 
 
-def truth_of_frames(clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]) -> list[set[str]]:  # type: ignore[type-arg]
-    """What is to be seen in each valid frame, (N,): "actor dog", "setting snow"."""
+def truth_of_frames(clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]) -> list[set[str]]:
+    """Return what can be seen in each of the N valid frames: {"actor dog", "setting snow"}."""
     seen = []
     for v, clip in enumerate(clips):
         actors, count = scenes[clip.video_id]["actors"], int(videos.mask[v].sum())
@@ -49,15 +49,14 @@ def truth_of_frames(clips: Sequence[Clip], videos: Videos, scenes: dict[str, dic
 
 def purity(
     model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
-) -> dict[str, tuple[float, float]]:  # type: ignore[type-arg]
-    """In percent, and what chance would give.
+) -> dict[str, tuple[float, float]]:
+    """Return these measures, each in percent, with its value by chance.
 
-    `average precision`: frames ranked by a concept's activation, true where the frame shows what a word of the concept
-    names; mean over the concepts. `precision` and `recall` of a frame's five strongest (standardised) concepts: how
-    many are true of it, and which part of all that are. `names`: of two naming words in one concept, how often both
-    name the same thing (chance: any two of them).
+    `average precision`: of the frames ranked by a concept's activation; a frame is right if it shows what a word of the
+    concept names; the mean over concepts. `precision`, `recall`: of a frame's five strongest concepts (standardised).
+    `names`: how often two naming words of one concept name the same thing (chance: any two of them).
     """
-    things = names()
+    things = naming_words()
     thing_of = {word: thing for thing, words in things.items() for word in words}
     members = [{thing_of[w] for w in model.space.members(k) if w in thing_of} for k in range(model.space.num_concepts)]
     seen = truth_of_frames(clips, videos, scenes)

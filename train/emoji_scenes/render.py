@@ -1,4 +1,4 @@
-"""The pixels of Scenes: sprites, poses, camera; a `Clip` goes in, frames and boxes come out.
+"""The pixels of Scenes: sprites, poses, camera. A `Clip` goes in, frames and boxes come out.
 
 Positions and sizes are fractions of the frame's side, times are fractions of the clip (0 to 1), angles are degrees.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image, ImageDraw
-from scenes_backgrounds import SIZE, SPRITES, background
+
+from emoji_scenes.backgrounds import SIZE, SPRITES, background
 
 FPS = 10
 FRAMES = 40  # of a 4 s clip
@@ -37,7 +38,7 @@ class Act:
     mirror: bool = False
     start: float = 0.0
     stop: float = 1.0
-    carries_on: bool = False  # the actor of the act before: no jump between the two
+    carries_on: bool = False  # the actor goes on from where its act before this one ended
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Shot:
 
 @dataclass(frozen=True)
 class Clip:
-    """All that is needed to draw a video."""
+    """Everything that is needed to draw a video."""
 
     acts: tuple[Act, ...]
     shots: tuple[Shot, ...]
@@ -64,11 +65,11 @@ class Clip:
     frames: int = FRAMES
 
     def shot_at(self, t: float) -> Shot:
-        """What is seen at time `t`."""
+        """Return the shot that is seen at time `t`."""
         return next(shot for shot in self.shots if shot.start <= t < shot.stop)
 
     def setting_of(self, act: Act) -> str:
-        """Where the act takes place."""
+        """Return where the act takes place."""
         return self.shot_at(act.start).setting
 
 
@@ -85,24 +86,24 @@ class Pose:
 
 @cache
 def sprite(actor: str, mirror: bool) -> Image.Image:
-    """The picture of an actor, as large as it comes."""
+    """Return the picture of an actor in its full size."""
     image = Image.open(SPRITES / f"{actor.replace(' ', '-')}.webp").convert("RGBA")
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror else image
 
 
 @lru_cache(maxsize=512)
 def resized(actor: str, mirror: bool, width: int) -> Image.Image:
-    """The picture of an actor, `width` pixels wide and high."""
+    """Return the picture of an actor, `width` pixels wide and high."""
     return sprite(actor, mirror).resize((width, width), Image.Resampling.BILINEAR)
 
 
 def ramp(u: float) -> float:
-    """0 before 0.3, 1 after 0.55 of an act."""
+    """Return 0 before 0.3 of an act, 1 after 0.55, and a straight line between."""
     return min(1.0, max(0.0, (u - 0.3) / 0.25))
 
 
 def pose(act: Act, u: float) -> Pose:
-    """Where the actor is at `u` (0 to 1) of its act. Opposite motions are each other's reverse."""
+    """Return where the actor is at `u` (0 to 1) of its act. Opposite motions are each other's reverse."""
     x, y, along_x, along_y = act.x, act.y, act.reach[0] * (u - 0.5), act.reach[1] * (u - 0.5)
     match act.motion:
         case "still":
@@ -130,17 +131,17 @@ def pose(act: Act, u: float) -> Pose:
         case "zigzag":
             swing = 2 * math.pi * (1.5 + 0.5 * act.tempo) * u
             return Pose(x + 0.32 * act.reach[0] * math.sin(swing), y + 0.1 * act.reach[1] * math.sin(2 * swing))
-    raise ValueError(f"unknown motion {act.motion!r}")
+    raise ValueError(f"unknown motion {act.motion!r}: words.toml lists the motions")
 
 
 def blend(a: Pose, b: Pose, share: float) -> Pose:
-    """From pose `a` (share 0) to pose `b` (share 1), smoothly; `b` decides the angle and the alpha."""
+    """Return a pose between `a` (share 0) and `b` (share 1), with the angle and the alpha of `b`."""
     s = share * share * (3 - 2 * share)
     return Pose(a.x + s * (b.x - a.x), a.y + s * (b.y - a.y), a.scale + s * (b.scale - a.scale), b.angle, b.alpha)
 
 
 def draw(frame: Image.Image, act: Act, at: Pose) -> Box | None:
-    """Paste the actor into the frame; its visible box, None if nothing is to be seen."""
+    """Paste the actor into the frame; return its visible box, or None if nothing of it can be seen."""
     if at.alpha <= 0.02:
         return None
     image = resized(act.actor, act.mirror, max(4, round(SIZE * act.size * at.scale)))
@@ -148,7 +149,7 @@ def draw(frame: Image.Image, act: Act, at: Pose) -> Box | None:
         image = image.rotate(at.angle, Image.Resampling.BILINEAR)
     mask = image.getchannel("A")
     left, top = round(at.x * SIZE - image.width / 2), round(at.y * SIZE - image.height / 2)
-    box = mask.getbbox()
+    box = mask.getbbox() or (0, 0, 0, 0)
     if at.alpha < 0.99:
         mask = mask.point([int(value * at.alpha) for value in range(256)])
     frame.paste(image, (left, top), mask)
@@ -158,7 +159,7 @@ def draw(frame: Image.Image, act: Act, at: Pose) -> Box | None:
 
 
 def view(clip: Clip, t: float) -> Image.Image:
-    """What the camera sees of the setting, (SIZE, SIZE)."""
+    """Return what the camera sees of the setting, (SIZE, SIZE)."""
     shot = clip.shot_at(t)
     picture = background(shot.setting, shot.variant, shot.mirror)
     slack = (picture.width - SIZE) / 2
@@ -185,7 +186,7 @@ def draw_weather(frame: Image.Image, weather: str, seed: int, t: float) -> None:
 
 
 def render(clip: Clip) -> tuple[list[Image.Image], list[list[Box | None]]]:
-    """The frames of a clip, and for each act the actor's box in each frame."""
+    """Return the frames of a clip, and for each act the actor's box in each frame."""
     frames: list[Image.Image] = []
     boxes: list[list[Box | None]] = [[] for _ in clip.acts]
     for number in range(clip.frames):
@@ -207,12 +208,12 @@ def render(clip: Clip) -> tuple[list[Image.Image], list[list[Box | None]]]:
 
 
 def encode(frames: list[Image.Image], path: Path) -> None:
-    """Write frames as h264; the same bytes each time."""
+    """Write frames as h264, with the same bytes each time."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
         stream.codec_context.thread_count = 1
-        # x264's AVX code gives other bytes from run to run; SSE2 is the same everywhere and no slower at this size
+        # x264's AVX code writes different bytes from run to run; SSE2 does not, and is no slower at this size
         stream.options = {"preset": "veryfast", "crf": "28", "g": "20", "x264-params": "asm=SSE2"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(frame), format="rgb24")))

@@ -1,168 +1,23 @@
-"""What Scenes says: its vocabulary (actors, settings, motions) and the captions of a clip, in plain English."""
+"""What is said of a clip: captions in plain English, drawn at random."""
 
-import csv
 import random
 from dataclasses import dataclass, replace
 
-from scenes_backgrounds import SPRITES
-from scenes_render import Act, Clip
+from emoji_scenes.render import Act, Clip
+from emoji_scenes.words import ACTORS, LEADS, MOTIONS, SETTINGS, VERBS, WEATHER
 
-
-@dataclass(frozen=True)
-class Actor:
-    """Who can be in a clip."""
-
-    name: str
-    synonyms: tuple[str, ...]
-    category: str  # a key of VERBS
-    facing: str  # left, right or none
-    proper: bool  # a name without article
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where a clip can take place."""
-
-    name: str
-    phrases: tuple[str, ...]
-    weather: bool
-
-
-def read_table(name: str) -> list[dict[str, str]]:
-    """The rows of a table among the sprites."""
-    with (SPRITES / name).open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
-
-
-ACTORS = {
-    r["name"]: Actor(r["name"], tuple(r["synonyms"].split("|")), r["category"], r["facing"], r["article"] == "none")
-    for r in read_table("actors.csv")
-}
-SETTINGS = {
-    r["name"]: Setting(r["name"], tuple(r["phrases"].split("|")), bool(r["weather"]))
-    for r in read_table("settings.csv")
-}
-VERBS = {
-    "land": ("walk", "run", "move", "go"),
-    "air": ("fly", "flutter", "move", "go"),
-    "water": ("swim", "glide", "move", "go"),
-    "veh": ("drive", "roll", "move", "go"),
-    "cycle": ("ride", "roll", "move", "go"),
-    "boat": ("sail", "float", "move", "go"),
-    "fly": ("fly", "float", "move", "glide"),
-    "person": ("walk", "run", "move", "go"),
-    "food": ("slide", "move", "glide"),
-    "thing": ("slide", "move", "glide"),
-    "ball": ("roll", "move", "slide"),
-}
-TRAVEL = (
-    "{verb} SIDE",
-    "{verb} to the SIDE",
-    "{verb} SIDEwards",
-    "{verb} from OTHER to SIDE",
-    "{verb} towards the SIDE",
-    "{verb} to the SIDE side",
-    "head SIDE",
-    "head to the SIDE",
-    "cross from OTHER to SIDE",
-    "{verb} across the screen to the SIDE",
-)
-
-
-def towards(side: str, phrases: tuple[str, ...]) -> tuple[str, ...]:
-    """Phrases with SIDE and OTHER, for "left" or "right"."""
-    other = "right" if side == "left" else "left"
-    return tuple(phrase.replace("SIDE", side).replace("OTHER", other) for phrase in phrases)
-
-
-# Phrases of opposite motions stand at the same places, so that a minimal pair differs in nothing but the direction.
-MOTIONS: dict[str, tuple[str, ...]] = {
-    "left": towards("left", TRAVEL),
-    "right": towards("right", TRAVEL),
-    "up": (
-        "rise",
-        "go up",
-        "move up",
-        "move upwards",
-        "float up to the top",
-        "ascend",
-        "float upwards",
-        "climb higher",
-    ),
-    "down": (
-        "fall",
-        "go down",
-        "move down",
-        "move downwards",
-        "sink to the bottom",
-        "descend",
-        "fall down",
-        "drop lower",
-    ),
-    "grow": ("come closer", "get bigger", "grow", "approach the camera", "become larger", "get closer", "grow in size"),
-    "shrink": (
-        "move away",
-        "get smaller",
-        "shrink",
-        "move away from the camera",
-        "become smaller",
-        "get further away",
-        "shrink in size",
-    ),
-    "bounce": (
-        "bounce",
-        "jump",
-        "hop",
-        "jump up and down",
-        "bounce up and down",
-        "bounce around",
-        "hop up and down",
-        "jump around",
-    ),
-    "spin": (
-        "spin",
-        "rotate",
-        "turn around",
-        "spin around",
-        "twirl",
-        "spin in circles",
-        "turn in circles",
-        "whirl around",
-    ),
-    "appear": ("appear", "fade in", "show up", "come into view", "become visible"),
-    "vanish": ("disappear", "fade out", "vanish", "fade away", "become invisible"),
-    "still": ("stay still", "not move", "stay in place", "remain motionless", "stand still", "stay where it is"),
-    "zigzag": (
-        "zigzag",
-        "move in a zigzag",
-        "wiggle from side to side",
-        "sway from side to side",
-        "move back and forth",
-        "go back and forth",
-        "swing from side to side",
-    ),
-}
-WEATHER = {
-    "rain": (" in the rain", " while it rains", " as rain falls"),
-    "snow": (" as snow falls", " while it is snowing", " in falling snow"),
-}
 SMALL, MEDIUM, LARGE = 0.38, 0.55, 0.74  # sizes of actors
-FINITE_LEADS = ("",) * 6 + ("in this video ", "in the clip ")
-GERUND_LEADS = ("",) * 4 + (
-    "there is ",
-    "a video of ",
-    "we see ",
-    "a clip shows ",
-    "a clip of ",
-    "the video shows ",
-    "you can see ",
-    "an animation of ",
-)
-STILL_LEADS = ("", "", "a photo of ", "a picture of ", "an image of ", "there is ", "we see ", "a close up of ")
+FINITE_LEADS = ("",) * 6 + tuple(f"{lead} " for lead in LEADS["finite"])  # most captions begin without
+GERUND_LEADS = ("",) * 4 + tuple(f"{lead} " for lead in LEADS["gerund"])
+STILL_LEADS = ("",) * 2 + tuple(f"{lead} " for lead in LEADS["still"])
 
 
 def inflect(phrase: str, form: str) -> str:
-    """From "walk left": "walks left" (form "finite"), "is walking left" ("progressive"), "walking left" ("gerund")."""
+    """Return a verb phrase in another form.
+
+    >>> [inflect("walk left", form) for form in ("finite", "progressive", "gerund")]
+    ['walks left', 'is walking left', 'walking left']
+    """
     verb, _, rest = phrase.partition(" ")
     if verb == "not":  # "not move"
         return {"finite": f"does {phrase}", "progressive": "is not moving", "gerund": "not moving"}[form]
@@ -183,7 +38,7 @@ def inflect(phrase: str, form: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    """From "owl": "an owl"."""
+    """Return "an owl" for "owl"."""
     return ("an " if noun[0] in "aeiou" and not noun.startswith(("uni", "ufo")) else "a ") + noun
 
 
@@ -197,23 +52,23 @@ class Wording:
     place: float
 
     def motion(self, act: Act, form: str) -> str:
-        """What the actor does: a verb phrase."""
+        """Return what the actor does, as a verb phrase."""
         verbs = VERBS[ACTORS[act.actor].category]
         phrase = pick(MOTIONS[act.motion], self.phrase).format(verb=pick(verbs, self.verb))
         return inflect(phrase, form)
 
     def where(self, setting: str) -> str:
-        """The setting, with its preposition."""
+        """Return the setting, with its preposition."""
         return pick(SETTINGS[setting].phrases, self.place)
 
 
 def pick(options: tuple[str, ...], share: float) -> str:
-    """The option at `share` (0 to 1) of the list."""
+    """Return the option at `share` (0 to 1) of the list."""
     return options[int(share * len(options))]
 
 
 def choose_words(act: Act, rng: random.Random) -> Wording:
-    """Draw the words for one act."""
+    """Return random words for one act."""
     actor = ACTORS[act.actor]
     noun = actor.name if rng.random() < 0.5 else rng.choice(actor.synonyms)
     size = ""
@@ -228,7 +83,7 @@ def choose_words(act: Act, rng: random.Random) -> Wording:
 def describe(
     clip: Clip, kind: str, words: tuple[Wording, ...], rng: random.Random, says_place: bool, says_motion: bool
 ) -> str:
-    """One caption of the clip, lower case and without full stop."""
+    """Return a caption of the clip, in lower case and without a full stop."""
     form = rng.choices(("finite", "progressive", "gerund"), (0.4, 0.15, 0.45))[0]
     form = form if says_motion else "gerund"  # no verb: the leads of a noun phrase
     lead = rng.choice(GERUND_LEADS if form == "gerund" else FINITE_LEADS)
@@ -261,7 +116,7 @@ def describe(
 
 
 def one_actor_in_turn(acts: tuple[Act, ...], words: tuple[Wording, ...], form: str, layout: float) -> str:
-    """Two acts of one actor, in one of four layouts."""
+    """Return the words for two acts of one actor, in one of four layouts."""
     (first, second), (one, two) = acts, words
     if layout < 0.5:
         after = two.motion(second, "finite" if form == "finite" else "gerund")
@@ -274,7 +129,7 @@ def one_actor_in_turn(acts: tuple[Act, ...], words: tuple[Wording, ...], form: s
 
 
 def one_then_other(said: list[str], places: list[str], form: str, lead: str, rng: random.Random) -> str:
-    """Two actors one after the other."""
+    """Return the words for two actors, one after the other."""
     follow = rng.choice((" and then ", ", then ", " followed by "))
     if follow == " followed by " and form != "gerund":
         follow = " and then "
@@ -283,19 +138,19 @@ def one_then_other(said: list[str], places: list[str], form: str, lead: str, rng
 
 
 def weather_words(clip: Clip, rng: random.Random) -> str:
-    """Words for the weather, which a caption may leave out."""
-    return rng.choice(WEATHER[clip.weather]) if clip.weather and rng.random() < 0.6 else ""
+    """Return words for the weather, or "": a caption may leave it out."""
+    return " " + rng.choice(WEATHER[clip.weather]) if clip.weather and rng.random() < 0.6 else ""
 
 
 def describe_still(clip: Clip, words: tuple[Wording, ...], rng: random.Random) -> str:
-    """One caption of a single picture."""
+    """Return a caption of a single picture."""
     act = clip.acts[0]
     place = " " + words[0].where(clip.setting_of(act)) if rng.random() < 0.6 else ""
     return rng.choice(STILL_LEADS) + words[0].noun + place
 
 
 def paraphrases(clip: Clip, kind: str, rng: random.Random, count: int) -> tuple[tuple[str, ...], tuple[bool, bool]]:
-    """`count` different captions, and what the first of them tells. A single caption leaves little out."""
+    """Return `count` different captions, and whether the first tells place and motion; a single one mostly does."""
     found: dict[str, tuple[bool, bool]] = {}
     place, motion = (0.95, 0.97) if count == 1 else (0.8, 0.88)
     while len(found) < count:
@@ -308,7 +163,7 @@ def paraphrases(clip: Clip, kind: str, rng: random.Random, count: int) -> tuple[
 
 
 def contrasting_captions(pair: tuple[Clip, Clip], kind: str, rng: random.Random) -> tuple[str, str]:
-    """Captions of two twins, in the same words."""
+    """Return captions of two twins, in the same words."""
     while True:
         words = [choose_words(act, rng) for act in pair[0].acts]
         if kind == "twoact":  # one name for the one place
@@ -324,5 +179,5 @@ def contrasting_captions(pair: tuple[Clip, Clip], kind: str, rng: random.Random)
 
 
 def is_clear(caption: str) -> bool:
-    """Not "fading in in the snow", not "falling down downtown"."""
+    """Return False for "fading in in the snow" or "falling down downtown"."""
     return " in in " not in caption and " down downtown" not in caption

@@ -1,4 +1,4 @@
-"""What happens in Scenes: clips drawn at random, their twins, and the splits, from a seed."""
+"""What happens in Scenes: clips drawn at random from a seed, their twins, and the splits."""
 
 import random
 import zlib
@@ -6,23 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from scenes_backgrounds import VARIANTS
-from scenes_captions import ACTORS, LARGE, MEDIUM, MOTIONS, SETTINGS, SMALL, contrasting_captions, paraphrases
-from scenes_render import Act, Clip, Shot
+from emoji_scenes.backgrounds import VARIANTS
+from emoji_scenes.captions import LARGE, MEDIUM, SMALL, contrasting_captions, paraphrases
+from emoji_scenes.render import Act, Clip, Shot
+from emoji_scenes.words import ACTORS, HABITATS, MOTIONS, SETTINGS
 
-HABITATS = {
-    "land": ("meadow", "forest", "snow", "desert", "beach"),
-    "air": ("clouds", "forest", "meadow", "sunrise", "night sky"),
-    "water": ("underwater", "pool", "beach", "sea sunset"),
-    "veh": ("road", "city", "desert", "snow", "bridge"),
-    "cycle": ("road", "city", "meadow", "beach", "forest"),
-    "boat": ("beach", "sea sunset", "pool", "bridge"),
-    "fly": ("clouds", "space", "night sky", "city", "sunrise"),
-    "person": ("stage", "city", "beach", "room", "meadow", "snow", "court", "road"),
-    "food": ("table", "room", "beach", "stage"),
-    "thing": ("room", "table", "stage", "bricks"),
-    "ball": ("court", "meadow", "beach", "room"),
-}
 PAIRS = (("left", "right"), ("up", "down"), ("grow", "shrink"), ("appear", "vanish"))
 OPPOSITE = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 KINDS = {  # shares of the clips
@@ -38,7 +26,7 @@ TWINS = 0.2  # pairs of twins per training clip
 
 @dataclass(frozen=True)
 class Spec:
-    """A video to be written: its clip, its captions, and what the first caption tells (place, motion)."""
+    """A video to be written: its clip, its captions, and whether the first of these tells place and motion."""
 
     video_id: str
     split: str
@@ -51,8 +39,8 @@ class Spec:
 
 
 def held_out(clip: Clip) -> bool:
-    """Whether the clip has a combination (actor with setting, motion or other actor) that is kept for the test."""
-    keys = {("setting", act.actor, clip.setting_of(act)) for act in clip.acts}
+    """Return True if the clip combines an actor with a setting, motion or other actor as only test clips may."""
+    keys: set[tuple[str, ...]] = {("setting", act.actor, clip.setting_of(act)) for act in clip.acts}
     if clip.frames > 1:
         keys |= {("motion", act.actor, act.motion) for act in clip.acts}
     actors = sorted({act.actor for act in clip.acts})
@@ -62,17 +50,17 @@ def held_out(clip: Clip) -> bool:
 
 
 def is_common(clip: Clip) -> bool:
-    """Whether the clip may be in the training data."""
+    """Return True if the clip may be in the training data."""
     return not held_out(clip)
 
 
 def is_held_out_with(clip: Clip, motions: tuple[str, ...]) -> bool:
-    """Whether the clip may be in a probe of these motions."""
+    """Return True if the clip may be in a probe of these motions."""
     return held_out(clip) and clip.acts[0].motion in motions
 
 
 def face_ahead(act: Act) -> Act:
-    """The act with an actor that looks where it goes."""
+    """Return the act with its actor turned to where it goes."""
     facing = ACTORS[act.actor].facing
     if facing == "none" or act.motion not in ("left", "right"):
         return act
@@ -80,7 +68,7 @@ def face_ahead(act: Act) -> Act:
 
 
 def draw_act(rng: random.Random, actor: str, motion: str) -> Act:
-    """A random way for the actor to do this motion."""
+    """Return a random way for the actor to do this motion."""
     size = rng.choices((SMALL, MEDIUM, LARGE), (0.2, 0.6, 0.2))[0]
     far = 1.1 if rng.random() < 0.5 else 0.7
     return Act(
@@ -111,7 +99,7 @@ def keep_apart(rng: random.Random, acts: tuple[Act, Act]) -> tuple[Act, Act]:
 
 
 def draw_clip(rng: random.Random, kind: str) -> Clip:
-    """A random clip, without regard to the splits."""
+    """Return a random clip, for any split."""
     actors = rng.sample(sorted(ACTORS), 2)
     places: list[str] = []
     while len(places) < 2:
@@ -148,7 +136,7 @@ def draw_clip(rng: random.Random, kind: str) -> Clip:
 
 
 def in_order(first: Act, second: Act, kind: str) -> tuple[Act, Act]:
-    """The two acts, one after the other."""
+    """Return the two acts, one after the other."""
     return (
         replace(first, start=0.0, stop=0.5, carries_on=False),
         replace(second, start=0.5, stop=1.0, carries_on=kind == "seq"),
@@ -156,7 +144,7 @@ def in_order(first: Act, second: Act, kind: str) -> tuple[Act, Act]:
 
 
 def twin(clip: Clip, kind: str) -> Clip | None:
-    """The clip that differs only in time: the opposite motion, or the other order. None if there is none."""
+    """Return the clip that differs only in time: the opposite motion, or the other order. None if there is none."""
     if kind in ("solo", "duo"):
         for index, act in enumerate(clip.acts):
             if act.motion in OPPOSITE:
@@ -170,7 +158,7 @@ def twin(clip: Clip, kind: str) -> Clip | None:
 
 
 def draw_still(rng: random.Random) -> Clip:
-    """A random single picture."""
+    """Return a random clip of a single frame."""
     actor, setting = rng.choice(sorted(ACTORS)), rng.choice(list(SETTINGS))
     size = rng.uniform(0.36, 0.95)
     tilt = rng.uniform(-25, 25) if rng.random() < 0.25 else 0.0
@@ -182,14 +170,14 @@ def draw_still(rng: random.Random) -> Clip:
 
 
 def draw_until(accept: Callable[[Clip], bool], draw: Callable[..., Clip], *arguments: object) -> Clip:
-    """The first clip drawn that is accepted."""
+    """Return the first drawn clip that is accepted."""
     while not accept(clip := draw(*arguments)):
         pass
     return clip
 
 
 def draw_pair(rng: random.Random, kind: str, accept: Callable[[Clip], bool]) -> tuple[Clip, Clip]:
-    """A random clip and its twin, both accepted."""
+    """Return the first drawn clip that is accepted, as its twin is, and its twin."""
     while True:
         clip = draw_clip(rng, kind)
         other = twin(clip, kind)
@@ -198,17 +186,17 @@ def draw_pair(rng: random.Random, kind: str, accept: Callable[[Clip], bool]) -> 
 
 
 def draw_training(rng: random.Random, kind: str, paired: bool) -> tuple[Clip, ...]:
-    """A random clip without held-out combinations, or two that differ only in time."""
+    """Return a random clip without held-out combinations; if `paired`, with its twin."""
     return draw_pair(rng, kind, is_common) if paired else (draw_until(is_common, draw_clip, rng, kind),)
 
 
 def draw_kind(rng: random.Random) -> str:
-    """A random kind of clip."""
+    """Return a random kind of clip, by the shares of KINDS."""
     return rng.choices(list(KINDS), list(KINDS.values()))[0]
 
 
 def train_and_test(videos: int, seed: int) -> Iterator[Spec]:
-    """The training and test clips."""
+    """Yield the training clips, then the test clips."""
     pairs = round(TWINS * videos)
     has_twin = [True] * pairs + [False] * (videos - 2 * pairs)
     random.Random(f"scenes {seed}").shuffle(has_twin)
@@ -230,7 +218,7 @@ def train_and_test(videos: int, seed: int) -> Iterator[Spec]:
 
 
 def probe(videos: int, seed: int, source: int) -> Iterator[Spec]:
-    """Minimal pairs of held-out combinations; the captions of a pair differ in nothing but the time."""
+    """Yield minimal pairs of held-out combinations; the captions of a pair differ in nothing but time."""
     number = 0
     for name, count in PROBES.items():
         for index in range(max(2, round(count * videos / 9000))):
@@ -245,7 +233,7 @@ def probe(videos: int, seed: int, source: int) -> Iterator[Spec]:
 
 
 def stills(videos: int, seed: int, source: int) -> Iterator[Spec]:
-    """Single pictures, without held-out combinations."""
+    """Yield single pictures without held-out combinations."""
     for number in range(max(8, round(8000 * videos / 9000))):
         rng = random.Random(f"scenes {seed} stills {source + number}")
         clip = draw_until(is_common, draw_still, rng)
@@ -254,7 +242,7 @@ def stills(videos: int, seed: int, source: int) -> Iterator[Spec]:
 
 
 def all_specs(videos: int, seed: int) -> list[Spec]:
-    """The videos of all splits; `videos` is the number of training clips."""
+    """Return the videos of all splits; `videos` is the number of training clips."""
     specs = list(train_and_test(videos, seed))
     specs += probe(videos, seed, specs[-1].source + 1)
     return specs + list(stills(videos, seed, specs[-1].source + 1))
