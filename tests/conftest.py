@@ -1,11 +1,14 @@
-"""What all tests share: a tiny model, and caches of their own, so that nothing outside the tests is read or written."""
+"""What all tests share: a tiny model, decoders that run already, and caches of their own."""
 
+import functools
+import itertools
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 CACHE = Path(tempfile.mkdtemp(prefix="suma-tests-"))
 os.environ.update(SUMA_CACHE=str(CACHE / "suma"), HF_DATASETS_CACHE=str(CACHE / "datasets"), HF_HUB_OFFLINE="1")
@@ -14,7 +17,11 @@ os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from suma.index import ingest, video_index  # noqa: E402
+from suma.model import zero_shot  # noqa: E402
 from suma.model.suma import SUMA  # noqa: E402
+from suma.model.vocabulary import common_words  # noqa: E402
+from suma.video import worker  # noqa: E402
 
 collect_ignore = ["bench", "pictures.py"]  # scripts, run by hand
 TOWER: dict[str, Any] = {
@@ -47,6 +54,65 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+class WarmDecoder(worker.Decoder):
+    """A decoder that is closed only where it stands in the middle of a file, and else kept for the next test."""
+
+    idle: ClassVar[list["WarmDecoder"]] = []
+    busy = False
+
+    def read(self, path: str, num_frames: int, segment: float = 0.0) -> Iterator[worker.Part]:
+        self.busy = True
+        try:
+            yield from super().read(path, num_frames, segment)
+        except (ValueError, OSError):  # an answer too, or the child is dead, and another is started when needed
+            self.busy = False
+            raise
+        self.busy = False
+
+    def close(self) -> None:
+        if self.busy:
+            super().close()
+        else:
+            WarmDecoder.idle.append(self)
+
+
+def any_decoder(time_limit: float = worker.TIME_LIMIT, *, child: object = worker.CHILD) -> worker.Decoder:
+    """Return a decoder that runs already, if the caller asks for nothing special."""
+    if time_limit != worker.TIME_LIMIT or worker.CHILD is not child:
+        return worker.Decoder(time_limit)
+    try:
+        return WarmDecoder.idle.pop()
+    except IndexError:
+        return WarmDecoder()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_decoders() -> Iterator[None]:
+    """Spare most tests the half second in which a decoder's process starts; test_decoder.py starts its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest, "Decoder", any_decoder)
+        patch.setattr(video_index, "Decoder", any_decoder)
+        yield
+    for decoder in WarmDecoder.idle:
+        worker.Decoder.close(decoder)
+
+
+class LazyDatabase(sqlite3.Connection):
+    """A database that leaves it to the system when the disk is written."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute(sql.replace("synchronous = FULL", "synchronous = OFF"), *values)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Spare the tests some ten waits per commit: none of them pulls the plug."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=LazyDatabase))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_arithmetic() -> Iterator[None]:
     """No test leaves the faster kernels on for the next."""
@@ -65,6 +131,18 @@ def tower() -> dict[str, Any]:
 def captions() -> list[str]:
     """Twelve training captions."""
     return CAPTIONS
+
+
+@pytest.fixture
+def few_words(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let models without captions be made of some common words and pictures: all would take seconds each time."""
+    words, captions = common_words()
+    few = dict(itertools.islice(words.items(), 600)) | {word: words[word] for word in ("dog", "guitar", "snow")}
+    folder = tmp_path_factory.mktemp("posters")
+    for poster in itertools.islice(zero_shot.PICTURES.glob("*.jpg"), 8):
+        shutil.copy(poster, folder)
+    monkeypatch.setattr(zero_shot, "PICTURES", folder)
+    monkeypatch.setattr("suma.model.from_clip.common_words", lambda: (dict(few), captions))
 
 
 def stir(model: SUMA) -> SUMA:

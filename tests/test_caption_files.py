@@ -97,7 +97,7 @@ def test_the_captions_beside_videos_are_read_alike_and_never_passed_over_silentl
     assert media.captions_beside([composed, other]) == {composed: ["a dog"]}
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "captions.json").write_text('{"a.mp4":\n}')
-    with pytest.warns(UserWarning, match=r"no captions are shown: .*captions\.json, line 2"):
+    with pytest.warns(UserWarning, match=r"captions\.json, line 2"):
         assert media.captions_beside([str(tmp_path / "broken" / "videos" / "a.mp4")]) == {}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

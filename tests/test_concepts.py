@@ -14,7 +14,7 @@ import torch
 from suma import SUMA, VideoIndex
 from suma.model import concept_space
 from suma.model.concept_space import ConceptSpace
-from suma.model.text_encoder import load_reader
+from suma.model.text_encoder import load_for_search
 from suma.model.vocabulary import count_words, nfc, split_words
 from suma.model.word_clusters import cluster_words, naming_order
 
@@ -126,7 +126,7 @@ def test_no_concept_is_ever_empty(kind: str, num_concepts: int):
 def test_fewer_words_than_concepts_is_an_error_with_both_numbers():
     with pytest.raises(ValueError, match=r"7 distinct words.*9 concepts"):
         cluster_words(blobs([7]), 9)
-    with pytest.raises(ValueError, match="at least 1, got 0"):
+    with pytest.raises(ValueError, match="got 0"):
         cluster_words(blobs([7]), 0)
 
 
@@ -194,11 +194,11 @@ def test_a_word_never_seen_counts_as_far_as_it_is_near_and_not_at_all_where_conc
     assert got == pytest.approx([weight / math.hypot(weight, 1), 1 / math.hypot(weight, 1), 0], abs=1e-6)
 
 
-UNKNOWN = "couch garden bowl sofa frisbee laundry cooking guitarist xylophone qwzx phone \u65e5\u672c swimmer"
+UNKNOWN = "xylophone qwzx \u65e5\u672c quokka samovar abacus theodolite marmot sextant loom trebuchet zither astrolabe"
 
 
 def test_a_cat_is_found_wherever_it_is():
-    reader = load_reader(ROOT / "assets" / "model")
+    reader = load_for_search(ROOT / "assets" / "model")
     index = VideoIndex.load(ROOT / "assets" / "gallery" / "index", reader)
     cat, best = reader.space.concept_of(["cat"], reader.embed_words)[0], index.search("a cat", 1)[0].path
     assert not set(UNKNOWN.split()) & set(reader.config.words)
@@ -297,7 +297,7 @@ def test_words_and_their_concepts_survive_saving_also_after_learning(tiny_model:
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"'tfidf'.*binary, count, idf"):
         ConceptSpace(WORDS, COUNTS, 3, 3, 3, 3, anchor="tfidf")
-    with pytest.raises(ValueError, match="5 words but 2 counts"):
+    with pytest.raises(ValueError, match=r"5 words .*2 counts"):
         ConceptSpace(WORDS, COUNTS[:2], 3, 3, 3, 3)
 
 

@@ -108,12 +108,12 @@ def test_held_out_clips_have_no_sibling_in_training():
 
 @pytest.mark.parametrize("number", [-1, 3, 4])
 def test_training_always_keeps_a_clip(number: int):
-    with pytest.raises(ValueError, match=f"hold out {number} of 3"):
+    with pytest.raises(ValueError, match=f"{number} of 3"):
         hold_out([clip(i) for i in range(3)], number, seed=0)
 
 
 def test_one_source_video_cannot_be_shared():
-    with pytest.raises(ValueError, match="held_out=1 leaves no clip to train on"):
+    with pytest.raises(ValueError, match="held_out=1"):
         hold_out([clip(i, source="film") for i in range(3)], 1, seed=0)
 
 

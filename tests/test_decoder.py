@@ -35,11 +35,11 @@ def read_parts(path, *rest):
     if "leave" in name: os._exit(3)
     if "eat" in name: return bytearray(1 << 33)
     if "grow" in name: open(path, "ab").write(b"more")
-    if "busy" in name: burn(time.process_time() + 3)
+    if "busy" in name: burn(time.process_time() + 1.5)
     if "circle" in name: burn(1e9)
     if "trickle" in name:
         with open(path, "rb", buffering=0) as file:
-            for _ in range(12): file.read(1); file.seek(0); time.sleep(0.4)
+            for _ in range(5): file.read(1); file.seek(0); time.sleep(0.4)
     if "again" in name:
         with open("/dev/zero", "rb", buffering=0) as file:
             while True: file.read(1 << 24)
@@ -97,16 +97,19 @@ def test_a_slow_disk_or_a_long_computation_gives_up_no_video(tiny_model: SUMA, t
     for n, name in enumerate(("busy", "trickle")):
         clips.write_video(tmp_path / f"{name}.mp4", frames=3 + n, picture=clips.noise_picture)
     began = time.monotonic()
-    report = VideoIndex(tiny_model).add(tmp_path, workers=1, time_limit=2)
+    report = VideoIndex(tiny_model).add(tmp_path, workers=1, time_limit=1)
     assert report.failed == {} and len(report.added) == 2
-    assert time.monotonic() - began > 7  # each took longer than the limit
+    assert time.monotonic() - began > 3  # each took longer than the limit
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere bytes are not counted")
 @pytest.mark.parametrize(
     ("name", "told"), [("circle", "computed for .* without reading on"), ("again", "bytes were read")]
 )
-def test_what_goes_round_in_circles_is_given_up(tmp_path: Path, naughty: None, name: str, told: str):
+def test_what_goes_round_in_circles_is_given_up(
+    tmp_path: Path, naughty: None, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+):
+    monkeypatch.setattr(worker, "CIRCLES", 2)
     path = clips.write_video(tmp_path / f"{name}.mp4", frames=3)
     with pytest.raises(TimeoutError, match=rf"{told}.*--time-limit"):
         frames_of(path, time_limit=0.6)
@@ -126,10 +129,9 @@ def test_what_was_given_up_for_time_is_tried_at_the_next_run_and_so_are_its_copi
 
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_a_file_system_that_counts_no_blocks_holds_no_downloads(tmp_path: Path, monkeypatch, blocks: int):
-    path = tmp_path / "large.mp4"
-    with open(path, "wb") as file:
-        for _ in range(66):
-            file.write(bytes(1 << 20))
+    monkeypatch.setattr(worker, "LARGE", 1 << 20)
+    path, size = tmp_path / "large.mp4", 2 << 20
+    path.write_bytes(bytes(size))
     stat = os.stat
 
     def uncounted(name: str) -> SimpleNamespace:
@@ -138,10 +140,10 @@ def test_a_file_system_that_counts_no_blocks_holds_no_downloads(tmp_path: Path, 
     monkeypatch.setattr(worker.os, "stat", uncounted)
     worker.refuse_sparse(str(path))
     with open(path, "r+b") as file:  # a hole behind the data, and one that is all
-        for data in (1 << 20, 0):
+        for data in (1 << 19, 0):
             file.truncate(data)
-            file.truncate(66 << 20)
-            with pytest.raises(OSError, match=rf"only {data} of its {66 << 20} bytes"):
+            file.truncate(size)
+            with pytest.raises(OSError, match=rf"only {data} of its {size} bytes"):
                 worker.refuse_sparse(str(path))
 
 
@@ -155,7 +157,7 @@ def test_reading_outside_the_index_is_as_safe(tiny_model: SUMA, tmp_path: Path, 
 def test_a_hanging_child_ends_also_when_its_parent_was_killed(tmp_path: Path):
     clips.write_video(tmp_path / "hang.mp4")
     program = (
-        "import sys; from suma import decoder; worker.CHILD = ('-c', sys.argv[1])\n"
+        "import sys; from suma.video import worker; worker.CHILD = ('-c', sys.argv[1])\n"
         "child = worker.Decoder(time_limit=1); child._started(); print(child._child.pid, flush=True)\n"
         "next(child.read(sys.argv[2], 4))\n"
     )
@@ -209,7 +211,7 @@ def png(path: Path, side: int) -> Path:
 def test_a_frame_of_16k_by_16k_is_refused(tmp_path: Path):
     path = png(tmp_path / "bomb.mp4", 16384)
     assert path.stat().st_size < 2_000_000
-    with pytest.raises(ValueError, match=r"16384x16384 exceed|no frame of the span is decodable"):
+    with pytest.raises(ValueError, match=r"16384x16384|no frame"):
         frames_of(path)
 
 
@@ -279,7 +281,9 @@ def test_a_file_without_permission_says_so(monkeypatch: pytest.MonkeyPatch):
     place = Path(tempfile.mkdtemp(prefix="suma-tests-"))
     place.chmod(0o755)
     clips.write_video(place / "secret.mp4").chmod(0)
-    nobody = "import av, os, resource; from suma import decoder\nif os.getuid() == 0: os.setuid(65534)\ndecoder.main()"
+    nobody = (
+        "import av, os, resource; from suma.video import worker\nif os.getuid() == 0: os.setuid(65534)\nworker.main()"
+    )
     monkeypatch.setattr(worker, "CHILD", ("-c", nobody))
     with pytest.raises(OSError, match=r"Permission denied: .*secret\.mp4"):
         frames_of(place / "secret.mp4")

@@ -45,7 +45,7 @@ def naive(index: VideoIndex, query: str, bank: list[str]) -> dict[str, float]:
     videos = index.videos(range(len(index)))
 
     def scores(text: str) -> list[float]:
-        return combine(four_similarities(model.texts([text]), videos, "mean"), model.config.scoring)[0].tolist()
+        return combine(four_similarities(model.make_texts([text]), videos, "mean"), model.config.scoring)[0].tolist()
 
     own, others = scores(query), [scores(text) for text in bank]
     popular = [math.log(sum(math.exp(b * s[v]) for s in others) / len(bank)) / b for v in range(len(index))]

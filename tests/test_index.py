@@ -44,7 +44,7 @@ def index(tiny_model: SUMA, folder: Path) -> VideoIndex:
 def brute_force(index: VideoIndex, query: str) -> torch.Tensor:
     model = index.model
     with torch.no_grad():
-        return model.score(model.texts([query]), index.videos(range(len(index))))[0]
+        return model.score(model.make_texts([query]), index.videos(range(len(index))))[0]
 
 
 def test_unreadable_files_are_kept_with_reasons_and_never_found(tiny_model: SUMA, folder: Path):
@@ -97,7 +97,7 @@ def test_the_moment_is_the_time_of_the_best_frame(index: VideoIndex):
     match = index.search(QUERIES[0], top_k=1)[0]
     row, video = index.read(match.path)
     with torch.no_grad():
-        texts, share = index.model.texts([QUERIES[0]]), index.model.config.concept_share
+        texts, share = index.model.make_texts([QUERIES[0]]), index.model.config.concept_share
     best, best_score = -1, -9.0
     for f, _ in enumerate(row.times):
         fine = float(texts.features[0] @ video.frames[0, f])
@@ -113,7 +113,7 @@ def test_captions_rank_by_the_same_score(index: VideoIndex, monkeypatch):
     assert index.caption_list == captions
     model, (_, video) = index.model, index.read(index.rows[2].path)
     with torch.no_grad():
-        expected = model.score(model.texts(captions), video)[:, 0]
+        expected = model.score(model.make_texts(captions), video)[:, 0]
     found = index.captions(index.rows[2].path, top_k=7)
     assert [caption for caption, _ in found] == [captions[i] for i in expected.argsort(descending=True)]
     assert [score for _, score in found] == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-4)

@@ -41,3 +41,5 @@ def test_the_installed_package_brings_its_model(tmp_path: Path):
     told = run(site / "bin" / "suma", "doctor", **where)
     assert "PROBLEM" not in told and f"bundled model {site / 'suma' / 'bundled'}" in told
     assert (site / "suma" / "py.typed").is_file()
+    app = subprocess.run([site / "bin" / "suma", "app"], capture_output=True, text=True, timeout=300, **where)
+    assert app.returncode == 2 and app.stderr.splitlines()[-1].endswith("suma app --videos FOLDER")

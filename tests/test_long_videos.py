@@ -108,7 +108,7 @@ def test_captions_count_the_best_part(index: VideoIndex, videos: Path, tiny_mode
     captions = ["a dog runs", "a cat sits on the mat", "a red car"]
     index.set_captions(captions)
     with torch.no_grad():
-        expected = tiny_model.score(tiny_model.texts(captions), index.parts(videos / "film.mp4")[1]).amax(1)
+        expected = tiny_model.score(tiny_model.make_texts(captions), index.parts(videos / "film.mp4")[1]).amax(1)
     found = dict(index.captions(videos / "film.mp4", top_k=3))
     assert [found[caption] for caption in captions] == pytest.approx(expected.tolist(), abs=1e-4)
 
@@ -160,7 +160,7 @@ def test_the_length_of_parts_belongs_to_the_index(tiny_model: SUMA, videos: Path
     again = VideoIndex.load(tmp_path / "index", tiny_model)
     assert again.store.segment == 120 and len(again.add(videos).added) == 2
     assert len(VideoIndex.load(tmp_path / "index", tiny_model, 120)) == 5
-    with pytest.raises(ValueError, match="has parts of 120 s, not 60 s"):
+    with pytest.raises(ValueError, match=r"120 s.*60 s"):
         VideoIndex.load(tmp_path / "index", tiny_model, 60)
     uncut = VideoIndex(tiny_model, segment=0)
     uncut.add(videos / "film.mp4")

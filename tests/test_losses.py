@@ -1,10 +1,8 @@
 """The losses by hand, and two processes of B/2 pairs against one of B."""
 
 import copy
+import itertools
 import math
-import os
-import subprocess
-import sys
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from gradcache import cached_step
 from losses import Losses, alignment, contrastive, gather, not_negatives, suma_loss
+from processes import OTHERS, with_environment
 
 from suma import SUMA
 from suma.similarity import Scoring, Videos, four_similarities
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTHING = torch.zeros(4, 4, dtype=torch.bool)
 
 
@@ -159,59 +157,54 @@ def test_a_single_process_gathers_the_tensor_itself():
     assert gather(x) is x
 
 
-def one_of_two(folder: str, rank: int, chunk: int) -> None:
-    """One of two gloo processes: half the batch through DistributedDataParallel, at once or in chunks (gradient
-    caching); writes its losses and gradients."""
+CHUNKS = (0, 3)  # at once, or so many pairs at a time (gradient caching)
+
+
+def one_of_two(folder: str, rank: int) -> None:
+    """One of two gloo processes: half the batch through DistributedDataParallel; writes its losses and gradients."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
     )
     try:
-        model = SUMA.from_pretrained(folder)
-        wrapped = torch.nn.parallel.DistributedDataParallel(model)
         part, inputs = slice(4 * rank, 4 * rank + 4), torch.load(f"{folder}/batch.pt")
-        if chunk:
-            loss = partial(
-                suma_loss,
-                video=VIDEO[part],
-                caption=CAPTION[part],
-                how=Scoring(0.25),
-                alpha=0.3,
-                beta=0.7,
-            )
-            mine = tuple(x[part] for x in inputs.values())
-            got = cached_step(wrapped, mine, chunk, loss, lambda total: total.backward())
-        else:
-            got = losses_of(wrapped, inputs, part)
-            got.total.backward()
-        grads = {name: p.grad for name, p in model.named_parameters()}
-        torch.save({"losses": [x.item() for x in got], "grads": grads}, f"{folder}/{rank}.pt")
+        for chunk in CHUNKS:
+            model = SUMA.from_pretrained(folder)
+            wrapped = torch.nn.parallel.DistributedDataParallel(model)
+            if chunk:
+                loss = partial(
+                    suma_loss, video=VIDEO[part], caption=CAPTION[part], how=Scoring(0.25), alpha=0.3, beta=0.7
+                )
+                mine = tuple(x[part] for x in inputs.values())
+                got = cached_step(wrapped, mine, chunk, loss, lambda total: total.backward())
+            else:
+                got = losses_of(wrapped, inputs, part)
+                got.total.backward()
+            grads = {name: p.grad for name, p in model.named_parameters()}
+            torch.save({"losses": [x.item() for x in got], "grads": grads}, f"{folder}/{rank}-{chunk}.pt")
     finally:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("chunk", [0, 3])
-def test_two_processes_of_half_the_batch_learn_what_one_of_the_whole_does(tiny_model: SUMA, tmp_path: Path, chunk: int):
+def test_two_processes_of_half_the_batch_learn_what_one_of_the_whole_does(tiny_model: SUMA, tmp_path: Path):
     inputs = batch(tiny_model)
     tiny_model.save_pretrained(tmp_path)
     torch.save(inputs, tmp_path / "batch.pt")
-    paths = [str(ROOT), str(ROOT / "train"), str(ROOT / "tests")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    program = f"import test_losses; test_losses.one_of_two({str(tmp_path)!r}, 1, {chunk})"
-    other = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
+    other = OTHERS.Process(target=with_environment, args=({}, one_of_two, str(tmp_path), 1))
+    other.start()
     model = copy.deepcopy(tiny_model)
     expected = losses_of(model, inputs, slice(None))
     expected.total.backward()
     try:
-        one_of_two(str(tmp_path), 0, chunk)
-        _, errors = other.communicate(timeout=60)
-        assert other.returncode == 0, errors
+        one_of_two(str(tmp_path), 0)
+        other.join(60)
+        assert other.exitcode == 0
     finally:
         other.kill()
-    for rank in range(2):
-        got = torch.load(tmp_path / f"{rank}.pt")
-        assert got["losses"] == pytest.approx([x.item() for x in expected], abs=1e-5)
+    for rank, chunk in itertools.product(range(2), CHUNKS):
+        got = torch.load(tmp_path / f"{rank}-{chunk}.pt")
+        assert got["losses"] == pytest.approx([x.item() for x in expected], abs=1e-5), chunk
         for name, p in model.named_parameters():
-            assert torch.allclose(got["grads"][name], p.grad, atol=1e-5, rtol=1e-4), name
+            assert torch.allclose(got["grads"][name], p.grad, atol=1e-5, rtol=1e-4), (name, chunk)
 
 
 def test_the_cosine_of_the_aligned_space_is_normalised_before_the_distance(tiny_model: SUMA):

@@ -281,12 +281,12 @@ def test_rows_that_come_late_are_waited_for_and_lost_ones_are_added_again(
     store.client.delete("", [row["id"]])  # and now it stays away
     for ask in (lambda s: s.live, lambda s: s.total, lambda s: s.search(np.ones(2 * DIM), 3, None)):
         state = reopened(store).snapshot
-        with pytest.raises(StoreError, match=r"only 2 of the 3 rows of .*: index the same videos once more"):
+        with pytest.raises(StoreError, match="2 of the 3 rows"):
             ask(state)
     store.client.put("", [row])
     assert state.total == 3  # whoever asks again gets it
     store.client.delete("", [row["id"]])
-    with pytest.warns(UserWarning, match="only 2 of the 3"):
+    with pytest.warns(UserWarning, match="2 of the 3"):
         fill(reopened(store), 4)  # as `index` does: from what is there
     fill(store, 2)
     naps.clear()
@@ -402,9 +402,9 @@ def test_filters_hold_as_in_a_folder(store: MilvusStore, tmp_path: Path):
 
 def test_another_model_or_another_thing_is_refused(store: MilvusStore):
     fill(store, 1)
-    with pytest.raises(ValueError, match="made with model model, not another"):
+    with pytest.raises(ValueError, match=r"model model.* another"):
         MilvusStore.open(store.place, "another", DIM)
-    with pytest.raises(FileNotFoundError, match="holds no index"):
+    with pytest.raises(FileNotFoundError, match="no index"):
         MilvusStore.open(store.place + "x", "model", DIM)
     store.client.create("y", {"id": int}, 2, "FLAT", False)
     with pytest.raises(ValueError, match="other things"):

@@ -44,7 +44,7 @@ def test_shares_become_pairs_of_a_batch_and_the_benchmark_takes_the_rest():
     parts = [Part("a", 0.5, list(range(90)), []), Part("b", 0.3, list(range(9)), []), Part("c", 0.2, [1, 2], [])]
     assert pairs_of_each(parts, 10) == [5, 3, 2]
     assert pairs_of_each(parts[:1], 7) == [7]
-    with pytest.raises(ValueError, match=r"c: 2 training clips do not fill one batch of 3"):
+    with pytest.raises(ValueError, match=r"c: 2 .* 3"):
         pairs_of_each(parts, 15)
     with pytest.raises(ValueError, match=r"c gets no pair"):
         pairs_of_each(parts, 2)

@@ -67,7 +67,7 @@ def test_texts_are_not_searched_by_texts(tiny_model: SUMA):
     texts = Dataset.from_dict({"id": ["0"], "text": ["a dog"]})
     wrapped = MTEBModel(tiny_model)
     wrapped.index(texts)
-    with pytest.raises(ValueError, match="one kind of both"):
+    with pytest.raises(ValueError, match="items of one kind"):
         wrapped.search(texts, top_k=1)
 
 

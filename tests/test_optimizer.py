@@ -7,7 +7,7 @@ import open_clip
 import pytest
 import torch
 from config import TrainConfig
-from optimizer import freeze, learn, learning_rate, parameter_groups
+from optimizer import freeze, learning_rate, parameter_groups, set_train_mode
 
 from suma import SUMA
 from suma.model.backbone import build_clip
@@ -64,7 +64,7 @@ def test_the_first_blocks_are_frozen_with_all_that_comes_before_them(tiny_model:
 
 
 def test_more_blocks_than_there_are_is_an_error(tiny_model: SUMA):
-    with pytest.raises(ValueError, match=r"freeze_layers=3: the image tower has 2 blocks"):
+    with pytest.raises(ValueError, match="freeze_layers=3"):
         frozen(tiny_model, freeze_layers=3)
 
 
@@ -92,6 +92,6 @@ def test_the_first_blocks_of_todays_backbones(tiny_model: SUMA, name: str, first
 def test_batch_norms_keep_their_statistics(tiny_model: SUMA):
     model = copy.deepcopy(tiny_model)
     model.clip.visual = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1))
-    learn(model)
+    set_train_mode(model)
     model.clip.visual(torch.randn(4, 3, 5, 5) + 3)
     assert model.training and not model.clip.visual[0].running_mean.any()

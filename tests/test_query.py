@@ -3,8 +3,10 @@
 import math
 import os
 import shutil
+import time
 import unicodedata
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from clips import noise_picture, write_video
 from PIL import Image
+from stored import DIM, clip
 
 from suma import SUMA, Filter, VideoIndex, read_frames
 from suma.explain import explain
 from suma.index.query import MAX_TERMS, Query, parse
 from suma.index.steering import concepts_of
+from suma.index.store import Store
 from suma.similarity import Texts, frame_scores
 
 PLAIN = [
@@ -97,13 +101,13 @@ def test_what_cannot_be_meant_is_told(typed: str, told: str):
 
 
 def test_a_plain_query_is_the_models_own_text(tiny_model: SUMA):
-    for mine, plain in zip(parse("a dog runs").texts(tiny_model), tiny_model.texts(["a dog runs"]), strict=True):
+    for mine, plain in zip(parse("a dog runs").texts(tiny_model), tiny_model.make_texts(["a dog runs"]), strict=True):
         assert torch.equal(mine, plain)
 
 
 def test_terms_add_up_before_the_score(tiny_model: SUMA):
     texts = parse('a dog^3 runs +"red ball" -night^0.5').texts(tiny_model)
-    s, a = tiny_model.texts(["a dog runs", "dog", "red ball", "night"])
+    s, a = tiny_model.make_texts(["a dog runs", "dog", "red ball", "night"])
     naive = s[0] + 2 * s[1] + s[2] - 0.5 * s[3]
     anchor = a[0] + 2 * a[1] + a[2] - 0.5 * a[3]
     torch.testing.assert_close(texts.features[0], naive / naive.norm())
@@ -173,6 +177,26 @@ def test_filters_as_words_and_as_arguments(index: VideoIndex, words: str, chosen
     assert index.search(f"a dog {words}", 20) == allowed  # the others keep their order and scores
     similar = index.similar(best[0].path, 20, filter=chosen)
     assert {int(Path(m.path).stem) for m in similar} == set(numbers) - {int(Path(best[0].path).stem)}
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="this system's clock cannot be set for one process")
+@pytest.mark.parametrize(("zone", "hours"), [("UTC0", 0), ("JST-9", 9), ("PST8", -8)])
+def test_a_day_begins_at_midnight_of_the_local_clock(tmp_path: Path, zone: str, hours: int):
+    midnight = datetime(2024, 1, 31, tzinfo=timezone(timedelta(hours=hours))).timestamp()
+    store, pairs = Store.create(tmp_path / "index", "model", DIM), [clip(1), clip(2)]
+    dated = zip(pairs, (midnight - 1, midnight), strict=True)
+    store.commit([replace(row, mtime=when) for (row, _), when in dated], [made for _, made in pairs])
+
+    def chosen(**days: str) -> list[int]:
+        return store.snapshot.select(*Filter(**days).condition(store.snapshot.table)).tolist()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", zone)
+        time.tzset()
+        days = ("2024-01-30", "2024-01-31", "2024-02-01")
+        after, before = ([chosen(**{name: day}) for day in days] for name in ("after", "before"))
+    time.tzset()
+    assert after == [[0, 1], [1], []] and before == [[], [0], [0, 1]]
 
 
 def test_a_folder_may_be_absolute_and_outside_the_index_too(index: VideoIndex, tmp_path: Path, tiny_model: SUMA):
@@ -253,7 +277,7 @@ def test_searching_within_one_video_answers_with_its_frames(index: VideoIndex, t
     path = index.search("a dog", 1)[0].path
     row, video = index.read(path)
     with torch.no_grad():
-        scores = frame_scores(tiny_model.texts(["a dog"]), video, tiny_model.config.concept_share)[0]
+        scores = frame_scores(tiny_model.make_texts(["a dog"]), video, tiny_model.config.concept_share)[0]
     expected = dict(zip(row.times, scores.tolist(), strict=False))
     moments = index.search("a dog", 20, within=path)
     assert {m.moment: m.score for m in moments} == pytest.approx(expected, abs=1e-4)
@@ -286,7 +310,7 @@ def test_a_subtracted_video_falls_and_an_added_one_rises(index: VideoIndex, tiny
         at = [known[s] for s in sentences]
         return Texts(videos.features[at], videos.concepts[at])
 
-    monkeypatch.setattr(tiny_model, "texts", texts)
+    monkeypatch.setattr(tiny_model, "make_texts", texts)
 
     def ahead(query: str) -> float:
         """By how much the fifth clip is ahead of the second."""

@@ -17,6 +17,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.slow
 def test_the_short_program_prints_what_stands_below_it(monkeypatch: pytest.MonkeyPatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"```python\n(.*?)```\n+```text\n(.*?)```", readme, re.S)

@@ -14,42 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import noise_picture, write_video
+from stored import DIM, clip, fill, held
 
-from suma import SUMA, VideoIndex
+from suma import SUMA, VideoIndex, atomic_io
 from suma.atomic_io import IndexBusyError
 from suma.index import ingest
 from suma.index import store as on_disk
-from suma.index.store import MANIFEST, NewClip, Row, Store
+from suma.index.store import MANIFEST, Row, Store
 
 ROOT = Path(__file__).parents[1]
-DIM = 8
-
-
-def clip(number: int, frames: int = 3) -> tuple[Row, NewClip]:
-    """A file and its clip, all of whose features are its number."""
-    row = Row(f"/videos/{number}.mp4", 100 + number, 1.5, f"digest {number}", 4.0)
-    times = [0.5 + f for f in range(frames)]
-    features, folded = np.full((1 + frames, DIM), number), np.full(2 * DIM, number)
-    return row, NewClip(row.digest, 0.0, 4.0, times, features, folded, np.full(1 + frames, number))
-
-
-def fill(store: Store, *numbers: int) -> None:
-    rows, clips = zip(*map(clip, numbers), strict=True)
-    store.commit(rows, clips)
-
-
-def held(store: Store) -> list[int]:
-    """The numbers of the clips that can be found, checked wherever they stand."""
-    snapshot, numbers = store.snapshot, []
-    rows, spans = snapshot.rows(snapshot.live), snapshot.table.spans(snapshot.live)
-    for position, row, (first, count) in zip(snapshot.live, rows, spans, strict=True):
-        number = int(row.digest.split()[1])
-        assert row.path == f"/videos/{number}.mp4" and row.times == [0.5, 1.5, 2.5] and count == 3
-        assert (snapshot.features[first : first + 4] == number).all() and (snapshot.folded[position] == number).all()
-        assert (snapshot.scales[first : first + 4] == number).all()
-        assert snapshot.positions_of(row.path) == [position] and snapshot.file(row.path).digest == row.digest
-        numbers.append(number)
-    return numbers
 
 
 @pytest.fixture
@@ -200,6 +173,24 @@ def test_folders_of_other_things_are_left_alone(tmp_path: Path, store: Store):
         Store.create(store.folder, "model", DIM)
 
 
+def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, steps = tmp_path / "file", []
+    file.write_bytes(b"old")
+
+    def sync(descriptor: int) -> None:
+        stat = os.fstat(descriptor)
+        steps.append("folder" if stat.st_ino == tmp_path.stat().st_ino else f"{stat.st_size} bytes")
+        steps.append(file.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    atomic_io.replace(file, b"newer")
+    assert steps[:2] == ["5 bytes", b"old"]  # all of it, while the old one still has the name
+    assert steps[2:] == (["folder", b"newer"] if os.name == "posix" else [])  # then the name
+    del steps[:]
+    atomic_io.append(file, 3, np.frombuffer(b"rows", np.uint8))
+    assert steps == ["7 bytes", b"newrows"]
+
+
 # One writer, many readers
 
 
@@ -288,7 +279,7 @@ def run_limited(program: str, *arguments: object, seconds: float = 100) -> str:
     """What a process with `store`, `fill` and `held` at hand prints; its working folder is the tests'."""
     head = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "from pathlib import Path; from suma.index.store import Store; from test_store import DIM, fill, held\n"
+        "from pathlib import Path; from suma.index.store import Store; from stored import DIM, fill, held\n"
         "import os, resource, signal\n"
     )
     done = subprocess.run(
@@ -357,6 +348,7 @@ def test_a_folder_that_may_only_be_read_can_be_searched_and_says_so_when_written
         file.chmod(0o555 if file == folder else 0o444)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     program = """
+import filelock, mmap  # while Python's own folder can be read
 if os.getuid() == 0: os.setuid(65534)
 store = Store.open(Path(sys.argv[1]), "model", DIM)
 print(held(store))

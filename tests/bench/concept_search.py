@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import numpy as np
 import torch
 from encode import encode_captions, encode_videos
-from evaluate import load
+from evaluate import load_split
 from metrics import owners, retrieval
 from torch import Tensor
 
@@ -76,7 +76,7 @@ def main() -> None:
     torch.set_num_threads(1)
     use_fast_matmul()
     model = SUMA.from_pretrained(args.model)
-    clips, cache = load(model, str(args.dataset), "test_1k", None)
+    clips, cache = load_split(model, str(args.dataset), "test_1k", None)
     videos, (captions, correct) = encode_videos(model, clips, cache), owners(clips)
     texts, concepts, dim = encode_captions(model, captions), model.space.concepts().detach(), model.dim
     how = model.config.scoring

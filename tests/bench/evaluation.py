@@ -62,7 +62,7 @@ def clip4clip(model: SUMA, texts: Tensor, frames: Tensor, mask: Tensor) -> Tenso
     for t in range(0, len(texts), BATCH):
         cells = []
         for v in range(0, len(frames), BATCH):
-            videos, _ = model.in_time(frames[v : v + BATCH], mask[v : v + BATCH])
+            videos, _ = model.encode_temporal(frames[v : v + BATCH], mask[v : v + BATCH])
             cells.append(texts[t : t + BATCH] @ videos.T)
         rows.append(torch.cat(cells, dim=1))
     return torch.cat(rows)
@@ -75,7 +75,7 @@ def xclip(model: SUMA, texts: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
         cells = []
         for v in range(0, len(frames), BATCH):
             some, valid = frames[v : v + BATCH], mask[v : v + BATCH]
-            videos, pictures = model.in_time(some, valid)
+            videos, pictures = model.encode_temporal(some, valid)
             coarse = texts[t : t + BATCH] @ videos.T
             each = torch.einsum("td,vfd->tvf", texts[t : t + BATCH], pictures)
             weights = torch.softmax(each.masked_fill(~valid, float("-inf")) / TEMPERATURE, dim=-1)
@@ -89,7 +89,7 @@ def ours(model: SUMA, texts: Texts, frames: Tensor, mask: Tensor) -> Similaritie
     parts = []
     for v in range(0, len(frames), 32):  # the batch of `encode_videos`
         some, valid = frames[v : v + 32], mask[v : v + 32]
-        parts.append(model.videos(*model.in_time(some, valid), valid))
+        parts.append(model.make_videos(*model.encode_temporal(some, valid), valid))
     return similarities(model, texts, type(parts[0])(*(torch.cat(x) for x in zip(*parts, strict=True))))
 
 

@@ -8,7 +8,6 @@
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from train_memory import CAPTION, make_batch
 from suma import SUMA, VideoIndex
 from suma.index import ingest
 from suma.index.store import NewClip
-from suma.model.cpu import half_image_tower
+from suma.model.cpu import fast_image_tower
 
 FRAMES = 12
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,7 +68,7 @@ def encoding(tower: str, batch: int, rounds: int) -> str:
     size = model.config.image["size"]
     pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=DEVICE)
     whole = batch / seconds(lambda: model.encode_frames(pixels), rounds)
-    with half_image_tower(model.clip) if HALF else contextlib.nullcontext():
+    with fast_image_tower(model.clip, HALF):
         half = batch / seconds(lambda: model.encode_frames(pixels), rounds)
     return f"{tower}: {whole:,.0f} frames per second in float32, {half:,.0f} in {PRECISION} (batches of {batch})"
 
@@ -133,7 +132,7 @@ def indexing(tower: str, clips: int, length: float) -> str:
         ingest.Builder._encode = real  # type: ignore[method-assign]
     size = model.config.image["size"]
     pixels = torch.randint(0, 256, (384, 3, size, size), dtype=torch.uint8)
-    with torch.no_grad(), half_image_tower(model.clip) if HALF else contextlib.nullcontext():
+    with torch.no_grad(), fast_image_tower(model.clip, HALF):
         encode = clips * FRAMES / 384 * seconds(lambda: model.encode_frames(pixels.to(DEVICE)).cpu(), 5)
     return (
         f"{clips} clips of {length:g} s, {os.cpu_count()} CPUs, {tower} in {PRECISION}: {whole:.1f} s = "

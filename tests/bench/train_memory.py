@@ -61,6 +61,7 @@ def step(model: SUMA, pairs: int, frames: int, chunk: int) -> dict[str, float]:
 
 
 def compare_gradients(model: SUMA, pairs: int, frames: int, chunk: int) -> dict[str, float]:
+    model.eval()  # dropout would drop other values where the batch is cut
     gradients = []
     for size in (0, chunk):
         model.zero_grad()
