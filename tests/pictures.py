@@ -64,7 +64,7 @@ def film(page: Any) -> None:
     page.mouse.wheel(0, 330)
     page.wait_for_timeout(600)
     take(1500)
-    for column in (2, 5, 9):
+    for column in (1, 4, 6):
         page.locator(f"#why rect.suma-cell[data-frame='{column}']").first.click()
         page.wait_for_timeout(250)
         take(900)
