@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from suma import __version__
 
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["app"]:  # has options of its own
+    if arguments[:1] == ["app"]:  # it parses its own options
         from suma.app.page import main as open_app
 
         return open_app(arguments[1:])

@@ -1,4 +1,4 @@
-"""Copies of videos that browsers can play, each made by a process of its own.
+"""Copies of videos that browsers can play, each made by a separate process.
 
 `Copies` starts the process and stops it when nobody waits, `main` is the process. It imports no torch and no gradio, so
 that it starts at once.

@@ -105,7 +105,7 @@ class Handlers(Api):
     def first_query(self) -> str:
         """A script for the page: what is in the search box, else the query in the page's address or the first example.
 
-        It runs in the page, so nothing that is typed meanwhile is replaced.
+        It runs in the page, so nothing that a visitor types is replaced.
         """
         examples = self.gallery.examples() if len(self.index) else []
         first = json.dumps(examples[0] if examples else "").replace("<", "\\u003c")
@@ -338,10 +338,9 @@ class Handlers(Api):
         return [gr.Video(None, visible=False), "", "", gr.Button(visible=False)]
 
     def _folder(self, folder: str | None) -> Iterator[Progress]:
-        allowed = {str(path): path for path in self.options.folders}
-        if self.options.read_only or folder not in allowed:
+        if not folder or self.options.read_only or folder not in map(str, self.options.folders):
             raise ValueError("choose one of the folders that the operator allowed")
-        yield from self.add_paths(find_videos(allowed[folder]))
+        yield from self.add_paths(find_videos(Path(folder)))
 
     def _adding(self, steps: Iterator[Progress]) -> Iterator[str]:
         try:

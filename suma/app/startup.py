@@ -61,7 +61,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     add("--make-copies", copies, unset="when one is first shown", action="store_true")
     add("--max-megabytes", "largest upload", "200", type=int)
     add("--max-seconds", "longest upload", "600", type=float)
-    add("--queue", "calls that may wait; more are told to come back", "100", type=int)
+    add("--queue", "calls that may wait; further ones are asked to come back", "100", type=int)
     host = (
         "address to listen on; 0.0.0.0 opens it to the network. Behind a proxy that serves the app under a path of its "
         "site, give that path in env GRADIO_ROOT_PATH, like /videos; the proxy must pass the Host header on"

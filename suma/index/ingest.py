@@ -278,7 +278,7 @@ class Builder:
         self._settle_copies()
 
     def _settle_copies(self) -> None:
-        """Fail the copies of files that could not be read; add the copies of files that changed meanwhile."""
+        """Fail the copies of files that could not be read; add the copies of files that changed during the run."""
         lost, self._later = self._later, []
         for row in lost:
             if row.digest in self._unreadable:
