@@ -27,15 +27,13 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from suma import SUMA, VideoIndex, read_frames
-from suma.app import colours, heat, media, startup, steering
+from suma.app import media, startup, views
 from suma.app import page as app
-from suma.app.adding import Progress
 from suma.app.api import MAX_QUERY
-from suma.app.concept_map import concept_map
+from suma.app.gallery import Progress
 from suma.app.handlers import MODES, NOTHING_YET, Handlers, chips, download, heading
-from suma.app.look import launch_options
-from suma.app.render import ENVIRONMENT, render
-from suma.app.tiles import tiles
+from suma.app.tabs import launch_options
+from suma.app.views import ENVIRONMENT, concept_map, render, tiles
 from suma.explain import explain
 from suma.index import query as query_language
 from suma.model.checkpoint import BUNDLED
@@ -153,17 +151,15 @@ def test_a_search_shows_a_tile_for_each_video_and_explains_the_best(handlers: ap
 def test_the_heat_map_shows_the_models_numbers(handlers: app.Handlers):
     path = handlers.index.rows[0].path
     found = explain(handlers.index, path, "a dog")
-    svg = heat.why(found, [], 1.5, "#player")
+    svg = views.heat_map(found, [], 1.5, "#player")
     values = [float(v) for v in re.findall(r"s: (-?\d+\.\d{3})</title></rect>", svg.split("suma-hit")[0])]
     assert values == [pytest.approx(v, abs=6e-4) for c in found.concepts for v in c.heat]
     extremes = min(v for c in found.concepts for v in c.heat), max(v for c in found.concepts for v in c.heat)
     assert all(f"<span>{v:.3f}</span>" in svg for v in extremes)
     assert (
-        colours.colour(0) == colours.SCALE[0]
-        and colours.colour(1) == colours.SCALE[-1]
-        and colours.colour(7) == colours.SCALE[-1]
+        views.colour(0) == views.SCALE[0] and views.colour(1) == views.SCALE[-1] and views.colour(7) == views.SCALE[-1]
     )
-    assert colours.colour(0.5 / (len(colours.SCALE) - 1)) == "#092c5f"  # halfway from #00224e to #123570
+    assert views.colour(0.5 / (len(views.SCALE) - 1)) == "#092c5f"  # halfway from #00224e to #123570
 
 
 class Drawing(HTMLParser):
@@ -190,7 +186,7 @@ class Drawing(HTMLParser):
 def test_a_column_of_the_heat_map_stands_where_its_frame_does_and_plays_it(handlers: app.Handlers):
     found = explain(handlers.index, handlers.index.rows[0].path, "a dog")
     count, times = len(found.times), [f"{time:.1f} s" for time in found.times]
-    drawn = Drawing(heat.why(found, [f"thumb {i}" for i in range(count)], 1.5, "#player"))
+    drawn = Drawing(views.heat_map(found, [f"thumb {i}" for i in range(count)], 1.5, "#player"))
     places = [(f"{100 * i / count:.3f}%", str(i)) for i in range(count)]
 
     def columns(elements: list[dict[str, str | None]]) -> list[tuple[str | None, str | None]]:
@@ -253,7 +249,7 @@ def test_no_name_of_a_video_runs_as_a_script(tiny_model: SUMA, tmp_path: Path, m
     found = explain(index, handlers.gallery.names[name], "a dog")
     concepts = [replace(c, name=evil, words=[evil]) for c in found.concepts]
     found = replace(found, path=evil, query=evil, concepts=concepts)
-    shown += [heat.why(found, [evil], 1.0, evil), render("shares", found=found), chips([evil], evil)]
+    shown += [views.heat_map(found, [evil], 1.0, evil), render("shares", found=found), chips([evil], evil)]
     shown += [concept_map([[0.5, 0.5], [0.1, 0.9]], [evil, evil], [0.1, 0.2]), heading(evil, evil, evil, evil)]
     shown += [render("concepts", concepts=[(0, evil, evil, 0.1)], total=9, untrained=False)]
     progress = Progress(3, 1, failed={evil: evil, "x": evil})
@@ -632,12 +628,12 @@ def test_the_page_says_where_concepts_are_untrained(tmp_path: Path, tiny_model: 
     untrained = VideoIndex(model)
     untrained.add(tmp_path / "videos.mp4")
     found = explain(untrained, tmp_path / "videos.mp4", "a dog runs")
-    assert "untrained concept in the frame" in heat.why(found, [], 1.0, "#player", 0.0)
+    assert "untrained concept in the frame" in views.heat_map(found, [], 1.0, "#player", 0.0)
     assert "Untrained concepts that carried it" in render("shares", found=found)
     query = query_language.parse("a dog runs")
-    assert "Untrained concepts" in steering.bar(model, "a dog runs", query)
+    assert "Untrained concepts" in views.steering_bar(model, "a dog runs", query)
     assert "40 untrained concepts" in Handlers(untrained).show_concepts("")
-    assert "ntrained" not in steering.bar(tiny_model, "a dog runs", query)
+    assert "ntrained" not in views.steering_bar(tiny_model, "a dog runs", query)
 
 
 def test_the_app_takes_the_model_that_an_index_remembers(tmp_path: Path, tiny_model: SUMA):

@@ -15,7 +15,7 @@ from suma import SUMA, VideoIndex
 from suma.app import page as app
 from suma.app.api import MAX_QUERY, Options
 from suma.app.handlers import Handlers
-from suma.app.look import launch_options
+from suma.app.tabs import launch_options
 from suma.app.uploads import Uploads
 from suma.index.query import Query
 

@@ -27,9 +27,9 @@ from suma.app import page as app
 from suma.app.api import Options
 from suma.app.browser_formats import plan_for
 from suma.app.copies import encode
-from suma.app.look import launch_options
 from suma.app.media import ask
 from suma.app.startup import options_of, parser
+from suma.app.tabs import launch_options
 from suma.app.uploads import Uploads, keep_upload, playable_upload
 from suma.index.catalog import describe
 from suma.similarity import score
@@ -211,7 +211,7 @@ def test_a_copy_is_upright_and_not_larger_than_it_must_be(tmp_path: Path):
 
 
 def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("suma.app.adding.PATIENCE", 0.0)  # one video a step
+    monkeypatch.setattr("suma.app.gallery.PATIENCE", 0.0)  # one video a step
     for n in range(2):
         noise(tmp_path / "allowed" / f"{n}.mp4", 20 + n)
     between: list[int] = []  # answers after each step

@@ -12,7 +12,7 @@ from test_app_browser import browser, quiet, search  # noqa: F401
 from suma import SUMA, VideoIndex, read_frames
 from suma.app import media
 from suma.app import page as app
-from suma.app.look import launch_options
+from suma.app.tabs import launch_options
 from suma.explain import explain
 
 pytestmark = pytest.mark.browser

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hub import TOKEN, running_hub
 
-from suma.app import gpu, space
+from suma.app import space
 from suma.app.startup import parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,8 +85,8 @@ def test_a_lent_gpu_is_borrowed_for_the_models_calls_only(monkeypatch: pytest.Mo
     def double(x: int) -> int:
         return 2 * x
 
-    assert gpu.on_gpu(double) is double  # no Space that lends
+    assert space.on_gpu(double) is double  # no Space that lends
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert gpu.on_gpu(double)(4) == 8 and borrowed == ["double"]
+    assert space.on_gpu(double)(4) == 8 and borrowed == ["double"]
     monkeypatch.setitem(sys.modules, "spaces", None)  # not installed
-    assert gpu.on_gpu(double) is double
+    assert space.on_gpu(double) is double

@@ -19,7 +19,7 @@ from test_app import make_gallery
 from suma import SUMA
 from suma.app import media
 from suma.app import page as app
-from suma.app.look import launch_options
+from suma.app.tabs import launch_options
 
 PATH = "/films"
 MANIFEST = "/manifest.json"  # of installable apps: Gradio links it at the site's root, and needs it for nothing else

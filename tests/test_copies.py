@@ -28,7 +28,7 @@ from suma.app import page as app
 from suma.app.api import Options
 from suma.app.browser_formats import plan_for
 from suma.app.copies import Copies, encode, make, remux
-from suma.app.look import launch_options
+from suma.app.tabs import launch_options
 from suma.app.uploads import playable_upload
 from suma.video.timeline import list_frames
 

@@ -16,10 +16,9 @@ from suma import read_frames
 from suma.app.browser_formats import plan_for
 from suma.app.copies import encode, make
 from suma.index.files import find_videos
-from suma.video.hdr import HLG, PQ
 from suma.video.heif import read_grid
 from suma.video.timeline import list_frames, video_stream
-from suma.video.upright import upright, view_of
+from suma.video.upright import HLG, PQ, upright, view_of
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 WHITE = 203.0  # cd/m2

@@ -134,7 +134,7 @@ def wordllama_vectors(data: Path, config: str, file: Path) -> Path | None:
     """Return a text file of the training words' static vectors; None if wordllama is not installed."""
     if not file.exists():
         from benchmarks import load_clips
-        from static_words import static_vectors
+        from towers import static_vectors
 
         from suma.model.vocabulary import count_words
 

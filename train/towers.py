@@ -12,6 +12,7 @@ Shapes: T texts, E width of the text tower, D joint width (= E).
 """
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -24,8 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from benchmarks import load_clips
-from safetensors.torch import save_file
-from static_words import folder_of
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from suma.model.backbone import build_clip
@@ -56,6 +56,28 @@ CONFIG: dict[str, Any] = {
 }
 TEMPLATES = ("{}", "a {}", "a video of a {}", "someone is {}", "a photo of {}", "{} in the background")
 Teacher = Callable[[Sequence[str]], Tensor]  # texts -> unit features (T, 384)
+
+
+def folder_of(package: str) -> Path:
+    """Return the folder of a package. Raise ValueError if it is not installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ValueError(f"{package} is not installed: pip install {package.replace('_', '-')}")
+    return Path(found.origin).parent
+
+
+def static_vectors() -> Callable[[str], Tensor]:
+    """Return a function from a text to its unit vector (E,): the mean of its tokens' vectors in wordllama (MIT).
+
+    Raise ValueError if the package is not installed. Its own loader is not used: it asks the Hub for the tokenizer,
+    which the package has too.
+    """
+    from tokenizers import Tokenizer
+
+    folder = folder_of("wordllama")
+    table = load_file(next(folder.glob("weights/*.safetensors")))["embedding.weight"].float()
+    tokenizer = Tokenizer.from_file(str(next(folder.glob("tokenizers/*.json"))))
+    return lambda text: F.normalize(table[tokenizer.encode(text, add_special_tokens=False).ids].mean(0), dim=-1)
 
 
 def image_weights(trunk: nn.Module) -> dict[str, Tensor]:

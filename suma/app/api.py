@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from suma import Match, VideoIndex
-from suma.app.adding import Progress, add_paths
 from suma.app.errors import error_text, show_user_errors
-from suma.app.gallery import Gallery
-from suma.app.gpu import on_gpu, zero_gpu
+from suma.app.gallery import Gallery, Progress, add_paths
 from suma.app.media import prepare, readable
+from suma.app.space import on_gpu, zero_gpu
 from suma.app.uploads import Uploads, keep_upload
 from suma.arrays import to_numpy
 from suma.explain import Explanation, explain

@@ -7,8 +7,8 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from suma.video.hdr import HLG, PQ
 from suma.video.timeline import list_frames, video_stream
+from suma.video.upright import HLG, PQ
 
 if TYPE_CHECKING:
     from av.container import InputContainer

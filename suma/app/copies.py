@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from suma.app.browser_formats import SOUNDS, plan_for, sounds_of
-from suma.video.hdr import HLG, PQ
 from suma.video.timeline import Timeline, every_frame, list_frames, video_stream
-from suma.video.upright import TURNS, View, shown_size, upright, view_from
+from suma.video.upright import HLG, PQ, TURNS, View, shown_size, upright, view_from
 
 if TYPE_CHECKING:
     from av.packet import Packet

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from suma import VideoIndex
-from suma.app import heat, media, steering
-from suma.app.adding import Filling, Progress
+from suma.app import media, views
 from suma.app.api import MAX_QUERY, Api, Options, clean, read_query
-from suma.app.concept_map import concept_map, lay_out
 from suma.app.errors import error_text, show_user_errors, visible_error
+from suma.app.gallery import Filling, Progress
 from suma.app.playing import Players
-from suma.app.render import render
-from suma.app.tiles import tiles
 from suma.app.uploads import playable_upload
+from suma.app.views import concept_map, lay_out, render, tiles
 from suma.arrays import to_numpy
 from suma.explain import Explanation, heat_map
 from suma.index.catalog import Row
@@ -142,14 +140,14 @@ class Handlers(Api):
         query = read_query(text)
         shown = self.gallery.tiles(self.find(query))
         with self.gallery.lock:
-            bar = steering.bar(self.index.model, text, query)
+            bar = views.steering_bar(self.index.model, text, query)
         best = Best(text, query, shown[0].name, shown[0].moment or 0.0) if shown else None
         return [tiles(shown, chosen=0, empty="No video of the gallery is meant by this.", link=text), bar, best]
 
     @show_user_errors
     def steer(self, text: str, event: gr.EventData) -> list[Any]:
         """Return the query after a click in the bar, and its results. A slider that moves is not drawn again."""
-        text = steering.changed(text or "", event._data)
+        text = views.changed_query(text or "", event._data)
         results, bar, best = self.show_typed(text)
         return [text, results, gr.skip() if event._data.get("kind") == "weight" else bar, best]
 
@@ -197,7 +195,7 @@ class Handlers(Api):
 
     def _map(self, found: Explanation, player: str = "#player", start: float = 0.0) -> str:
         pictures, aspect = media.thumbnails(found, self.index.model.config.num_frames)
-        return heat.why(found, pictures, aspect, player, start)
+        return views.heat_map(found, pictures, aspect, player, start)
 
     # ---- video to captions and similar videos ----------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
@@ -251,3 +252,15 @@ def _jpeg(picture: Image.Image, side: int) -> bytes:
 
 def _uri(data: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One video of a list."""
+
+    name: str  # in the gallery
+    title: str
+    poster: str  # data URI
+    aspect: float  # the poster's width / height
+    score: float | None = None
+    moment: float | None = None  # seconds

@@ -13,13 +13,12 @@ import gradio as gr
 
 from suma import VideoIndex
 from suma.app.api import Options
-from suma.app.gpu import zero_gpu
 from suma.app.handlers import Handlers
-from suma.app.look import launch_options
 from suma.app.media import prepare
-from suma.app.render import render
+from suma.app.space import zero_gpu
 from suma.app.startup import load_model, open_index, options_of, parser, use_own_temp
-from suma.app.tabs import MODEL, WRITING, concepts_tab, gallery_tab, search_tab, video_tab
+from suma.app.tabs import MODEL, WRITING, concepts_tab, gallery_tab, launch_options, search_tab, video_tab
+from suma.app.views import render
 from suma.model.cpu import use_fast_matmul
 
 

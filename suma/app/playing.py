@@ -9,8 +9,8 @@ import gradio as gr
 from suma.app import media
 from suma.app.errors import error_text
 from suma.app.gallery import Gallery
-from suma.app.render import render
 from suma.app.uploads import playable_upload
+from suma.app.views import render
 from suma.index.catalog import Row
 
 

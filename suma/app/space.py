@@ -1,15 +1,38 @@
-"""Make a Hugging Face Space of this app: `python -m suma.app.space OWNER/NAME` creates it and pushes what it needs.
+"""Hugging Face Spaces: `python -m suma.app.space OWNER/NAME` creates one of this app and pushes what it needs.
 
 Log in first (`hf auth login`, or HF_TOKEN). The README's head says how the Space runs; its settings are environment
-variables (`python app.py --help`). Push again to update it.
+variables (`python app.py --help`). Push again to update it. On Spaces that lend GPUs (ZeroGPU), each call of the model
+borrows one; elsewhere nothing changes.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from suma.model.open_clip_models import check_name, is_named
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def zero_gpu() -> bool:
+    """Return whether this is a Space that lends GPUs call by call."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
+
+
+def on_gpu(function: Function) -> Function:
+    """Return the function, which borrows a GPU while it runs. ZeroGPU runs it in another process, so it must change
+    nothing in this one."""
+    if not zero_gpu():
+        return function
+    try:
+        import spaces
+    except ImportError:
+        return function
+    return spaces.GPU(function)
+
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = [

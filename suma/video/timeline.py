@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from suma.video import flv
 from suma.video.upright import View, check_size, view_of
 
 if TYPE_CHECKING:
@@ -161,11 +160,9 @@ def _decode_group(
 
 
 def _open(path: str) -> "InputContainer":
-    """Open a file; Flash recordings that were appended to one another are read as one."""
     import av
 
-    file: Any = flv.joined(path) or path
-    return av.open(file, "r", metadata_errors="ignore")
+    return av.open(path, "r", metadata_errors="ignore")
 
 
 def video_stream(container: "InputContainer") -> "VideoStream":
@@ -209,9 +206,7 @@ def _ticked(container: "InputContainer", stream: "VideoStream") -> "Iterator[tup
     before ended. Only key frames must be shown after all frames that precede them in the file.
     """
     unit = float(stream.time_base or 1)
-    far = (
-        JUMP / unit if container.format.flags & BROADCAST or container.file else float("inf")
-    )  # a file of suma.video.flv
+    far = JUMP / unit if container.format.flags & BROADCAST else float("inf")
     shift, latest, decoded = 0, None, None
     step = round(1 / float(stream.average_rate or stream.guessed_rate or 25) / unit)
     for packet in _packets(container, stream):
