@@ -37,7 +37,8 @@ def _show(matches: Sequence[Match], as_json: bool) -> int:
         print(json.dumps([asdict(match) for match in matches], ensure_ascii=False))
     for match in [] if as_json else matches:
         why = "; ".join(name for name, _ in match.concepts)
-        print(f"{match.score:.3f}  {match.path}  at {match.moment:.1f} s  {why}".rstrip())
+        where = f"at {match.moment:.1f} s" if match.duration else "photo"
+        print(f"{match.score:.3f}  {match.path}  {where}  {why}".rstrip())
     return 0 if matches else 1
 
 
@@ -118,7 +119,7 @@ def _index(args: argparse.Namespace) -> int:
         refuse_other_things(Path(args.output))  # where the parts will be merged
         place = str(part.folder(args.output))
     model = _load_model(args.model or model_of(place if os.path.exists(place) else args.output))
-    find_videos(args.videos, args.exclude)  # nothing to add is an error before anything is written
+    find_videos(args.videos, args.exclude, args.photos)  # nothing to add is an error before anything is written
     model.to(device(os.environ))
     segment = args.segment
     if part:
@@ -133,7 +134,7 @@ def _index(args: argparse.Namespace) -> int:
     if args.captions:
         index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
     index.save(place)
-    options = (args.workers, args.prune, args.retry, args.time_limit, args.bf16, args.exclude, part)
+    options = (args.workers, args.prune, args.retry, args.time_limit, args.bf16, args.exclude, part, args.photos)
     report = index.add(args.videos, *options)
     if args.hubness:
         index.keep_hubness()

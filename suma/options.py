@@ -97,6 +97,7 @@ def _add_indexing(sub: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help=f"names below the folders to leave out, may be given again; see below, also for {IGNORE_FILE}",
     )
+    sub.add_argument("--photos", action="store_true", help="photographs below the folders too")
     _add_reading(sub)
 
 

@@ -215,8 +215,8 @@ def test_a_decoder_that_gives_frames_out_of_order(tmp_path: Path, monkeypatch: p
     path = clips.write_video(tmp_path / "a.ts")
     original = timeline._decodable
 
-    def swapped(*args: object):
-        frames = list(original(*args))
+    def swapped(*args: object, **more: object):
+        frames = list(original(*args, **more))
         return iter([*frames[:4], frames[5], frames[4], *frames[7:9], frames[6], *frames[9:]])
 
     monkeypatch.setattr(timeline, "_decodable", swapped)

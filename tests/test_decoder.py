@@ -211,7 +211,7 @@ def png(path: Path, side: int) -> Path:
 def test_a_frame_of_16k_by_16k_is_refused(tmp_path: Path):
     path = png(tmp_path / "bomb.mp4", 16384)
     assert path.stat().st_size < 2_000_000
-    with pytest.raises(ValueError, match=r"16384x16384|no frame"):
+    with pytest.raises(ValueError, match=r"16384x16384|too large"):
         frames_of(path)
 
 

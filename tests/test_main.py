@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from clips import write_video
+from clips import gray_picture, write_video
+from PIL import Image
 from safetensors.torch import save_file
 
 from suma import SUMA, VideoIndex, __version__
@@ -125,6 +126,22 @@ def test_pruning_retrying_and_checking(place: Path, tmp_path: Path, capsys: pyte
     array.write_bytes(b"\xff" + array.read_bytes()[1:])
     assert suma(place, "check", index) == 2
     assert "checksum" in capsys.readouterr().err
+
+
+def test_photographs_are_indexed_and_marked_on_request(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copy(place / "videos" / "0.mp4", tmp_path)
+    Image.fromarray(gray_picture(3, 64, 48)).save(tmp_path / "photo.jpg")
+    index = str(tmp_path / "index")
+    assert suma(place, "index", str(tmp_path), "-o", index) == 0
+    assert suma(place, "index", str(tmp_path), "-o", index, "--photos") == 0
+    capsys.readouterr()
+    assert suma(place, "search", index, "a dog") == 0
+    told = {Path(line.split()[1]).name: line for line in capsys.readouterr().out.splitlines()}
+    assert " photo" in told["photo.jpg"] and " at " in told["0.mp4"] and len(told) == 2
+    assert suma(place, "index", str(tmp_path), "-o", index, "--prune") == 0
+    capsys.readouterr()
+    assert suma(place, "info", index, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["videos"] == 2  # what is still there is not pruned
 
 
 def test_hubness_is_corrected_on_request(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

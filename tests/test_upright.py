@@ -1,8 +1,8 @@
 """Pictures as players and viewers show them: HDR mapped to SDR, square pixels, mirrored, tiled, the right stream."""
 
-import io
 import struct
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from suma import read_frames
 from suma.app.browser_formats import plan_for
 from suma.app.copies import encode, make
 from suma.index.files import find_videos
-from suma.video.heif import read_grid
 from suma.video.timeline import list_frames, video_stream
 from suma.video.upright import HLG, PQ, upright, view_of
 
@@ -198,114 +197,52 @@ def test_exif_orientations_are_followed(tmp_path: Path, suffix: str, orientation
 # Tiles
 
 
-def box(kind: bytes, *content: bytes) -> bytes:
-    data = b"".join(content)
-    return struct.pack(">I4s", 8 + len(data), kind) + data
+@pytest.mark.parametrize("suffix", [".avif", ".heic"])
+def test_a_phones_photo_is_one_frame_without_length(tmp_path: Path, suffix: str):
+    if suffix == ".heic":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    Image.fromarray(four_colours(192, 128)).save(tmp_path / f"photo{suffix}")
+    got = read_frames(tmp_path / f"photo{suffix}", 4)
+    assert len(got.frames) == 1 and got.duration == 0 and alike(got.frames[0], four_colours(192, 128))
+    assert not plan_for(str(tmp_path / f"photo{suffix}")).as_it_is
 
 
-def one_tile(picture: np.ndarray, codec: str, kind: bytes, tries: int = 5) -> tuple[bytes, bytes]:
-    """The decoder's configuration (a box) and the bytes of one encoded picture."""
-    out = io.BytesIO()
-    try:
-        with av.open(out, "w", format="mp4") as container:
-            quick = {"x265-params": "pools=none:log-level=error"} if codec == "libx265" else {"preset": "12"}
-            stream = container.add_stream(codec, rate=1, options=quick)
-            stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "yuv420p"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode(None))
-    except av.error.PatchWelcomeError:  # FFmpeg finds x265's header damaged, at random
-        if not tries:
-            raise
-        return one_tile(picture, codec, kind, tries - 1)
-    data = out.getvalue()
-    at, body = data.find(kind) - 4, data.find(b"mdat")
-    return data[at : at + struct.unpack_from(">I", data, at)[0]], data[body + 4 : body - 4 + _size(data, body - 4)]
+def test_a_heic_photo_without_its_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.heic").write_bytes(struct.pack(">I", 16) + b"ftypheic" + bytes(100))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ValueError, match=r"a\.heic.*pip install pillow-heif"):
+        read_frames(tmp_path / "a.heic", 1)
 
 
-def _size(data: bytes, at: int) -> int:
-    return int(struct.unpack_from(">I", data, at)[0])
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_an_animated_picture_is_a_video(tmp_path: Path, suffix: str):
+    shown = [Image.fromarray(clips.gray_picture(n, 64, 48)) for n in range(4)]
+    path = tmp_path / f"moving{suffix}"
+    shown[0].save(path, save_all=True, append_images=shown[1:], duration=[100, 300, 100, 100], lossless=True)
+    got = read_frames(path, 8)
+    assert clips.numbers(got.frames) == [0, 1, 2, 3] and got.times == pytest.approx([0, 0.1, 0.4, 0.5])
+    assert got.duration == pytest.approx(0.6)
+    assert clips.numbers(read_frames(path, 1, start=0.15, end=0.35).frames) == [1]
 
 
-def write_grid(path: Path, picture: np.ndarray, side: int, size: tuple[int, int], turns: list[bytes]) -> Path:
-    """Write the picture in tiles of `side` pixels, of which the first `size` (width, height) pixels are shown."""
-    avif = path.suffix == ".avif"
-    codec, kind, item = ("libsvtav1", b"av1C", b"av01") if avif else ("libx265", b"hvcC", b"hvc1")
-    rows, columns = picture.shape[0] // side, picture.shape[1] // side
-    tiles = [picture[y * side :, x * side :][:side, :side] for y in range(rows) for x in range(columns)]
-    made = [one_tile(np.ascontiguousarray(tile), codec, kind) for tile in tiles]
-    ids, grid = range(2, 2 + len(made)), struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, *size)
-    ispe = [box(b"ispe", bytes(4), struct.pack(">II", *pair)) for pair in (size, (side, side))]
-    owners = struct.pack(">HB", 1, 1 + len(turns)) + bytes([1, *range(4, 4 + len(turns))])
-    owners += b"".join(struct.pack(">HBBB", id_, 2, 2, 3) for id_ in ids)
-    kinds = [
-        box(b"infe", b"\2\0\0\0", struct.pack(">HH4s", n, 0, item if n > 1 else b"grid"), b"\0") for n in (1, *ids)
-    ]
-    brand = b"avif" if avif else b"heic"
-    head = box(b"ftyp", brand, bytes(4), b"mif1", brand)
-
-    def meta(begin: int) -> bytes:
-        places = struct.pack(">HHHHII", 1, 1, 0, 1, 0, 8)
-        for id_, (_, data) in zip(ids, made, strict=True):
-            places += struct.pack(">HHHHII", id_, 0, 0, 1, begin, len(data))
-            begin += len(data)
-        properties = box(b"ipco", ispe[0], ispe[1], made[0][0], *turns)
-        return box(
-            b"meta",
-            bytes(4),
-            box(b"hdlr", bytes(8), b"pict", bytes(13)),
-            box(b"pitm", bytes(4), b"\0\1"),
-            box(b"iloc", b"\1\0\0\0\x44\0", struct.pack(">H", 1 + len(ids)), places),
-            box(b"iinf", bytes(4), struct.pack(">H", len(kinds)), *kinds),
-            box(b"iprp", properties, box(b"ipma", bytes(4), struct.pack(">I", 1 + len(ids)), owners)),
-            box(b"iref", bytes(4), box(b"dimg", struct.pack(f">HH{len(ids)}H", 1, len(ids), *ids))),
-            box(b"idat", grid),
-        )
-
-    begin = len(head) + len(meta(0)) + 8
-    path.write_bytes(head + meta(begin) + box(b"mdat", *(data for _, data in made)))
-    return path
-
-
-def no_turn(picture: np.ndarray) -> np.ndarray:
-    return picture
-
-
-def mirrored_quarter(picture: np.ndarray) -> np.ndarray:
-    return np.rot90(picture)[:, ::-1]  # irot comes first
-
-
-@pytest.mark.parametrize("suffix", [".heic", ".avif"])
-@pytest.mark.parametrize(
-    ("turns", "change"),
-    [([], no_turn), ([box(b"irot", b"\1"), box(b"imir", b"\1")], mirrored_quarter)],
-)
-def test_all_tiles_of_a_picture_are_read(tmp_path: Path, suffix: str, turns: list[bytes], change: Callable):
-    if not clips.can_encode("libsvtav1" if suffix == ".avif" else "libx265"):
-        pytest.skip("this PyAV has no encoder for it")
-    picture = four_colours(192, 128)
-    path = write_grid(tmp_path / f"photo{suffix}", picture, 64, (150, 120), turns)
-    got = read_frames(path, 4)
-    assert len(got.frames) == 1 and alike(got.frames[0], change(picture[:120, :150]))
-    data = path.read_bytes()
-    path.write_bytes(data[: data.find(b"mdat") + 4] + bytes(len(data) - data.find(b"mdat") - 4))
-    with pytest.raises(ValueError, match=f"photo{suffix}"):
+def test_a_damaged_or_huge_picture_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "half.jpg"
+    Image.fromarray(clips.noise_picture(0, 320, 240)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(ValueError, match=r"half\.jpg"):
         read_frames(path, 1)
+    Image.fromarray(four_colours(192, 128)).save(tmp_path / "large.png")
+    monkeypatch.setattr("suma.video.upright.MAX_PIXELS", 1000)
+    with pytest.raises(ValueError, match="192x128"):
+        read_frames(tmp_path / "large.png", 1)
 
 
-def test_a_file_that_is_no_grid_has_none(tmp_path: Path):
-    path = clips.write_video(tmp_path / "one.mp4", frames=1)
-    assert read_grid(str(path)) is None
-    Image.fromarray(four_colours(96, 64)).save(tmp_path / "one.avif")
-    assert read_grid(str(tmp_path / "one.avif")) is None
-    assert alike(read_frames(tmp_path / "one.avif", 1).frames[0], four_colours(96, 64))
-
-
-@pytest.mark.skipif(not CASES.is_dir(), reason="needs ../shared")
-def test_a_phones_tiled_photo():
-    picture = read_frames(CASES / "tiled_heic" / "quad_tiled.heic", 1).frames[0]
-    assert alike(
-        picture[::128, ::128][[1, 4]][:, [1, 6]], np.array([[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250,) * 3]])
-    )
+def test_photographs_are_found_below_a_folder_only_where_asked(tmp_path: Path):
+    Image.fromarray(four_colours(96, 64)).save(tmp_path / "a.JPG", "JPEG")
+    clips.write_video(tmp_path / "b.mp4", frames=1)
+    (tmp_path / "notes.txt").write_text("none")
+    assert [path.name for path in find_videos(tmp_path)] == ["b.mp4"]
+    assert [path.name for path in find_videos(tmp_path, photos=True)] == ["a.JPG", "b.mp4"]
 
 
 # Which stream, and which container

@@ -44,6 +44,8 @@ def _plan(path: str, changed: int, size: int) -> Plan:
 
     encoded = Plan(".mp4", False, False)
     try:
+        if list_frames(path).picture:
+            return encoded
         with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
             stream, form = video_stream(container), container.format.name
             codec, start = stream.codec_context.codec.canonical_name, container.start_time or 0

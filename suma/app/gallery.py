@@ -131,7 +131,7 @@ class Gallery:
 
     def tiles(self, matches: list[Match]) -> list[Tile]:
         """Return matches as tiles with posters."""
-        return self._tiles([(m.path, m.score, m.moment) for m in matches])
+        return self._tiles([(m.path, m.score, m.moment if m.duration else None) for m in matches])
 
     def page(self, words: str, limit: int) -> tuple[list[Tile], int]:
         """Return the first videos whose title or name has all the words, and how many more there are."""

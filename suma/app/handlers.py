@@ -19,7 +19,7 @@ from suma.app.errors import error_text, show_user_errors, visible_error
 from suma.app.gallery import Filling, Progress
 from suma.app.playing import Players
 from suma.app.uploads import playable_upload
-from suma.app.views import concept_map, lay_out, render, tiles
+from suma.app.views import concept_map, lay_out, length, render, tiles
 from suma.arrays import to_numpy
 from suma.explain import Explanation, heat_map
 from suma.index.catalog import Row
@@ -186,7 +186,8 @@ class Handlers(Api):
         row = self.gallery.row(name)
         found = self.why(row.path, text, query, MODES[mode])
         player, missing = self.players.player(row, play)
-        note = f"score {found.score:.3f} · best moment at {moment:.1f} s · {row.duration:.1f} s long"
+        where = f"best moment at {moment:.1f} s · {length(row.duration)}" if row.duration else "photo"
+        note = f"score {found.score:.3f} · {where}"
         title = heading(self.gallery.title(row.path), f"{note} · {missing}" if missing else note, text)
         return [name, player, title, self._map(found), render("shares", found=found)]
 
@@ -257,7 +258,7 @@ class Handlers(Api):
         similar = tiles(self.gallery.tiles(self.find_similar(path)), head="Similar videos")
         found = self.why(path, "", Query(), "video", at=start)
         return [
-            heading(title, f"{found.duration:.1f} s long"),
+            heading(title, length(found.duration)),
             captions,
             similar,
             self._map(found, "#query-video", start),
@@ -315,7 +316,7 @@ class Handlers(Api):
         """Return one video of the gallery, to play or remove."""
         row, name = self._clicked(event), str(event._data["video"])
         player, missing = self.players.player(row)
-        title = heading(self.gallery.title(row.path), f"{name} · {row.duration:.1f} s long", missing=missing)
+        title = heading(self.gallery.title(row.path), f"{name} · {length(row.duration)}", missing=missing)
         return [player, title, name, gr.Button(visible=not self.options.read_only)]
 
     def add_uploads(self, files: list[str] | None) -> Iterator[str]:

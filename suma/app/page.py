@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if zero_gpu():
             model.to("cuda")
         waiting: list[Path] = []
-        index = open_index(model, args.index, args.videos, options.read_only, waiting)
+        index = open_index(model, args.index, args.videos, options.read_only, waiting, args.photos)
         demo = build_demo(index, options, waiting)
         if options.make_copies:
             prepare(index.rows)

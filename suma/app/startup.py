@@ -49,6 +49,7 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         "gone now stay, and what a .sumaignore names is left out"
     )
     add("--videos", videos, unset="none")
+    add("--photos", "index the photographs of --videos too", unset="off", action="store_true")
     optional, changes = argparse.BooleanOptionalAction, "whether visitors are kept from adding and removing videos"
     where = "read-only on Spaces and with --share, not elsewhere"
     add("--read-only", changes, str(int(on_spaces())), where, action=optional)
@@ -111,12 +112,18 @@ def load_model(model: str, index: str) -> SUMA:
 
 
 def open_index(
-    model: SUMA, index: str, videos: str, read_only: bool = True, later: list[Path] | None = None
+    model: SUMA,
+    index: str,
+    videos: str,
+    read_only: bool = True,
+    later: list[Path] | None = None,
+    photos: bool = False,
 ) -> VideoIndex:
     """Return the index to show: a saved one, or one of a folder of videos, kept in `index` or else in the cache.
 
     Args:
         read_only: whether visitors cannot add videos. Where they can, the bundled index is copied to the cache first.
+        photos: whether the photographs of the folder are added too.
         later: gets the videos of the folder, for the caller to add; without it they are added here.
 
     Raises ValueError or FileNotFoundError where there is nothing to show.
@@ -140,9 +147,9 @@ def open_index(
     _keep(made, folder, must=bool(index))
     try:
         if later is not None:
-            later += find_videos(videos)
+            later += find_videos(videos, photos=photos)
             return made
-        report = made.add(videos)
+        report = made.add(videos, photos=photos)
     except (ValueError, FileNotFoundError, PermissionError) as error:  # maybe of a drive that is not connected
         if not len(made):
             raise

@@ -270,7 +270,7 @@ def _adding(h: Handlers) -> list[Callable[..., Any]]:
         return []
     limits = h.options.uploads
     label = f"Add videos (up to {limits.max_megabytes} MB, {limits.max_seconds:.0f} s each)"
-    types = ["video", *sorted(VIDEO_EXTENSIONS)]
+    types = ["video", "image", *sorted(VIDEO_EXTENSIONS)]
     files = gr.UploadButton(label, file_count="multiple", elem_id="add-files", file_types=types, size="md")
     folders = [str(path) for path in h.options.folders]
     first = folders[0] if folders else None

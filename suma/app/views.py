@@ -54,6 +54,11 @@ def render(name: str, /, **values: Any) -> str:
     return html.strip().encode("utf-8", "replace").decode()
 
 
+def length(seconds: float) -> str:
+    """Return how long a video is, in words."""
+    return f"{seconds:.1f} s long" if seconds else "photo"
+
+
 def tiles(
     shown: Sequence[Tile],
     chosen: int | None = None,

@@ -16,6 +16,7 @@ from suma.atomic_io import on_disk
 from suma.index.catalog import key
 from suma.index.parts import Part
 from suma.video.frames import VIDEO_EXTENSIONS
+from suma.video.pictures import PHOTO_EXTENSIONS
 
 IGNORE_FILE = ".sumaignore"
 LEFT_OUT = (  # always: hidden names; file servers' bins, snapshots and thumbnails. `!@eaDir/` takes one back
@@ -44,6 +45,7 @@ IGNORE_HELP = (
 class Found:
     """The video files that were found, and what was left out."""
 
+    suffixes: frozenset[str] | set[str]  # that were looked for
     videos: list[Path] = field(default_factory=list)
     other_folders: set[str] = field(default_factory=set)  # real paths of folders that hold videos of other parts
     excluded: set[str] = field(default_factory=set)  # real paths of files and folders that a pattern leaves out
@@ -60,29 +62,30 @@ class Found:
 
 
 def find_videos(
-    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], exclude: Sequence[str] = (), photos: bool = False
 ) -> list[Path]:
     """Return the video files that `paths` (files, folders, glob patterns) name, each once, in that order.
 
-    A file that is named itself may have any name. A folder is searched all the way down for VIDEO_EXTENSIONS, and
-    sorted. A pattern's matches need one of these or the pattern's own suffix. `exclude`: patterns of names to leave
-    out below folders (IGNORE_HELP). Raises FileNotFoundError if a path or pattern matches nothing, ValueError if a
-    folder holds no video, and another OSError if it cannot be read.
+    A file that is named itself may have any name. A folder is searched all the way down for VIDEO_EXTENSIONS (with
+    `photos` also for PHOTO_EXTENSIONS), and sorted. A pattern's matches need one of these or the pattern's own suffix.
+    `exclude`: patterns of names to leave out below folders (IGNORE_HELP). Raises FileNotFoundError if a path or
+    pattern matches nothing, ValueError if a folder holds no video, and another OSError if it cannot be read.
     """
-    return look_for(paths, exclude).videos
+    return look_for(paths, exclude, photos=photos).videos
 
 
 def look_for(
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     exclude: Sequence[str] = (),
     part: Part | None = None,
+    photos: bool = False,
 ) -> Found:
     """Find videos as `find_videos` does; return also what was left out or could not be read.
 
     With `part`, only the videos of this part count. Its hash is over a file's path below the folder in `paths`, or over
     the path of a file or a pattern's match as it is.
     """
-    found, videos = Found(), dict[str, tuple[Path, Path]]()
+    found, videos = Found(VIDEO_EXTENSIONS | (PHOTO_EXTENSIONS if photos else set())), dict[str, tuple[Path, Path]]()
     real_folder = functools.cache(os.path.realpath)
     for entry in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = Path(on_disk(entry))
@@ -90,7 +93,7 @@ def look_for(
             some = _walk(path, _Ignored(str(path), exclude), found)
             if not some:
                 os.listdir(path)  # raises OSError where it cannot be read
-                raise ValueError(f"no video in {path} (looked for {' '.join(sorted(VIDEO_EXTENSIONS))})")
+                raise ValueError(f"no video in {path} (looked for {' '.join(sorted(found.suffixes))})")
         elif path.exists():
             some = [path]
         else:
@@ -113,7 +116,7 @@ def _matches(pattern: Path, exclude: Sequence[str], found: Found) -> list[Path]:
     ignored = _Ignored(os.path.join("", *fixed), exclude)
     matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
     kept = [match for match in matches if not ignored.holds_above(match)]
-    suffixes = VIDEO_EXTENSIONS | {pattern.suffix.lower()}
+    suffixes = found.suffixes | {pattern.suffix.lower()}
     named = [match for match in kept if match.is_dir() or match.suffix.lower() in suffixes]
     return [video for match in named for video in (_walk(match, ignored, found) if match.is_dir() else [match])]
 
@@ -128,7 +131,7 @@ def _walk(folder: Path, ignored: "_Ignored", found: Found) -> list[Path]:
             folders.clear()
             continue
         entered.add(real)
-        videos_here = [name for name in files if Path(name).suffix.lower() in VIDEO_EXTENSIONS]
+        videos_here = [name for name in files if Path(name).suffix.lower() in found.suffixes]
         for names, is_folder in ((folders, True), (videos_here, False)):
             out = [name for name in names if ignored.holds(os.path.join(root, name), is_folder)]
             found.excluded.update(os.path.join(real, name) for name in out)

@@ -95,11 +95,12 @@ class Builder:
         retry: bool,
         exclude: Sequence[str] = (),
         part: Part | None = None,
+        photos: bool = False,
     ) -> Report:
         """Add what `paths` name; see `VideoIndex.add`."""
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         self._title += f" part {part}" if part else ""
-        found = look_for(given, exclude, part)
+        found = look_for(given, exclude, part, photos)
         self.report.unreadable = found.unreadable
         folders = [path for path in given if Path(path).is_dir()]
         asked = {key(path) for path in given if path not in folders}

@@ -139,6 +139,7 @@ class VideoIndex:
         bf16: bool = False,
         exclude: Sequence[str] = (),
         part: Part | None = None,
+        photos: bool = False,
     ) -> Report:
         """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
         file keeps its features, copies of a file share them.
@@ -157,6 +158,7 @@ class VideoIndex:
             exclude: patterns of names below the folders to leave out (suma.index.files.IGNORE_HELP).
             part: add only the files of this part, such as Part(2, 8): the work of eight processes that fill an index
                 each, which suma.index.merge.merge_folders makes into one.
+            photos: take photographs below the folders too (suma.video.pictures.PHOTO_EXTENSIONS).
 
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
@@ -165,7 +167,7 @@ class VideoIndex:
 
         kept = is_kept(self.store)
         builder = Builder(self.model.whole(), self.store, workers, time_limit, bf16)
-        report = builder.run(paths, prune, retry, exclude, part)
+        report = builder.run(paths, prune, retry, exclude, part, photos)
         if kept:
             self.keep_hubness()
         return report

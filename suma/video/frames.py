@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from suma.video import heif, timeline
+from suma.video import timeline
 from suma.video.timeline import Timeline
 from suma.video.upright import shown_size, upright, view_from
 
@@ -44,7 +44,7 @@ def read_frames(
     end: float | None = None,
     keyframes: bool = False,
 ) -> Frames:
-    """Return F = num_frames evenly spaced frames of a video (an image is a video of one frame).
+    """Return F = num_frames evenly spaced frames of a video (a photograph is a video of one frame that lasts 0 s).
 
     The span [start, end] in seconds (default: the whole video), cut at the file's end, is divided into F equal
     segments. The frame on screen at the middle of each is returned, each frame once: fewer than F if the video has
@@ -136,8 +136,6 @@ def _span(
 ) -> Frames:
     """Return the frames that `_choose` named. `thorough`: if some are damaged, decode from the file's beginning."""
     chosen, first, last = numbers
-    if len(line.times) == 1 and (grid := heif.read_grid(file)):
-        return Frames(heif.join_tiles(file, grid)[None], line.times, line.duration)
     try:
         pictures, times = _pyav_frames(file, line, chosen, first, last, keyframes, thorough)
     except Exception as error:

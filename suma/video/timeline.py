@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from suma.video.upright import View, check_size, view_of
+from suma.video.pictures import frames_of, seconds_shown
+from suma.video.upright import TURNS, View, check_size, view_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -41,10 +42,15 @@ class Timeline(NamedTuple):
     grouped: bool  # every key frame begins a closed group: decoding may begin there, and decord counts right
     joined: bool  # several recordings in one file: its own times start again or jump
     view: View = View()  # how the frames are to be shown
+    picture: bool = False  # read by Pillow
 
 
 def list_frames(path: str) -> Timeline:
-    """Return the timeline of a file, from its packets alone: nothing is decoded."""
+    """Return the timeline of a file, from its packets alone: nothing is decoded (but animated pictures)."""
+    if (seconds := seconds_shown(path)) is not None:
+        ticks, ends = np.arange(len(seconds)), np.cumsum(seconds)
+        view = View(turn=TURNS[1])
+        return Timeline(ticks, ends - seconds, float(ends[-1]), ticks, True, False, False, view, picture=True)
     with _open(path) as container:
         stream = video_stream(container)
         check_size(stream.width, stream.height)
@@ -97,14 +103,11 @@ def every_frame(path: str, line: Timeline) -> "Iterator[tuple[float, VideoFrame]
     The first one is on screen from 0, even if its own time is later.
     """
     last = -1
-    with _open(path) as container:
-        stream = video_stream(container)
-        stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
-        for tick, frame in _decodable(container, stream, line.counted, None, set(line.ticks.tolist()), False):
-            number = int(np.searchsorted(line.ticks, tick))
-            if last < number < len(line.ticks) and line.ticks[number] == tick:
-                yield (0.0 if last < 0 else float(line.times[number])), frame
-                last = number
+    for tick, frame in _decodable(path, line, None, set(line.ticks.tolist()), threads=True):
+        number = int(np.searchsorted(line.ticks, tick))
+        if last < number < len(line.ticks) and line.ticks[number] == tick:
+            yield (0.0 if last < 0 else float(line.times[number])), frame
+            last = number
 
 
 def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":
@@ -231,17 +234,15 @@ def decode_spans(
     """
     wanted = {tick for ticks, _, _ in spans for tick in ticks}
     open_spans = deque(_Open(list(ticks), low, high) for ticks, low, high in spans)
-    with _open(path) as container:
-        stream = video_stream(container)
-        for tick, frame in _decodable(container, stream, line.counted, begin, wanted, only_wanted):
-            for span in open_spans:
-                if tick < span.low:
-                    break
-                span.see(tick, frame)
-            while open_spans and (not open_spans[0].waiting or tick > open_spans[0].high):
-                yield open_spans.popleft().end()
-            if not open_spans:
-                return
+    for tick, frame in _decodable(path, line, begin, wanted, only_wanted):
+        for span in open_spans:
+            if tick < span.low:
+                break
+            span.see(tick, frame)
+        while open_spans and (not open_spans[0].waiting or tick > open_spans[0].high):
+            yield open_spans.popleft().end()
+        if not open_spans:
+            return
     for span in open_spans:
         yield span.end()
 
@@ -276,33 +277,35 @@ class _Open:
 
 
 def _decodable(
-    container: "InputContainer",
-    stream: "VideoStream",
-    counted: bool,
-    begin: int | None,
-    wanted: set[int],
-    only_wanted: bool,
+    path: str, line: Timeline, begin: int | None, wanted: set[int], only_wanted: bool = False, threads: bool = False
 ) -> "Iterator[tuple[int, VideoFrame]]":
     """Yield tick and frame of all that can be decoded, from packet `begin` on or of the `wanted` packets only."""
     import av
 
-    count, current = 0, None
-    for tick, packet in _ticked(container, stream):
-        if packet.size and not counted:
-            current = current if tick is None else tick  # a second field belongs to the picture before
-            if begin is not None and current != begin:
+    if line.picture:
+        yield from ((n, av.VideoFrame.from_ndarray(frame, "rgb24")) for n, frame in enumerate(frames_of(path)))
+        return
+    with _open(path) as container:
+        stream = video_stream(container)
+        if threads:
+            stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
+        count, current = 0, None
+        for tick, packet in _ticked(container, stream):
+            if packet.size and not line.counted:
+                current = current if tick is None else tick  # a second field belongs to the picture before
+                if begin is not None and current != begin:
+                    continue
+                begin = None
+                if only_wanted and current not in wanted:
+                    continue
+                if stream.codec_context.name in SKIPPING:  # skip frames that nobody needs
+                    stream.codec_context.skip_frame = "DEFAULT" if current in wanted else "NONREF"
+                packet.pts = tick  # the frame will carry it
+            try:
+                frames: list[Any] = packet.decode()
+            except av.FFmpegError:
                 continue
-            begin = None
-            if only_wanted and current not in wanted:
-                continue
-            if stream.codec_context.name in SKIPPING:  # skip frames that nobody needs
-                stream.codec_context.skip_frame = "DEFAULT" if current in wanted else "NONREF"
-            packet.pts = tick  # the frame will carry it
-        try:
-            frames: list[Any] = packet.decode()
-        except av.FFmpegError:
-            continue
-        for frame in frames:
-            tick, count = (count if counted else frame.pts), count + 1
-            if tick is not None:
-                yield tick, frame
+            for frame in frames:
+                tick, count = (count if line.counted else frame.pts), count + 1
+                if tick is not None:
+                    yield tick, frame

@@ -108,8 +108,8 @@ class View(NamedTuple):
 def view_of(container: "InputContainer", stream: "VideoStream") -> View:
     """Return how a stream's frames are shown, as an open file says."""
     codec, form = stream.codec_context, container.format.name
-    if form in ("image2", "gif", "apng") or form.endswith("_pipe"):  # viewers ignore an image's pixel aspect
-        return View(1.0, codec.color_trc, codec.color_primaries, _exif_turn(container.name))
+    if form == "gif":  # viewers ignore its pixel aspect
+        return View(1.0, codec.color_trc, codec.color_primaries)
     aspect = float(stream.sample_aspect_ratio or 1)
     plausible = 1 / MOST_STRETCH <= aspect <= MOST_STRETCH
     return View(aspect if plausible else 1.0, codec.color_trc, codec.color_primaries)
@@ -171,14 +171,3 @@ def _frame_turn(frame: "VideoFrame") -> Turn:
         return TURNS[1]
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
     return a, b, c, d
-
-
-def _exif_turn(path: str) -> Turn | None:
-    """Return the turn that a still picture's EXIF says, or None if it says nothing."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return TURNS.get(image.getexif().get(0x0112, 0))
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
