@@ -1,7 +1,4 @@
-"""Write files so that a kill or a full disk leaves them whole: append arrays, replace files, lock out other writers.
-
-Shapes: n rows.
-"""
+"""Write files so that a kill or a full disk leaves them whole: append, replace files, lock out other writers."""
 
 import contextlib
 import errno
@@ -14,11 +11,9 @@ import sqlite3
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 LOCK, WRITER = "lock", "writer.json"
 
@@ -57,28 +52,17 @@ def digest_of(path: str | Path) -> str:
         return ""
 
 
-def _bytes(array: np.ndarray) -> Any:
-    """Return an array's bytes, copied only where it is not contiguous."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-
-
-def sha256(array: np.ndarray) -> str:
-    """Return the sha256 of an array's bytes."""
-    return hashlib.sha256(_bytes(array)).hexdigest()
-
-
-def append(file: Path, start: int, rows: np.ndarray) -> str:
-    """Write rows (n, ...) from byte `start` of a file on, flush them to the disk, and return their sha256.
-
-    What a killed run left behind `start` is cut off.
-    """
-    with open(file, "r+b") as stream:
+def append(file: Path, start: int, content: Iterable[bytes]) -> None:
+    """Write to a file from byte `start` on, and flush it to the disk. What a killed run left behind `start` is cut off;
+    at 0 the file is made anew, for those who still read the one before."""
+    if not start:
+        file.unlink(missing_ok=True)
+    with open(file, "r+b" if start else "wb") as stream:
         stream.truncate(start)
         stream.seek(start)
-        stream.write(_bytes(rows))
+        stream.writelines(content)
         stream.flush()
         os.fsync(stream.fileno())
-    return sha256(rows)
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -88,8 +72,13 @@ def replace(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    rename(partial, path)
+
+
+def rename(partial: Path, path: Path) -> None:
+    """Give a file that is on the disk its name, and flush the name."""
     partial.replace(path)
-    if os.name == "posix":  # the new name itself
+    if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)

@@ -23,12 +23,12 @@ def fill(store: Store, *numbers: int) -> None:
 def held(store: Store) -> list[int]:
     """The numbers of the clips that can be found, checked wherever they stand."""
     snapshot, numbers = store.snapshot, []
-    rows, spans = snapshot.rows(snapshot.live), snapshot.table.spans(snapshot.live)
-    for position, row, (first, count) in zip(snapshot.live, rows, spans, strict=True):
+    found = zip(snapshot.live, snapshot.rows(snapshot.live), *snapshot.gather(snapshot.live), strict=True)
+    for position, row, features, scales, valid in found:
         number = int(row.digest.split()[1])
-        assert row.path == f"/videos/{number}.mp4" and row.times == [0.5, 1.5, 2.5] and count == 3
-        assert (snapshot.features[first : first + 4] == number).all() and (snapshot.folded[position] == number).all()
-        assert (snapshot.scales[first : first + 4] == number).all()
+        assert row.path == f"/videos/{number}.mp4" and row.times == [0.5, 1.5, 2.5]
+        assert valid.sum() == 4 and (features[valid] == number).all() and (scales[valid] == number).all()
+        assert (snapshot.folded[position] == number).all() and (snapshot.vectors([position]) == number).all()
         assert snapshot.positions_of(row.path) == [position] and snapshot.file(row.path).digest == row.digest
         numbers.append(number)
     return numbers

@@ -411,7 +411,7 @@ def test_concepts_are_found_by_word_with_their_best_moments(handlers: app.Handle
     assert "dog" in title and shown.count("data-video") == 4 and 'data-kind="query"' in query
 
 
-@pytest.mark.parametrize("data", [{}, {"video": "../index/manifest.json"}, {"video": "/etc/passwd"}, {"video": ["x"]}])
+@pytest.mark.parametrize("data", [{}, {"video": "../index/index-1.sqlite"}, {"video": "/etc/passwd"}, {"video": ["x"]}])
 def test_a_click_names_a_video_of_the_gallery_or_nothing(handlers: app.Handlers, data: dict[str, Any]):
     for handler in (lambda event: handlers.show_picked("", event), handlers.play, handlers.show_member):
         with pytest.raises(gr.Error, match="gallery"):
@@ -490,7 +490,7 @@ def test_explain_answers_by_api(client: Client, index: VideoIndex, folder: Path)
         ([{"a": 1}], "/search", "a text"),
         (["a dog", "many"], "/search", "a number"),
         ([None], "/add", "upload"),
-        (["../index/manifest.json", None, 5], "/similar", "no video"),
+        (["../index/index-1.sqlite", None, 5], "/similar", "no video"),
     ],
 )
 def test_the_api_says_what_was_wrong(client: Client, arguments: list[Any], endpoint: str, message: str):
@@ -518,7 +518,7 @@ def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, fold
         str(folder / "videos" / "secret.txt"),
         str(folder / "captions.json"),
         index.rows[0].path,
-        f"{tree}/../../../{folder.name}/index/manifest.json",
+        f"{tree}/../../../{folder.name}/index/index-1.sqlite",
         f"{tree}/..%2f..%2f..%2fetc/passwd",
         str(ROOT / "app.py"),
         str(ROOT / "pyproject.toml"),
@@ -554,7 +554,7 @@ def test_videos_are_indexed_once_into_the_index_folder(
     tiny_model: SUMA, folder: Path, index: VideoIndex, tmp_path: Path
 ):
     made = app.open_index(tiny_model, str(tmp_path / "new"), str(folder / "videos"))
-    assert len(made) == 4 and (tmp_path / "new" / "manifest.json").is_file()
+    assert len(made) == 4 and (tmp_path / "new" / "index-1.sqlite").is_file()
     again = app.open_index(tiny_model, str(tmp_path / "new"), str(folder / "videos"))
     assert [row.path for row in again.rows] == [row.path for row in made.rows]
     assert len(app.open_index(tiny_model, "", str(folder / "videos"))) == 4

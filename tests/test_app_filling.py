@@ -25,7 +25,7 @@ def write_clips(folder: Path, count: int) -> list[Path]:
 def test_videos_are_left_to_the_caller_who_asks_for_it(tiny_model: SUMA, tmp_path: Path):
     paths, later = write_clips(tmp_path / "videos", 2), []
     index = app.open_index(tiny_model, str(tmp_path / "index"), str(tmp_path / "videos"), later=later)
-    assert len(index) == 0 and later == paths and (tmp_path / "index" / "manifest.json").is_file()
+    assert len(index) == 0 and later == paths and (tmp_path / "index" / "index-1.sqlite").is_file()
     with pytest.raises(FileNotFoundError):
         app.open_index(tiny_model, "", str(tmp_path / "none"), later=[])
 

@@ -67,7 +67,7 @@ def test_it_takes_in_what_is_added_and_leaves_out_what_is_removed(store: Store):
     add(store, 3000, 700)
     assert overlap(store, first) >= 0.99
     gone = sorted({p for q in queries() for p in best(store, q, 3)})
-    store.commit(forget=[row.path for row in store.snapshot.table.rows(gone)])
+    store.commit(forget=[row.path for row in store.snapshot.rows(gone)])
     assert overlap(store, first) >= 0.99
     assert not set(gone) & {p for q in queries() for p in first.search(store, store.snapshot, q, 50)}
 

@@ -29,6 +29,7 @@ from test_model import scores
 from test_train import benchmark, flags  # noqa: F401  (a fixture)
 
 from suma import SUMA
+from suma.index.store import remembered_model
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "models/me/suma"
@@ -537,7 +538,7 @@ def test_the_stronger_models_are_named_once_to_who_indexes_with_the_bundled_one(
     assert "--model PE-Core-B-16:meta" in capsys.readouterr().err
     assert main(command) == 0
     assert "--model" not in capsys.readouterr().err
-    assert json.loads((videos.parent / "my.index" / "manifest.json").read_text())["source"] == ""
+    assert remembered_model(videos.parent / "my.index") == ""
 
 
 def test_an_index_remembers_a_folder_and_says_where_it_was(videos, tiny_model, capsys):

@@ -394,17 +394,15 @@ def test_ctrl_c_at_a_bad_moment_costs_nothing(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         if when == "behind the commit's transaction":
-            real, written = Store._take_snapshot, []
+            real, written = Store._look, []
 
             def behind(self: Store, *args: object) -> object:  # the first commit of clips is through, the state not yet
-                if not written and self.snapshot.table.all("SELECT 1 FROM clips"):
+                if not written and self.snapshot.origin.all("SELECT 1 FROM clips"):
                     written.append(os.kill(os.getpid(), signal.SIGINT))
                 return real(self, *args)
 
-            append = Store._append
-            patch.setattr(
-                Store, "_append", lambda *args: patch.setattr(Store, "_take_snapshot", behind) or append(*args)
-            )
+            write = Store._write
+            patch.setattr(Store, "_write", lambda *args: patch.setattr(Store, "_look", behind) or write(*args))
         else:
             patch.setattr(ingest, "NewClip", third_clip)
         with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -122,8 +123,9 @@ def test_pruning_retrying_and_checking(place: Path, tmp_path: Path, capsys: pyte
     assert report["pruned"] == [str(tmp_path / "videos" / "1.mp4")] and len(report["failed"]) == 1
     assert suma(place, "check", index) == 0
     assert "is sound" in capsys.readouterr().out
-    array = tmp_path / "index" / "features-1.f16"
-    array.write_bytes(b"\xff" + array.read_bytes()[1:])
+    database = sqlite3.connect(tmp_path / "index" / "index-1.sqlite")
+    database.execute("UPDATE features SET checksum = checksum + 1 WHERE position = 0")
+    database.commit()
     assert suma(place, "check", index) == 2
     assert "checksum" in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ from suma.index.files import look_for
 from suma.index.hubness import is_kept
 from suma.index.merge import merge_folders
 from suma.index.parts import Part
-from suma.index.store import MANIFEST, Store
+from suma.index.store import Store, newest
 
 ROOT = Path(__file__).resolve().parents[1]
 Suma = Callable[..., int]  # runs a command with the tiny model; its exit code
@@ -347,7 +347,7 @@ def test_a_part_that_is_killed_continues(tiny_model, tmp_path):
     output, folders = tmp_path / "index", [tmp_path / f"index.part-{k}-of-2" for k in (1, 2)]
 
     def done() -> list[int]:
-        return [len(VideoIndex.load(f, tiny_model)) if (f / MANIFEST).exists() else 0 for f in folders]
+        return [len(VideoIndex.load(f, tiny_model)) if newest(f) else 0 for f in folders]
 
     running, deadline = launch(tmp_path, output, [str(tmp_path / "often.py")]), time.monotonic() + 200
     while done()[0] < 3:

@@ -199,9 +199,9 @@ def test_index_and_videos_moved_together_go_on(
 def test_an_index_with_two_spellings_of_a_file_keeps_one(tiny_model: SUMA, videos: Path, tmp_path: Path):
     index = made(tiny_model, videos, tmp_path / "my.index")
     (tmp_path / "link").symlink_to(videos)
-    with index.store.writing(), index.store.snapshot.table.transaction() as run:  # as an earlier version kept them
+    with index.store.writing(), index.store.snapshot.origin.transaction() as run:  # as an earlier version kept them
         run("UPDATE files SET path = 'link/1.mp4' WHERE path LIKE '%1.mp4'")
-        columns = "size, mtime, digest, duration, reason, removed"
+        columns = "size, mtime, digest, duration, reason, born"
         run(f"INSERT INTO files (path, {columns}) SELECT 'link/0.mp4', {columns} FROM files WHERE path LIKE '%/0.mp4'")
     again = VideoIndex.load(tmp_path / "my.index", tiny_model)
     assert names(again.add(videos).skipped) == NAMES and len(again) == 3

@@ -188,7 +188,7 @@ def test_a_day_begins_at_midnight_of_the_local_clock(tmp_path: Path, zone: str, 
     store.commit([replace(row, mtime=when) for (row, _), when in dated], [made for _, made in pairs])
 
     def chosen(**days: str) -> list[int]:
-        return store.snapshot.select(*Filter(**days).condition(store.snapshot.table)).tolist()
+        return store.snapshot.allowed(Filter(**days)).tolist()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", zone)

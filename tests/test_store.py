@@ -1,9 +1,9 @@
 """What is on disk is whole: after a kill, without space, without permission, with damage, while another one writes."""
 
-import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,13 +20,16 @@ from suma import SUMA, VideoIndex, atomic_io
 from suma.atomic_io import IndexBusyError
 from suma.index import ingest
 from suma.index import store as on_disk
-from suma.index.store import MANIFEST, Row, Store
+from suma.index.query import Filter
+from suma.index.store import Row, Store
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A small index whose vectors are kept in a file, as those of a large one."""
+    monkeypatch.setattr(on_disk, "MAPPED", 2)
     store = Store.create(tmp_path / "index", "model", DIM)
     fill(store, 1, 2)
     return store
@@ -36,36 +39,65 @@ def reopened(store: Store) -> Store:
     return Store.open(store.folder, "model", DIM)
 
 
-def test_what_is_committed_is_there_again_and_a_commit_only_appends(store: Store):
-    before = {file.name: file.read_bytes() for file in store.folder.glob("*.f??")}
-    inodes = {file.name: file.stat().st_ino for file in store.folder.glob("*.f??")}
+def test_what_is_committed_is_there_again(store: Store):
     fill(store, 3, 4)
     assert held(store) == held(reopened(store)) == [1, 2, 3, 4]
-    for name, content in before.items():
-        after = store.folder / name
-        assert after.read_bytes().startswith(content) and after.stat().st_ino == inodes[name]
-        assert len(after.read_bytes()) == 2 * len(content)
+    assert {file.name for file in store.folder.glob("*-*")} == {"index-1.sqlite", "folded-1.f16"}
 
 
-def test_what_a_killed_run_left_behind_the_last_row_is_overwritten(store: Store):
-    for file in store.folder.glob("*.f??"):
-        with file.open("ab") as stream:
-            stream.write(b"\xff" * 1001)
-    assert held(reopened(store)) == [1, 2]
-    fill(reopened(store), 3)
-    assert held(reopened(store)) == [1, 2, 3]
+def vectors(store: Store) -> Path:
+    return store.folder / "folded-1.f16"
+
+
+def test_the_file_of_vectors_only_grows_and_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(on_disk, "MAPPED", 3)
+    store = Store.create(tmp_path / "index", "model", DIM)
+    fill(store, 1, 2)
+    assert not vectors(store).exists() and held(reopened(store)) == [1, 2]  # few: read into memory
+    fill(store, 3)
+    before, inode = vectors(store).read_bytes(), vectors(store).stat().st_ino
+    fill(store, 4, 5)
+    for some in (store, reopened(store)):
+        assert isinstance(some.snapshot.folded.base, np.memmap)
+    assert vectors(store).read_bytes()[: len(before)] == before and vectors(store).stat().st_ino == inode
+    assert vectors(store).read_bytes() == store.snapshot.folded.tobytes() and len(store.snapshot.folded) == 5
+
+
+@pytest.mark.parametrize("damage", ["longer", "shorter", "empty", "gone", "of another index"])
+def test_vectors_in_a_file_that_is_not_the_index_s_are_read_from_the_index(store: Store, damage: str):
+    fill(store, 3)
+    content = vectors(store).read_bytes()
+    if damage == "gone":
+        vectors(store).unlink()
+    else:
+        other = np.full((3, 2 * DIM), 7, np.float16).tobytes()
+        changed = {"longer": content + b"\xff" * 1001, "shorter": content[:-1], "empty": b"", "of another index": other}
+        vectors(store).unlink()
+        vectors(store).write_bytes(changed[damage])
+    reader = reopened(store)
+    assert held(reader) == [1, 2, 3]
+    assert isinstance(reader.snapshot.folded.base, np.memmap) == (damage == "longer")
+    fill(reopened(store), 4)  # and it is made anew
+    assert held(reader) == [1, 2, 3] and held(reopened(store)) == [1, 2, 3, 4]
+    assert vectors(store).read_bytes() == reopened(store).snapshot.folded.tobytes()
 
 
 def test_a_failure_at_each_step_of_a_commit_leaves_the_state_before(store: Store, monkeypatch: pytest.MonkeyPatch):
     def die(*args: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("suma.index.store.append", "suma.atomic_io.sha256", "suma.index.catalog.RowTable.put_file"):
+    append = on_disk.append
+
+    def write_and_die(*args: object) -> None:
+        append(*args)
+        raise KeyboardInterrupt
+
+    for name, step in (("put_file", die), ("_checksum", die), ("append", die), ("append", write_and_die)):
         with monkeypatch.context() as patch:
-            patch.setattr(place, die)
+            patch.setattr(on_disk, name, step)
             with pytest.raises(KeyboardInterrupt):
                 fill(store, 3)
-        assert held(reopened(store)) == [1, 2]
+        assert held(store) == held(reopened(store)) == [1, 2]
     fill(store, 4)
     assert held(reopened(store)) == [1, 2, 4]
 
@@ -74,12 +106,13 @@ def test_forgotten_clips_are_gone_also_from_the_disk_when_they_are_most(store: S
     fill(store, *range(3, 203))
     store.commit(forget=[f"/videos/{n}.mp4" for n in range(1, 100)])
     assert held(reopened(store)) == list(range(100, 203)) and store.generation == 1
-    reader = reopened(store)
+    reader, before = reopened(store), (store.folder / "index-1.sqlite").stat().st_size
     store.commit(forget=[f"/videos/{n}.mp4" for n in range(100, 200)])
     assert store.generation == 2 and len(store.snapshot.folded) == 3
     assert held(store) == held(reopened(store)) == [200, 201, 202]
-    left = {file.name.split(".")[0] for file in store.folder.glob("*-*")}
-    assert left == {"rows-2", "features-2", "folded-2", "scales-2", "captions-2"}
+    left = {file.name for file in store.folder.glob("*-*")}
+    assert left == {"index-2.sqlite", "folded-2.f16"}
+    assert (store.folder / "index-2.sqlite").stat().st_size < before
     assert held(reader) == list(range(100, 203))  # a reader of before goes on
     reader.refresh()
     assert held(reader) == [200, 201, 202]
@@ -90,13 +123,13 @@ def test_a_compaction_that_dies_changes_nothing(store: Store, monkeypatch: pytes
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(on_disk, "replace", die)
+        patch.setattr(on_disk, "rename", die)
         with pytest.raises(KeyboardInterrupt):
             store.copy_to(store.folder)
     assert held(reopened(store)) == [1, 2]
     again = reopened(store)
     again.copy_to(again.folder)
-    assert held(reopened(store)) == [1, 2] and len(list(store.folder.glob("*.f16"))) == 3
+    assert held(reopened(store)) == [1, 2] and len(list(store.folder.glob("index-*"))) == 1
 
 
 def test_a_content_is_kept_while_a_file_has_it(store: Store):
@@ -109,45 +142,71 @@ def test_a_content_is_kept_while_a_file_has_it(store: Store):
     assert held(reopened(store)) == [2]
 
 
+def edited(store: Store, sql: str) -> None:
+    database = sqlite3.connect(store.folder / "index-1.sqlite")
+    with database:
+        database.execute(sql)
+    database.close()
+
+
 @pytest.mark.parametrize(
-    "damage",
-    ["cut manifest", "no manifest json", "short array", "flipped byte", "no array", "version", "rows", "model"],
+    ("damage", "told"),
+    [
+        ("cut", "index-1.sqlite is damaged"),
+        ("no database", "index-1.sqlite is damaged: file is not a database"),
+        ("DROP TABLE meta", "index-1.sqlite is damaged: no such table"),
+        ("DELETE FROM meta", "index-1.sqlite is damaged"),
+        ("DELETE FROM features WHERE position = 0", "index-1.sqlite is damaged .a checksum differs"),
+        ("UPDATE features SET frames = zeroblob(48)", "index-1.sqlite is damaged .a checksum differs"),
+        ("UPDATE features SET folded = zeroblob(32)", "index-1.sqlite is damaged .a checksum differs"),
+        ("UPDATE meta SET format = 5", "index format 5, this SUMA reads 4: make it anew with `rm -r .*suma index"),
+        ("UPDATE meta SET model = 'another'", "made with model another, not model"),
+    ],
 )
-def test_a_damaged_index_is_an_error_that_says_what(store: Store, damage: str):
-    folder = store.folder
-    manifest, array, rows = folder / MANIFEST, folder / "features-1.f16", folder / "rows-1.sqlite"
-    content = json.loads(manifest.read_text())
-    told = str(folder)
-    if damage == "cut manifest":
-        manifest.write_bytes(manifest.read_bytes()[:30])
-    elif damage == "no manifest json":
-        manifest.write_text("[1, 2]")
-    elif damage == "short array":
-        array.write_bytes(array.read_bytes()[:-50])
-        told = r"features-1\.f16 is damaged \(78 of 128 bytes\)"
-    elif damage == "flipped byte":
-        damaged = bytearray(array.read_bytes())
-        damaged[-7] ^= 255
-        array.write_bytes(damaged)
-        told = r"features-1\.f16 is damaged \(its checksum differs\)"
-    elif damage == "no array":
-        array.unlink()
-    elif damage == "rows":
-        rows.write_bytes(b"\xff" * 5000)
-    elif damage == "version":
-        manifest.write_text(json.dumps({**content, "format_version": 1}))
-        told = "format 1, this SUMA reads 3"
+def test_a_damaged_index_is_an_error_that_says_what(store: Store, damage: str, told: str):
+    file = store.folder / "index-1.sqlite"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:9000])
+    elif damage == "no database":
+        file.write_bytes(b"\xff" * 5000)
     else:
-        manifest.write_text(json.dumps({**content, "model": "another"}))
-        told = "made with model another, not model"
-    with pytest.raises(ValueError, match=told):
+        edited(store, damage)
+    with pytest.raises(ValueError, match=told) as error:
         reopened(store)
+    assert str(store.folder) in str(error.value)
+
+
+def test_a_damaged_file_of_vectors_is_told(store: Store):
+    fill(store, 3)
+    content = bytearray(vectors(store).read_bytes())
+    content[9] ^= 255
+    vectors(store).write_bytes(content)
+    with pytest.raises(ValueError, match=r"folded-1\.f16 is damaged: delete it"):
+        reopened(store)
+    vectors(store).unlink()
+    assert held(reopened(store)) == [1, 2, 3]
+
+
+def test_an_index_of_an_earlier_format_is_refused_with_what_makes_it_anew(tmp_path: Path, store: Store):
+    folder = tmp_path / "my index"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"format_version": 3}')
+    (folder / "rows-1.sqlite").touch()
+    told = rf"index format 3 or earlier, .*`rm -r '{folder}' && python -m suma index VIDEOS -o '{folder}'`"
+    for use in (
+        lambda: Store.open(folder, "model", DIM),
+        lambda: Store.create(folder, "model", DIM),
+        lambda: store.copy_to(folder),
+    ):
+        with pytest.raises(ValueError, match=told):
+            use()
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("at", [0, 16, 100, 1000, 4096, 5000, 9000])
 def test_damaged_rows_never_crash(store: Store, at: int):
     fill(store, *range(3, 60))
-    rows = store.folder / "rows-1.sqlite"
+    rows = store.folder / "index-1.sqlite"
     content = bytearray(rows.read_bytes())
     content[at : at + 64] = os.urandom(64)
     rows.write_bytes(content)
@@ -187,7 +246,7 @@ def test_a_file_is_on_the_disk_before_it_takes_the_place_of_another(tmp_path: Pa
     assert steps[:2] == ["5 bytes", b"old"]  # all of it, while the old one still has the name
     assert steps[2:] == (["folder", b"newer"] if os.name == "posix" else [])  # then the name
     del steps[:]
-    atomic_io.append(file, 3, np.frombuffer(b"rows", np.uint8))
+    atomic_io.append(file, 3, [b"ro", b"ws"])
     assert steps == ["7 bytes", b"newrows"]
 
 
@@ -260,15 +319,14 @@ def test_a_reader_keeps_the_state_that_it_opened(store: Store):
     for later in (other, reopened(store)):
         snapshot = later.snapshot
         assert sorted(row.path for row in snapshot.rows(snapshot.live)) == sorted(paths)
-        assert [row.path for row in snapshot.table.files()] == paths
+        assert [row.path for row in snapshot.files()] == paths
         assert snapshot.positions_of("/videos/3.mp4") == snapshot.positions_of("/videos/1.mp4") == []
         assert [row.digest for row in snapshot.rows(snapshot.positions_of("/videos/2.mp4"))] == ["digest 2b"]
-        assert snapshot.select("size > ?", [100]).tolist() == sorted(
-            p for path in paths if path != "/videos/2.mp4" for p in snapshot.positions_of(path)
-        )
-    assert held(reader) == [1, 2, 3, 4, 5] and reader.snapshot.select("1", []).tolist() == [0, 1, 2, 3, 4]
+        others = sorted(p for path in paths if path != "/videos/2.mp4" for p in snapshot.positions_of(path))
+        assert snapshot.allowed(Filter(before="1970-01-01T00:00:05")).tolist() == others
+    assert held(reader) == [1, 2, 3, 4, 5] and reader.snapshot.allowed(Filter(longer=1)).tolist() == [0, 1, 2, 3, 4]
     other.copy_to(other.folder)
-    assert len(reopened(store).snapshot.table.all("SELECT 1 FROM files")) == 4  # the marked ones are gone
+    assert len(reopened(store).snapshot.origin.all("SELECT 1 FROM files")) == 4  # the marked ones are gone
     assert held(reader) == [1, 2, 3, 4, 5]
 
 
@@ -317,7 +375,7 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(store: Store, tmp_path: 
         shutil.copytree(store.folder, folder := disk / "index")
         program = FULL.replace("LIMIT", "")
     else:
-        program = FULL.replace("LIMIT", "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, resource.RLIM_INFINITY))")
+        program = FULL.replace("LIMIT", "resource.setrlimit(resource.RLIMIT_FSIZE, (120000, resource.RLIM_INFINITY))")
     try:
         first, second = run_limited(program, folder).splitlines()
         count = int(first.split()[0])
@@ -372,13 +430,13 @@ import random, time
 import torch; torch.set_num_threads(1)
 from suma import SUMA, VideoIndex
 from suma.index import ingest
-from suma.index.store import MANIFEST
+from suma.index.store import newest
 ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, ingest.BATCH_FRAMES['cpu'] = 0.01, 1.0, 6
 model_folder, videos, folder, kills = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 model = SUMA.from_pretrained(model_folder)
 
 def run():
-    new = not (folder / MANIFEST).is_file()
+    new = not newest(folder)
     index = VideoIndex(model) if new else VideoIndex.load(folder, model)
     if new: index.save(folder)
     index.add(videos)
@@ -394,7 +452,7 @@ while killed < kills:
     os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     killed += os.WIFSIGNALED(status)
-    if (folder / MANIFEST).is_file():
+    if newest(folder):
         index = VideoIndex.load(folder, model)
         index.store.verify()
         counts.append(len(index))

@@ -17,7 +17,7 @@ from suma.app import media
 from suma.app.api import Options
 from suma.app.uploads import Uploads
 from suma.index.files import find_videos
-from suma.index.store import MANIFEST
+from suma.index.store import FORMAT_VERSION, newest
 from suma.index.video_index import model_of
 from suma.model.checkpoint import BUNDLED, STRONGER
 
@@ -139,8 +139,8 @@ def open_index(
                 raise FileNotFoundError("the installed package has no gallery: suma app --videos FOLDER") from error
             print(f"note: {error}; indexing the bundled videos now", file=sys.stderr)
     source_id = zlib.crc32(os.path.realpath(videos).encode())
-    folder = Path(index) if index else media.CACHE / "indexes" / f"{model.fingerprint()}-{source_id:08x}"
-    is_there = (folder / MANIFEST).is_file()
+    folder = Path(index) if index else _cached(model, f"{source_id:08x}")
+    is_there = newest(folder)
     made = VideoIndex.load(folder, model) if is_there else VideoIndex(model)
     if not (is_there or model.source or Path(videos).is_relative_to(ASSETS)):
         print(STRONGER, file=sys.stderr)
@@ -161,14 +161,18 @@ def open_index(
 
 
 def _bundled_index(model: SUMA, read_only: bool) -> VideoIndex:
-    bundled, kept = ASSETS / "gallery" / "index", media.CACHE / "indexes" / f"{model.fingerprint()}-gallery"
+    bundled, kept = ASSETS / "gallery" / "index", _cached(model, "gallery")
     if read_only:
         return VideoIndex.load(bundled, model)
-    if (kept / MANIFEST).is_file():
+    if newest(kept):
         return VideoIndex.load(kept, model)
     found = VideoIndex.load(bundled, model)
     _keep(found, kept, must=False)
     return found
+
+
+def _cached(model: SUMA, name: str) -> Path:
+    return media.CACHE / "indexes" / f"{model.fingerprint()}-{name}-{FORMAT_VERSION}"
 
 
 def _keep(index: VideoIndex, folder: Path, must: bool) -> None:

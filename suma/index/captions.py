@@ -27,8 +27,8 @@ class CaptionList:
     def __init__(self, lines: Sequence[str], folded: np.ndarray | None = None, first: int = 0):
         stripped = (line.strip() for line in lines)
         self.lines = list(lines if folded is not None else dict.fromkeys(nfc(line) for line in stripped if line))
-        self.live = np.arange(len(self.lines))  # for Candidates, as `table` and `folded` below
-        self.name = f"lines{first}"  # of its cache; `first`: where the vectors begin in the folder's array
+        self.live = np.arange(len(self.lines))  # for Candidates, as `origin` and `folded` below
+        self.name = f"lines{first}"  # of its cache; `first`: the commit that brought it
         self._folded = folded  # (N, 2D) float16
         self._candidates = Candidates(self.name)
 
@@ -74,7 +74,7 @@ class CaptionList:
         return [(self.lines[positions[i]], round(float(scores[i]), 4)) for i in best]
 
     @property
-    def table(self) -> "CaptionList":
+    def origin(self) -> "CaptionList":
         """One list never changes."""
         return self
 

@@ -32,7 +32,7 @@ class Vectors(Protocol):
     """What is searched: a snapshot of a store, or a caption list."""
 
     @property
-    def table(self) -> Any:
+    def origin(self) -> Any:
         """The same object as long as vectors are only added."""
 
     @property
@@ -50,7 +50,7 @@ class Candidates:
 
     def __init__(self, name: str = "first") -> None:
         self._name = name
-        self._table: Any = None  # of the generation that is held
+        self._origin: Any = None  # of the vectors that are held
         self._coarse: Codes | None = None  # of the first positions
         self._exact: list[Any] = []  # faiss indexes of the positions that follow, SHARD to each
         self._mutex = threading.Lock()
@@ -95,11 +95,11 @@ class Candidates:
 
     def _take_in(self, store: Any, snapshot: Vectors, less: np.ndarray | None) -> None:
         width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
-        if self._table is not snapshot.table:
+        if self._origin is not snapshot.origin:
             self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
             if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
                 self._coarse = Codes.of(snapshot.folded)
-            self._exact, self._table = [], snapshot.table
+            self._exact, self._origin = [], snapshot.origin
         start, held = len(self._coarse or ()), sum(shard.ntotal for shard in self._exact)
         if start + held >= len(snapshot.folded):
             return

@@ -67,7 +67,7 @@ class Vectors(Protocol):
     """What is searched: a snapshot of a store."""
 
     @property
-    def table(self) -> Any:
+    def origin(self) -> Any:
         """The same object as long as vectors are only added."""
 
     @property
@@ -83,15 +83,15 @@ class Popularity:
         self.name = "hubness-" + hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]  # of its file
         self._fold = fold  # texts -> folded vectors (B, 2D)
         self._bank: np.ndarray | None = None
-        self._table: Any = None  # of the generation that is held
+        self._origin: Any = None  # of the vectors that are held
         self._values = np.zeros(0, np.float32)
         self._mutex = threading.Lock()
 
     def of(self, store: Any, snapshot: Vectors) -> np.ndarray:
         """Of all positions (N,), float32: with the folded scores, which are exact for `mean` aggregation."""
         with self._mutex:
-            if self._table is not snapshot.table:
-                self._table, self._values = snapshot.table, self._kept(store, len(snapshot.folded))
+            if self._origin is not snapshot.origin:
+                self._origin, self._values = snapshot.origin, self._kept(store, len(snapshot.folded))
             parts = [self._values]
             for i in range(len(self._values), len(snapshot.folded), BLOCK):
                 if self._bank is None:

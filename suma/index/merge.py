@@ -13,7 +13,7 @@ from suma.index.first_stage import keep_cache
 from suma.index.hubness import is_kept
 from suma.index.milvus import is_server
 from suma.index.report import Report
-from suma.index.store import MANIFEST, NewClip, Store
+from suma.index.store import NewClip, Store, newest
 from suma.index.video_index import VideoIndex
 from suma.model.suma import SUMA
 
@@ -37,7 +37,7 @@ def merge_folders(model: SUMA, folders: Sequence[str | Path], output: str | Path
         raise ValueError(f"{output} cannot be merged into itself: leave it out of the list, or name a new folder")
     first = Store.open(Path(folders[0]).resolve(), model.fingerprint(), model.dim)
     sources = [first, *(Store.open(Path(f).resolve(), first.model, first.dim, first.segment) for f in folders[1:])]
-    exists = (output / MANIFEST).is_file()
+    exists = newest(output) > 0
     index = VideoIndex.load(output, model, first.segment) if exists else VideoIndex(model, first.segment or 0.0)
     index.save(output)
     report = merge(index.folder_store, sources)
@@ -64,8 +64,8 @@ def merge(target: Store, sources: Sequence[Store]) -> Report:
         for source, row in _rows(sources):
             if max(len(files), sum(map(len, clips.values()))) >= BLOCK or row.digest in clips:
                 commit()  # before a copy of a content, so that the content is found
-            table = target.snapshot.table
-            old = table.file(row.path)
+            known = target.snapshot
+            old = known.file(row.path)
             if old is not None and not _replaces(row, old):
                 report.skipped += [] if old.reason else [row.path]
                 continue
@@ -74,24 +74,23 @@ def merge(target: Store, sources: Sequence[Store]) -> Report:
                 continue
             if old is not None and old.digest == row.digest:
                 report.skipped.append(row.path)
-            elif twins := table.files_of(row.digest):
+            elif twins := known.files_of(row.digest):
                 report.duplicates[row.path] = twins[0].path
             else:
                 clips[row.digest] = source.clips_of(row.digest)
                 report.added.append(row.path)
         commit()
         keep_cache(target)
-    failed = target.snapshot.table.files("reason NOT IN ('', ?)", [REMOVED])
+    failed = target.snapshot.files("reason NOT IN ('', ?)", [REMOVED])
     report.failed = {row.path: row.reason for row in failed}
     return report
 
 
 def _rows(sources: Sequence[Store]) -> Iterator[tuple[Store, Row]]:
     """Yield each file once, from the source that knows it best, in the order in which a folder's videos are found."""
-    tables = [(source.snapshot.table, source.snapshot.at) for source in sources]
-    paths = {path.replace(os.sep, "\0") for table, at in tables for path in table.paths(at)}  # to sort a/b before a-b/c
+    paths = {path.replace(os.sep, "\0") for s in sources for path in s.snapshot.paths()}  # to sort a/b before a-b/c
     for path in sorted(paths):
-        found = [table.file(path.replace("\0", os.sep), at) for table, at in tables]
+        found = [source.snapshot.file(path.replace("\0", os.sep)) for source in sources]
         rows = [(source, row) for source, row in zip(sources, found, strict=True) if row is not None]
         yield functools.reduce(lambda best, pair: pair if _replaces(pair[1], best[1]) else best, rows)
 

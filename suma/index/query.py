@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from suma.arrays import Array, no_grad
 from suma.atomic_io import on_disk
-from suma.index.catalog import RowTable
+from suma.index.catalog import Database
 from suma.index.steering import parse as parse_steering
 from suma.index.steering import steer
 from suma.model.vocabulary import nfc
@@ -92,7 +92,7 @@ class Filter:
         """From which and before which time, in seconds; 0: any."""
         return _seconds("after", self.after), _seconds("before", self.before)
 
-    def condition(self, table: RowTable) -> tuple[str, list[object]]:
+    def condition(self, origin: Database) -> tuple[str, list[object]]:
         """The same in SQL, with its values; empty where all may answer."""
         parts: list[str] = []
         values: list[object] = []
@@ -105,7 +105,7 @@ class Filter:
                 parts.append(name)
                 values.append(time)
         if self.folder:
-            inside, more = table.within(self.folder, self.root)
+            inside, more = origin.within(self.folder, self.root)
             parts.append(inside)
             values += more
         return " AND ".join(parts), values

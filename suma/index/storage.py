@@ -46,7 +46,7 @@ class Known(Protocol):
         """The sizes, each once, of the files that could be read."""
 
 
-class State(Protocol):
+class State(Known, Protocol):
     """What a search asks of a snapshot."""
 
     @property
@@ -64,9 +64,6 @@ class State(Protocol):
     def rows(self, positions: Sequence[int] | np.ndarray, chosen: Any = None) -> list[Row]:
         """Return these clips, each with the first of its files that is there and that a filter, if given,
         lets through; with the first one let through where none is there; with an empty path where it has no file."""
-
-    def file(self, path: str | Path) -> Row | None:
-        """What is known of a file, without its frames."""
 
     def positions_of(self, path: str | Path) -> list[int]:
         """The clips of a file, in the order of time."""

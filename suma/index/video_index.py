@@ -24,7 +24,7 @@ from suma.index.query import ALL, Filter, Query, parse
 from suma.index.report import Report
 from suma.index.search import Match, Page, Searcher, nearest
 from suma.index.storage import AnyStore, State
-from suma.index.store import MANIFEST, Store, remembered_model
+from suma.index.store import Store, newest, remembered_model
 from suma.model.checkpoint import BUNDLED
 from suma.model.text_encoder import AnyModel, load_for_search
 from suma.similarity import Texts, Videos, fold_texts
@@ -402,7 +402,7 @@ class VideoIndex:
         elif (folder := Path(folder).resolve()) != old.folder:
             old.copy_to(folder)
             self._keep(Store.open(folder, self.model.fingerprint(), self.model.dim))
-        elif not (folder / MANIFEST).exists():
+        elif not newest(folder):
             raise FileNotFoundError(f"{folder} is gone: save to another folder")
         else:
             self.folder = folder

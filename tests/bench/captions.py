@@ -108,7 +108,7 @@ def main() -> None:
         index.set_captions(lines)
         began = time.perf_counter()
         index.save(Path(place, "index"))
-        spent, kept = time.perf_counter() - began, Path(place, "index", "captions-1.f16").stat().st_size
+        spent, kept = time.perf_counter() - began, Path(place, "index", "index-1.sqlite").stat().st_size
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
         print(f"{len(lines):,} lines, {model.dim} dimensions: encoded and kept in {spent:.0f} s ", end="")
         print(f"({len(lines) / spent:.0f} a second, one thread), {kept / len(lines):.0f} B each; peak {peak:.0f} MB")
