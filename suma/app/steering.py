@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from suma.app.render import render
 from suma.index.query import Query
 from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
+from suma.model.encoder import Encoder
 from suma.model.vocabulary import fold, split_words
 
 SHOWN = 6  # concepts of the sentence, strongest first; those that were set always show
@@ -31,14 +34,14 @@ def changed(text: str, event: Mapping[str, Any]) -> str:
     return unparse(sentence, weights)
 
 
-def bar(model: Any, text: str, query: Query) -> str:
+def bar(model: Encoder, text: str, query: Query) -> str:
     """Return the bar for a query as it was typed and as it was read."""
     space, weights = model.space, dict(query.weights)
     weight_of = concepts_of(model, weights)
     word_of = dict(zip(space.concept_of(list(weights), model.embed_words), weights, strict=True)) if weights else {}
     anchor = query.anchor(model)
     if anchor is not None:
-        strongest = anchor.argsort(descending=True)[:SHOWN].tolist()
+        strongest = np.argsort(-anchor, kind="stable")[:SHOWN].tolist()
         weight_of |= {k: float(anchor[k]) for k in strongest if anchor[k] >= 0.005 and k not in weight_of}
     knobs = [
         {
