@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from suma.index.caption_files import read_captions
 from suma.index.files import find_videos
 from suma.index.milvus import is_server
-from suma.index.parts import Part, device, missing_parts
+from suma.index.parts import Part, missing_parts
 from suma.index.query import Filter
 from suma.index.report import Report
 from suma.index.search import Match
@@ -28,6 +28,8 @@ from suma.options import build_parser
 from suma.video.frames import SEGMENT
 
 if TYPE_CHECKING:
+    import torch
+
     from suma.model.suma import SUMA
 
 
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         return _merge(args)
     if args.command == "doctor":
         return _doctor(args)
-    model = load_for_search(args.model or model_of(args.index))
+    name = args.model or model_of(args.index)
+    model = _load_model(name) if args.command == "check" else load_for_search(name)
     if not isinstance(model, TextEncoder):
         from suma.model.cpu import use_fast_matmul
 
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     index = VideoIndex.load(args.index, model)
     if args.command == "check":
         index.store.verify()
-        model.whole().verify()
+        model.verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
         answers = index.search(args.query, within=args.within, hubness=args.hubness, **_page(args))
@@ -120,7 +123,7 @@ def _index(args: argparse.Namespace) -> int:
         place = str(part.folder(args.output))
     model = _load_model(args.model or model_of(place if os.path.exists(place) else args.output))
     find_videos(args.videos, args.exclude, args.photos)  # nothing to add is an error before anything is written
-    model.to(device(os.environ))
+    model.to(_device(os.environ))
     segment = args.segment
     if part:
         with contextlib.suppress(FileNotFoundError):
@@ -154,6 +157,15 @@ def _merge(args: argparse.Namespace) -> int:
     for folder in missing_parts(args.indexes):
         print(f"not merged: {folder}: index this part, then merge again", file=sys.stderr)
     return 0 if count else 1
+
+
+def _device(environ: Mapping[str, str]) -> "torch.device":
+    """Return this process's own GPU, or the CPU where there is none or the launcher was told to use the CPU."""
+    import torch
+
+    if environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def _load_model(name: str) -> "SUMA":

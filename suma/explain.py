@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from suma.arrays import Array, no_grad, to_numpy
 from suma.index.query import parse
 from suma.index.search import nearest
-from suma.similarity import Texts, Videos, concept_parts, frame_scores, score_parts
+from suma.model.encoder import Queries
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from suma.index.video_index import VideoIndex
-    from suma.model.text_encoder import AnyModel
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,13 @@ class Explanation:
     untrained: bool = False  # concepts that no video has trained (suma/model/zero_shot.py)
 
 
-@no_grad
 def explain(
     index: "VideoIndex",
     path: str | Path,
     query: str = "",
     by: str = "query",
     top_k: int = 8,
-    texts: Texts | None = None,
+    texts: Queries | None = None,
     at: float | None = None,
 ) -> Explanation:
     """Explain a video of the index, or any other file, by a query in the language of suma/index/query.py.
@@ -75,44 +72,36 @@ def explain(
         raise ValueError(f'by must be "query" or "video", got {by!r}')
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    model, scoring = index.model, index.model.config.scoring
+    scorer, space = index.scorer, index.model.space
     if texts is None and query.strip():
-        texts = parse(query).texts(model)
-    rows, videos = index.parts(path)
-    n = nearest(rows, at) if at is not None else 0 if texts is None else int(model.score(texts, videos)[0].argmax())
-    row, video = rows[n], Videos(*(x[n : n + 1] for x in videos))
+        texts = parse(query).texts(index.model)
+    folded = None if texts is None else scorer.fold_texts(texts)
+    rows, clips = index.parts(path)
+    n = nearest(rows, at) if at is not None else 0 if folded is None else int(scorer.score(folded, clips)[0].argmax())
+    row, clip = rows[n], clips.one(n)
     count = len(row.times)
-    anchor, parts = np.zeros(model.space.num_concepts), np.zeros(model.space.num_concepts)
+    anchor, parts = np.zeros(space.num_concepts), np.zeros(space.num_concepts)
     shares, of_frames = dict[str, float](), list[float]()
-    if texts is not None:
-        anchor, parts = to_numpy(texts.anchors[0]), to_numpy(concept_parts(texts, video, scoring))
-        shares = score_parts(texts, video, scoring)
-        of_frames = frame_scores(texts, video, scoring.concept_share)[0, :count].tolist()
-    activations = model.space.activations(video.frames[0, :count])  # (F, K)
+    if texts is not None and folded is not None:
+        anchor, parts = texts.anchors[0], scorer.concept_parts(texts.anchors[0], clip)
+        found = scorer.similarities(folded, clip)
+        shares = {name: share * float(found[name][0, 0]) for name, share in scorer.how.shares.items()}
+        of_frames = scorer.frame_scores(folded, clip)[0, 0, :count].tolist()
+    activations = clip.rows[0, : 1 + count] @ scorer.concepts.T  # (1 + F, K)
     if by == "query" and texts is not None:
         named = np.flatnonzero(anchor)
         order = named[np.argsort(-parts[named], kind="stable")][:top_k]
     else:
-        order = np.argsort(-to_numpy(standout(index, activations)).max(0), kind="stable")[:top_k]
-    concepts = _concepts(model, video, to_numpy(activations), order.tolist(), anchor, parts)
-    part = (row.duration, row.start, row.end, model.config.untrained)
+        order = np.argsort(-standout(index, activations[1:]).max(0), kind="stable")[:top_k]
+    concepts = [
+        Concept(k, space.name(k), space.members(k), float(anchor[k]), whole, float(parts[k]), heat)
+        for k, (whole, *heat) in zip(order.tolist(), activations.T[order].tolist(), strict=True)
+    ]
+    part = (row.duration, row.start, row.end, index.model.config.untrained)
     return Explanation(str(path), query.strip(), sum(shares.values()), shares, row.times, of_frames, concepts, *part)
 
 
-def _concepts(
-    model: "AnyModel", video: Videos, heat: np.ndarray, order: list[int], anchor: np.ndarray, parts: np.ndarray
-) -> list[Concept]:
-    """Return the concepts of `order` in one video, whose frames activate them by heat (F, K)."""
-    space, whole = model.space, to_numpy(model.space.activations(video.features[0]))
-    return [
-        Concept(
-            k, space.name(k), space.members(k), float(anchor[k]), float(whole[k]), float(parts[k]), heat[:, k].tolist()
-        )
-        for k in order
-    ]
-
-
-def standout(index: "VideoIndex", activations: Array) -> Array:
+def standout(index: "VideoIndex", activations: np.ndarray) -> np.ndarray:
     """Return activations (F, K) in standard deviations above each concept's mean over the gallery's frames."""
     mean, deviation = index.concept_statistics()
     return (activations - mean) / deviation

@@ -405,7 +405,7 @@ def test_concepts_are_found_by_word_with_their_best_moments(handlers: app.Handle
     assert len(use.share) == model.space.num_concepts and 0 < max(use.share) < 0.2
     row, frame = use.best[concept][0]
     frames = [handlers.index.videos([i]).frames[0] for i in range(4)]
-    naive = [model.space.activations(video).detach()[:, concept] for video in frames]
+    naive = [video @ model.concepts()[concept] for video in frames]
     assert float(naive[row][frame]) == pytest.approx(max(float(video.max()) for video in naive), abs=1e-6)
     title, shown, query = handlers.show_concept(clicked(concept=str(concept)))
     assert "dog" in title and shown.count("data-video") == 4 and 'data-kind="query"' in query

@@ -19,6 +19,7 @@ import pytest
 from clips import corner_picture, noise_picture, write_audio, write_video
 from gradio_client import Client, handle_file
 from PIL import Image
+from tensors import videos_of
 from test_app import make_gallery, shown_copies
 
 from suma import SUMA, VideoIndex, read_frames
@@ -236,7 +237,7 @@ def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Pat
 def test_own_lines_are_ranked_by_the_models_score(made: app.Handlers, tiny_model: SUMA):
     lines = "a dog runs\n\n  a cat sits \na dog runs\na red car"
     found = made.captions("clip 0.mp4", None, 9, lines)
-    video = made.index.read(made.gallery.names["clip 0.mp4"])[1]
+    video = videos_of(tiny_model, made.index.read(made.gallery.names["clip 0.mp4"])[1])
     c = tiny_model.config
     texts = ["a dog runs", "a cat sits", "a red car"]
     scores = score(tiny_model.make_texts(texts), video, c.scoring)[:, 0]

@@ -10,23 +10,8 @@ from house import MODULES, ROOT, files_of, floors, graph, imported, long_functio
 
 BELOW = {  # what a room may import of suma; explain.py and __main__.py, above the index, may import all but the app
     "suma.video": ("suma.video", "suma.progress", "suma.atomic_io"),
-    "suma.model": (
-        "suma.model",
-        "suma.video.preprocess",
-        "suma.similarity",
-        "suma.arrays",
-        "suma.progress",
-        "suma.atomic_io",
-    ),
-    "suma.index": (
-        "suma.index",
-        "suma.model",
-        "suma.video",
-        "suma.similarity",
-        "suma.arrays",
-        "suma.progress",
-        "suma.atomic_io",
-    ),
+    "suma.model": ("suma.model", "suma.video.preprocess", "suma.similarity", "suma.progress", "suma.atomic_io"),
+    "suma.index": ("suma.index", "suma.model", "suma.video", "suma.progress", "suma.atomic_io"),
 }
 HEAVY = {"gradio", "accelerate", "datasets"}
 FILES = sorted(MODULES.values())
@@ -55,6 +40,12 @@ def test_the_package_knows_nothing_of_training_and_only_its_app_of_gradio(file: 
     assert not known & ({"app", "train", "tests"} | scripts | (HEAVY - {"gradio"} if in_app else HEAVY))
     opens_it = module_of(file) == "suma.__main__"  # `suma app`
     assert in_app or opens_it or not {name for name in imported(file) if name.startswith("suma.app")}
+
+
+def test_torch_stops_at_the_models_door():
+    for file in files_of("suma/index", "suma/app") + [ROOT / "suma" / "explain.py"]:
+        known = set(imported(file))
+        assert not {name for name in known if name.split(".")[0] == "torch" or name in ("suma.similarity",)}, file
 
 
 def test_training_does_not_know_the_app():

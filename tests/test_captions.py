@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from clips import noise_picture, write_video
+from tensors import videos_of
 
 from suma import SUMA, VideoIndex
 from suma.index import captions, first_stage
@@ -72,7 +73,7 @@ def naive(index: VideoIndex, path: str, top_k: int) -> list[tuple[str, float]]:
     """By the score of every pair."""
     model = index.model
     with torch.no_grad():
-        scores = model.score(model.make_texts(index.caption_list), index.read(path)[1])[:, 0]
+        scores = model.score(model.make_texts(index.caption_list), videos_of(model, index.read(path)[1]))[:, 0]
     best = scores.topk(top_k)
     return [(index.caption_list[i], s) for i, s in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from clips import noise_picture, write_video
+from tensors import videos_of
 
 from suma import SUMA, VideoIndex
 from suma.index import first_stage, hubness
@@ -42,7 +43,7 @@ def video(place: Path, n: int) -> None:
 def naive(index: VideoIndex, query: str, bank: list[str]) -> dict[str, float]:
     """Each video's score, less (1/b) log mean exp(b score) over the bank, by loops and without folding."""
     model, b = index.model, 10.0
-    videos = index.videos(range(len(index)))
+    videos = videos_of(model, index.videos(range(len(index))))
 
     def scores(text: str) -> list[float]:
         return combine(four_similarities(model.make_texts([text]), videos, "mean"), model.config.scoring)[0].tolist()

@@ -7,9 +7,11 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from clips import noise_picture, write_video
+from tensors import videos_of
 
 from suma import SUMA, VideoIndex
 from suma.index import ingest
@@ -44,7 +46,7 @@ def index(tiny_model: SUMA, folder: Path) -> VideoIndex:
 def brute_force(index: VideoIndex, query: str) -> torch.Tensor:
     model = index.model
     with torch.no_grad():
-        return model.score(model.make_texts([query]), index.videos(range(len(index))))[0]
+        return model.score(model.make_texts([query]), videos_of(model, index.videos(range(len(index)))))[0]
 
 
 def test_unreadable_files_are_kept_with_reasons_and_never_found(tiny_model: SUMA, folder: Path):
@@ -60,19 +62,19 @@ def test_unreadable_files_are_kept_with_reasons_and_never_found(tiny_model: SUMA
 def test_bfloat16_is_taken_only_where_the_processor_has_it(
     tiny_model: SUMA, folder: Path, index: VideoIndex, monkeypatch
 ):
-    def encoded(there: bool) -> torch.Tensor:
-        monkeypatch.setattr(ingest, "has_bf16", lambda: there)
+    def encoded(there: bool) -> np.ndarray:
+        monkeypatch.setattr("suma.model.suma.has_bf16", lambda: there)
         half = VideoIndex(tiny_model)
         half.add(folder / "clip 0.mp4", bf16=True)
         return half.videos([0]).frames
 
     exact = index.videos([index.row_of(folder / "clip 0.mp4")]).frames
     with pytest.warns(UserWarning, match="no bfloat16"):
-        assert torch.allclose(encoded(False), exact, atol=1e-3)  # float16 of other batches
+        assert np.allclose(encoded(False), exact, atol=1e-3)  # float16 of other batches
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         near = encoded(True)
-    assert not torch.allclose(near, exact, atol=1e-3) and float((near * exact).sum(-1).min()) > 0.999
+    assert not np.allclose(near, exact, atol=1e-3) and float((near * exact).sum(-1).min()) > 0.999
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -95,7 +97,8 @@ def test_candidates_of_the_folded_stage_are_rescored_with_their_frames(index: Vi
 
 def test_the_moment_is_the_time_of_the_best_frame(index: VideoIndex):
     match = index.search(QUERIES[0], top_k=1)[0]
-    row, video = index.read(match.path)
+    row, clip = index.read(match.path)
+    video = videos_of(index.model, clip)
     with torch.no_grad():
         texts, share = index.model.make_texts([QUERIES[0]]), index.model.config.concept_share
     best, best_score = -1, -9.0
@@ -111,7 +114,8 @@ def test_captions_rank_by_the_same_score(index: VideoIndex, monkeypatch):
     captions = [*QUERIES, "a dog", "a bird sings", "the mat", "dogs and cats"]
     index.set_captions([*captions, "", "  ", captions[0]])
     assert index.caption_list == captions
-    model, (_, video) = index.model, index.read(index.rows[2].path)
+    model = index.model
+    video = videos_of(model, index.read(index.rows[2].path)[1])
     with torch.no_grad():
         expected = model.score(model.make_texts(captions), video)[:, 0]
     found = index.captions(index.rows[2].path, top_k=7)
@@ -121,7 +125,7 @@ def test_captions_rank_by_the_same_score(index: VideoIndex, monkeypatch):
 
 def test_similar_is_the_cosine_of_both_spaces_and_leaves_the_video_out(index: VideoIndex):
     path, share = index.rows[1].path, index.model.config.concept_share
-    videos = index.videos(range(len(index)))
+    videos = videos_of(index.model, index.videos(range(len(index))))
     naive = {}
     for i, row in enumerate(index.rows):
         original = float(videos.features[1] @ videos.features[i])
@@ -163,7 +167,7 @@ def test_unchanged_files_are_not_decoded_again_and_changed_ones_are(tiny_model: 
     assert [Path(p).name for p in report.added] == ["clip 2.mp4"]
     assert len(report.skipped) == 5
     after = {row.path: index.videos([i]).frames for i, row in enumerate(index.rows)}
-    changed = {Path(p).name for p in after if not torch.equal(after[p], before[p])}
+    changed = {Path(p).name for p in after if not np.array_equal(after[p], before[p])}
     assert changed == {"clip 2.mp4"}
     assert len(index) == 6
 
@@ -242,11 +246,11 @@ def test_a_change_in_a_few_bytes_of_the_same_size_is_seen(tiny_model: SUMA, fold
 def test_concept_statistics_are_those_of_all_frames(index: VideoIndex):
     heat = []
     for i in range(len(index)):
-        heat.append(index.model.space.activations(index.videos([i]).frames[0]))
-    every = torch.cat(heat).detach()
+        heat.append(index.videos([i]).frames[0] @ index.model.concepts().T)
+    every = np.concatenate(heat)
     mean, deviation = index.concept_statistics()
-    torch.testing.assert_close(mean, every.mean(0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(deviation, every.std(0, correction=0).clamp_min(1e-3), atol=1e-4, rtol=0)
+    assert mean == pytest.approx(every.mean(0), abs=1e-5)
+    assert deviation == pytest.approx(np.maximum(every.std(0), 1e-3), abs=1e-4)
 
 
 def test_real_clips_are_indexed(tiny_model: SUMA):
@@ -309,7 +313,7 @@ def test_a_moved_file_keeps_its_features(gallery: tuple[VideoIndex, Path], decod
     report = index.add(videos)
     assert decoded == [] and report.added == [] and report.missing == []
     assert report.moved == {str(videos / "deeper" / "new name.mp4"): str(videos / "clip 2.mp4")}
-    assert len(index) == 6 and torch.equal(
+    assert len(index) == 6 and np.array_equal(
         index.videos([index.row_of(videos / "deeper" / "new name.mp4")]).frames, before
     )
     with pytest.raises(KeyError):
@@ -325,7 +329,7 @@ def test_a_renamed_file_whose_old_name_another_took_is_not_lost(gallery: tuple[V
     assert str(videos / "later.mp4") not in report.failed
     assert index.row_of(videos / "clip 2.mp4") != index.row_of(videos / "later.mp4")
     again = index.videos([index.row_of(videos / "later.mp4")]).frames
-    assert torch.allclose(again, before, atol=1e-3)
+    assert np.allclose(again, before, atol=1e-3)
 
 
 def test_copies_share_one_clip_until_the_last_is_gone(gallery: tuple[VideoIndex, Path], decoded: list[str]):
@@ -413,9 +417,7 @@ def test_ctrl_c_at_a_bad_moment_costs_nothing(
     assert len(cut) == len(index) == 6
     for path in sorted(folder.glob("clip*")):
         kept, whole = cut.videos([cut.row_of(path)]), index.videos([index.row_of(path)])
-        assert torch.allclose(kept.frames, whole.frames, atol=1e-3) and torch.allclose(
-            kept.features, whole.features, atol=1e-3
-        )
+        assert np.allclose(kept.rows, whole.rows, atol=1e-3)
 
 
 def test_a_broken_file_whose_name_is_no_utf8_costs_that_file_alone(tiny_model: SUMA, tmp_path: Path):

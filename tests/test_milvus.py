@@ -523,9 +523,10 @@ class Gallery:
             from suma.index import ingest
             from suma.__main__ import main
             from suma.index.milvus_client import Client
+            from suma.model.suma import BATCH_FRAMES
 
             # a commit for every video, however long the last one took
-            ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, ingest.BATCH_FRAMES["cpu"] = 0.0, float("inf"), 1
+            ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, BATCH_FRAMES["cpu"] = 0.0, float("inf"), 1
             put, left = Client.put, int(sys.argv.pop(1))
 
             def stop_in_the_middle(self, part, rows):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from suma import SUMA, SUMAConfig, VideoIndex
 from suma.model.config import ACTIVATIONS
 from suma.model.temporal import TemporalEncoder
+from suma.model.word_clusters import unit
 
 
 def pixels(videos: int = 2, frames: int = 5, seed: int = 0) -> torch.Tensor:
@@ -399,7 +400,7 @@ def test_words_in_too_few_captions_make_no_cluster_and_go_to_the_nearest(tower):
     assert sorted(model.config.words) == ["a", "cat", "dog"] and model.config.num_captions == 3
     of = dict(zip(["a", "dog", "cat"], model.space.concept_of(["a", "dog", "cat"], model.embed_words), strict=True))
     assert of["a"] != of["dog"]  # a cluster each
-    embedded = F.normalize(model.embed_words(["a", "dog", "cat"]), dim=-1)
+    embedded = unit(model.embed_words(["a", "dog", "cat"]))
     assert of["cat"] == of["a" if embedded[2] @ embedded[0] > embedded[2] @ embedded[1] else "dog"]
 
 

@@ -7,9 +7,7 @@ import pytest
 import rerank
 import torch
 from metrics import retrieval
-from rerank import Rerank, dual_softmax
-
-from suma.index.hubness import inverted_softmax, popularity
+from rerank import Rerank, dual_softmax, inverted_softmax, popularity
 
 
 def random_scores(*size: int) -> torch.Tensor:

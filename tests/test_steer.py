@@ -1,14 +1,16 @@
 """Steering changes the anchor and nothing else: the same function scores what comes of it."""
 
+import numpy as np
 import pytest
-import torch
 from clips import noise_picture, write_video
+from tensors import texts_of, videos_of
 
 from suma import SUMA, VideoIndex
 from suma.explain import explain
 from suma.index.query import Query
 from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
-from suma.similarity import Texts, four_similarities
+from suma.model.encoder import Queries
+from suma.similarity import four_similarities
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def index(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> VideoIn
     return index
 
 
-def steered(model: SUMA, sentence: str, weights: dict[str, float]) -> Texts:
+def steered(model: SUMA, sentence: str, weights: dict[str, float]) -> Queries:
     return Query(sentence, weights=tuple(weights.items())).texts(model)
 
 
@@ -30,20 +32,21 @@ def test_nothing_steered_is_the_plain_search(index: VideoIndex, tiny_model: SUMA
 
 
 def test_a_weight_replaces_the_anchors_and_the_anchor_has_length_one_again(tiny_model: SUMA):
-    before = tiny_model.anchors(["a dog runs"])[0]
+    plain = tiny_model.encode_queries(["a dog runs"])
+    before = plain.anchors[0]
     features, anchors = steered(tiny_model, "a dog runs", {"snow": 0.5, "dog": -1})
     snow, dog = tiny_model.space.concept_of(["snow", "dog"], tiny_model.embed_words)
     assert snow != dog and before[dog] > 0
-    expected = before.clone()
+    expected = before.copy()
     expected[snow], expected[dog] = 0.5, -1.0
-    torch.testing.assert_close(anchors[0], expected / expected.norm())
-    torch.testing.assert_close(features, tiny_model.encode_text(["a dog runs"]).detach())
+    assert anchors[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
+    assert features == pytest.approx(plain.features, abs=1e-6)
 
 
 def test_the_score_is_the_models_score_of_the_changed_anchor(index: VideoIndex, tiny_model: SUMA):
     texts = steered(tiny_model, "a dog runs", {"snow": 0.9, "dog": 0})
     found = {match.path: match.score for match in index.search(texts, 4)}
-    scores = tiny_model.score(texts, index.videos(range(4))).detach()[0]
+    scores = tiny_model.score(texts_of(texts), videos_of(tiny_model, index.videos(range(4))))[0]
     assert [found[row.path] for row in index.rows] == pytest.approx(scores.tolist(), abs=1e-4)
     why = explain(index, index.rows[0].path, "a dog runs", texts=texts)
     assert why.score == pytest.approx(float(scores[0]), abs=1e-5)
@@ -51,10 +54,10 @@ def test_the_score_is_the_models_score_of_the_changed_anchor(index: VideoIndex, 
 
 def test_a_banned_concept_costs_the_videos_that_show_it(index: VideoIndex, tiny_model: SUMA):
     concept = tiny_model.space.concept_of(["snow"], tiny_model.embed_words)[0]
-    videos = index.videos(range(4))
-    shown = videos.concepts[:, concept].detach()
-    banned = four_similarities(steered(tiny_model, "", {"snow": -1.0}), videos)
-    torch.testing.assert_close(banned.concept_coarse.detach()[0], -shown)
+    videos = videos_of(tiny_model, index.videos(range(4)))
+    shown = videos.concepts[:, concept]
+    banned = four_similarities(texts_of(steered(tiny_model, "", {"snow": -1.0})), videos)
+    assert banned.concept_coarse[0].tolist() == pytest.approx((-shown).tolist(), abs=1e-6)
     why = explain(index, index.rows[int(shown.argmax())].path, texts=steered(tiny_model, "", {"snow": -1.0}))
     assert [c.id for c in why.concepts] == [concept] and why.concepts[0].query_weight == -1
     assert (why.concepts[0].part < 0) == (float(shown.max()) > 0)

@@ -22,6 +22,7 @@ from suma.index import ingest
 from suma.index import store as on_disk
 from suma.index.query import Filter
 from suma.index.store import Row, Store
+from suma.model.suma import BATCH_FRAMES
 
 ROOT = Path(__file__).parents[1]
 
@@ -431,7 +432,8 @@ import torch; torch.set_num_threads(1)
 from suma import SUMA, VideoIndex
 from suma.index import ingest
 from suma.index.store import newest
-ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, ingest.BATCH_FRAMES['cpu'] = 0.01, 1.0, 6
+from suma.model.suma import BATCH_FRAMES
+ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, BATCH_FRAMES['cpu'] = 0.01, 1.0, 6
 model_folder, videos, folder, kills = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 model = SUMA.from_pretrained(model_folder)
 
@@ -490,8 +492,8 @@ def test_fifty_kills_while_indexing_end_in_the_same_index(tiny_model: SUMA, tmp_
         twin = pieced.rows[j]
         assert (twin.digest, twin.size, twin.mtime, twin.times) == (row.digest, row.size, row.mtime, row.times)
         one, other = whole.videos([i]), pieced.videos([j])
-        np.testing.assert_allclose(one.features.numpy(), other.features.numpy(), atol=1e-3)
-        np.testing.assert_allclose(one.frames.numpy(), other.frames.numpy(), atol=1e-3)
+        np.testing.assert_allclose(one.features, other.features, atol=1e-3)
+        np.testing.assert_allclose(one.frames, other.frames, atol=1e-3)
     assert [m.path for m in whole.search("a dog", 20)] == [m.path for m in pieced.search("a dog", 20)]
     assert not list(tmp_path.glob("index/*.partial"))
 
@@ -500,7 +502,7 @@ def test_a_stopped_run_keeps_what_is_done(tiny_model: SUMA, tmp_path: Path, monk
     for n in range(12):
         write_video(tmp_path / f"{n:02}.mp4", frames=2 + n, picture=noise_picture)
     index, encode, calls = VideoIndex(tiny_model), ingest.Builder._encode, []
-    monkeypatch.setitem(ingest.BATCH_FRAMES, "cpu", 10)
+    monkeypatch.setitem(BATCH_FRAMES, "cpu", 10)
 
     def stop_at_the_third(self: ingest.Builder, batch: list) -> None:
         calls.append(len(batch))

@@ -14,6 +14,7 @@ from data import pad_frames, pick_frames
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
 
+from suma.index.scoring import Clips, Scorer
 from suma.model.suma import SUMA
 from suma.progress import Progress
 from suma.similarity import Similarities, Texts, Videos, four_similarities
@@ -105,3 +106,9 @@ def similarities(model: SUMA, texts: Texts, videos: Videos, chunk: int = 64) -> 
         for i in range(0, len(videos.features), chunk)
     ]
     return Similarities(*(torch.cat(x, dim=1).cpu() for x in zip(*parts, strict=True)))
+
+
+def clips_of(scorer: Scorer, videos: Videos) -> Clips:
+    """Return encoded videos as an index compares them, in numpy."""
+    rows = torch.cat([videos.features[:, None], videos.frames], 1).cpu().numpy()
+    return Clips(rows, scorer.inverse_norms(rows), videos.mask.cpu().numpy())

@@ -26,17 +26,19 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
 from concept_precision import concept_precision
-from encode import ORDERS, encode_captions, encode_videos, similarities
+from encode import ORDERS, clips_of, encode_captions, encode_videos, similarities
 from frame_cache import FrameCache
 from frame_features import FrameFeatures
 from metrics import Retrieval, both_ways, owners, ranks, retrieval
-from rerank import RERANKS, Rerank, dual_softmax
+from rerank import RERANKS, Rerank, dual_softmax, inverted_softmax, popularity
 from torch import Tensor
 
-from suma.index.hubness import evenly, inverted_softmax, popularity, word_bundles
+from suma.index.hubness import evenly, word_bundles
+from suma.index.scoring import Scorer
 from suma.model.cpu import use_fast_matmul
+from suma.model.encoder import Queries
 from suma.model.suma import SUMA
-from suma.similarity import Texts, Videos, combine, fold_texts, fold_videos
+from suma.similarity import Texts, Videos, combine
 
 WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
 HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
@@ -135,12 +137,13 @@ def evaluate_search(
     model: SUMA, how: Rerank, scores: Tensor, correct: Tensor, videos: Videos, bank: Texts
 ) -> dict[str, object]:
     """Return the metrics of text to video after an index's correction, by captions and by bundles of words."""
-    concepts = model.space.concepts()
-    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, model.config.scoring)
+    scorer = Scorer(model.concepts(), model.config.scoring)
+    folded = scorer.fold_videos(clips_of(scorer, videos))
     banks = {"captions": bank, "words": encode_captions(model, word_bundles(model))}
     found = {}
     for name, texts in banks.items():
-        popular = popularity(fold_texts(*texts, concepts) @ folded.T, how.inverse_temperature)
+        scored = scorer.fold_texts(Queries(*(x.cpu().numpy() for x in texts))) @ folded.T
+        popular = popularity(torch.from_numpy(scored), how.inverse_temperature)
         found[name] = asdict(retrieval(inverted_softmax(scores, popular.to(scores.device)), correct))
     sizes = {f"bank_{name}": len(texts.features) for name, texts in banks.items()}
     return {**asdict(how), "transductive": False, **sizes, "retrieval": found}

@@ -6,9 +6,11 @@ Shapes: Q queries, N items, B bank queries.
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from suma.index.hubness import INVERSE_TEMPERATURE, popularity
+from suma.index import hubness
+from suma.index.hubness import INVERSE_TEMPERATURE
 
 RERANKS = ("inverted-softmax", "search", "dual-softmax")
 
@@ -41,6 +43,18 @@ class Rerank:
     def transductive(self) -> bool:
         """Return True if test queries correct each other."""
         return self.method == "dual-softmax"
+
+
+def popularity(scores: Tensor, inverse_temperature: float) -> Tensor:
+    """Return `suma.index.hubness.popularity` (N,) of scores (B, N)."""
+    return torch.from_numpy(hubness.popularity(scores.cpu().numpy(), inverse_temperature)).to(scores.device)
+
+
+def inverted_softmax(scores: Tensor, bank: Tensor) -> Tensor:
+    """Return scores (Q, N) less each item's `popularity` (N,) with a bank of texts that are not the queries (Smith et
+    al., 2017, arXiv 1702.03859; QB-Norm, arXiv 2112.12777). Inductive: a query is ranked without knowing of the others.
+    """
+    return scores - bank
 
 
 def dual_softmax(scores: Tensor, inverse_temperature: float) -> Tensor:

@@ -14,10 +14,9 @@ from suma.app.gallery import Gallery, Progress, add_paths
 from suma.app.media import prepare, readable
 from suma.app.space import on_gpu, zero_gpu
 from suma.app.uploads import Uploads, keep_upload
-from suma.arrays import to_numpy
 from suma.explain import Explanation, explain
 from suma.index.query import Query, parse
-from suma.similarity import Texts
+from suma.model.encoder import Queries
 
 TOP, LARGEST_TOP = 12, 1000  # results: on the page, and at most in one call
 MAX_QUERY = 2000  # characters that are read; the model itself reads fewer
@@ -55,7 +54,7 @@ class Api:
 
     def __init__(self, index: VideoIndex, options: Options | None = None):
         self.index, self.gallery, self.options = index, Gallery(index), options or Options()
-        self._texts: OrderedDict[Query, Texts] = OrderedDict()  # encoded queries, the last used at the end
+        self._texts: OrderedDict[Query, Queries] = OrderedDict()  # encoded queries, the last used at the end
         if zero_gpu():
             for name in ("find", "find_similar", "why", "rank"):  # as bound methods: what they are given is plain data
                 setattr(self, name, on_gpu(getattr(self, name)))
@@ -225,11 +224,12 @@ class Api:
         with self.gallery.lock:
             if not own:
                 return self.index.captions(path, top_k)
-            model, parts = self.index.model, self.index.parts(path)[1]
-            scores = to_numpy(model.score(model.make_texts(own), parts)).max(1).tolist()
+            scorer, parts = self.index.scorer, self.index.parts(path)[1]
+            folded = scorer.fold_texts(self.index.model.encode_queries(own))
+            scores = scorer.score(folded, parts).max(1).tolist()
         return sorted(zip(own, (round(s, 4) for s in scores), strict=True), key=lambda pair: -pair[1])[:top_k]
 
-    def _encoded(self, query: Query) -> Texts:
+    def _encoded(self, query: Query) -> Queries:
         """Return a query as the model reads it; the last ones are kept."""
         if query not in self._texts:
             self._texts[query] = query.texts(self.index.model)

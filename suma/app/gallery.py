@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from suma import Match, VideoIndex
 from suma.app.media import (
@@ -149,7 +149,6 @@ class Gallery:
 
     # ---- concepts --------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def concept_use(self) -> ConceptUse:
         """Return where each concept stands out; computed once, 64 videos at a time."""
         with self.lock:
@@ -158,25 +157,23 @@ class Gallery:
             return self._use
 
     def _concept_use(self) -> ConceptUse:
-        space, count = self.index.model.space, len(self.index)
+        concepts, count = self.index.scorer.concepts, len(self.index)
         mean, deviation = self.index.concept_statistics()
-        standing, frames = torch.zeros(space.num_concepts), 0
+        standing, frames = np.zeros(len(concepts)), 0
         peaks, places = [], []
         for i in range(0, count, 64):
             videos = self.index.videos(range(i, min(i + 64, count)))
-            activations = torch.as_tensor(space.activations(videos.frames))  # (N, F, K)
-            activations = activations.masked_fill(~torch.as_tensor(videos.mask)[..., None], -9.0)
-            standing += (activations > mean + STANDS_OUT * deviation).sum((0, 1)).cpu()
+            activations = np.where(videos.mask[..., None], videos.frames @ concepts.T, -9.0)  # (N, F, K)
+            standing += (activations > mean + STANDS_OUT * deviation).sum((0, 1))
             frames += int(videos.mask.sum())
-            peak = activations.max(1)
-            peaks.append(peak.values.cpu())
-            places.append(peak.indices.to(torch.int16).cpu())
-        best: list[list[tuple[int, int]]] = [[] for _ in range(space.num_concepts)]
+            peaks.append(activations.max(1))
+            places.append(activations.argmax(1).astype(np.int16))
+        best: list[list[tuple[int, int]]] = [[] for _ in concepts]
         if count:
             snapshot = self.index.store.snapshot
             more = 4 if snapshot.cut else 1  # several parts of one video count once
-            order = torch.cat(peaks).topk(min(more * BEST, count), dim=0).indices  # (more * BEST, K)
-            at = torch.cat(places).gather(0, order)
+            order = np.argsort(-np.concatenate(peaks), 0, kind="stable")[: more * BEST]  # (more * BEST, K)
+            at = np.take_along_axis(np.concatenate(places), order, 0)
             video = snapshot.digests(snapshot.live) if snapshot.cut else list(map(str, range(count)))
             for kept, rows, where in zip(best, order.T.tolist(), at.T.tolist(), strict=True):
                 first: dict[str, tuple[int, int]] = {}

@@ -20,7 +20,6 @@ from suma.app.gallery import Filling, Progress
 from suma.app.playing import Players
 from suma.app.uploads import playable_upload
 from suma.app.views import concept_map, lay_out, length, render, tiles
-from suma.arrays import to_numpy
 from suma.explain import Explanation, heat_map
 from suma.index.catalog import Row
 from suma.index.files import find_videos
@@ -277,7 +276,7 @@ class Handlers(Api):
         """Return the map of all concepts."""
         space = self.index.model.space
         if self._points is None:
-            self._points = lay_out(to_numpy(space.concepts())).tolist()
+            self._points = lay_out(self.index.scorer.concepts).tolist()
         names = [space.name(k) for k in range(space.num_concepts)]
         return concept_map(self._points, names, self.gallery.concept_use().share)
 

@@ -18,6 +18,7 @@ from suma.app.media import Tile
 from suma.explain import Explanation
 from suma.index.query import Query
 from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
+from suma.model.encoder import Encoder
 from suma.model.vocabulary import fold, split_words
 
 # cividis: dark blue to yellow, even in lightness, and the same for colour-blind eyes
@@ -146,14 +147,14 @@ def changed_query(text: str, event: Mapping[str, Any]) -> str:
     return unparse(sentence, weights)
 
 
-def steering_bar(model: Any, text: str, query: Query) -> str:
+def steering_bar(model: Encoder, text: str, query: Query) -> str:
     """Return the bar for a query as it was typed and as it was read."""
     space, weights = model.space, dict(query.weights)
     weight_of = concepts_of(model, weights)
     word_of = dict(zip(space.concept_of(list(weights), model.embed_words), weights, strict=True)) if weights else {}
     anchor = query.anchor(model)
     if anchor is not None:
-        strongest = anchor.argsort(descending=True)[:SHOWN].tolist()
+        strongest = np.argsort(-anchor, kind="stable")[:SHOWN].tolist()
         weight_of |= {k: float(anchor[k]) for k in strongest if anchor[k] >= 0.005 and k not in weight_of}
     knobs = [
         {

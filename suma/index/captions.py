@@ -3,18 +3,19 @@
 Shapes: N lines, V parts of a video, F frames, D joint width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from suma.arrays import library, no_grad, to_numpy, unit
 from suma.index.first_stage import Candidates, keep_cache
+from suma.index.scoring import Clips, Scorer
 from suma.index.storage import AnyStore
 from suma.index.store import Store
-from suma.model.text_encoder import AnyModel
 from suma.model.vocabulary import nfc
-from suma.similarity import Texts, Videos, concept_scale, fold_texts, fold_videos, score_by_scale
+from suma.model.word_clusters import unit
 
+Fold: TypeAlias = Callable[[Sequence[str]], np.ndarray]  # sentences -> folded vectors (n, 2D)
 CANDIDATES = 700  # lines of the folded first stage that are scored exactly: few, and much alike
 BATCH, BLOCK = 256, 4096  # lines encoded or scored at once, and written at once
 SHOWN = 2000  # lines from which on a bar shows how far their encoding is
@@ -38,37 +39,34 @@ class CaptionList:
         first, lines = store.captions()
         return cls(lines, store.caption_vectors(first, len(lines)), first)
 
-    def save(self, store: AnyStore, model: AnyModel) -> "CaptionList":
+    def save(self, store: AnyStore, scorer: Scorer, fold: Fold) -> "CaptionList":
         """Keep the list in an index's folder, encoding the lines that the one before has not; the list as it is kept.
         Raises OSError as the store does, with the one before intact."""
         if (before := CaptionList.load(store)).lines == self.lines:
             return before
         with store.writing():
             before = CaptionList.load(store)
-            store.set_captions(self.lines, [self._folded] if self._folded is not None else self._blocks(model, before))
+            store.set_captions(
+                self.lines, [self._folded] if self._folded is not None else self._blocks(scorer, fold, before)
+            )
             kept = CaptionList.load(store)
             if isinstance(store, Store):
                 keep_cache(store, kept, kept.name)
         return kept
 
-    @no_grad
-    def search(self, model: AnyModel, store: AnyStore, videos: Videos, top_k: int) -> list[tuple[str, float]]:
+    def search(self, store: AnyStore, scorer: Scorer, fold: Fold, clips: Clips, top_k: int) -> list[tuple[str, float]]:
         """The lines that describe a video best, with their scores, best first; of several parts (V) the best counts."""
         if self._folded is None:
-            self._folded = np.concatenate(list(self._blocks(model)))
-        concepts, c = model.space.concepts(), model.config
+            self._folded = np.concatenate(list(self._blocks(scorer, fold)))
         number = max(CANDIDATES, 2 * top_k)
         found: dict[int, None] = {}
-        for query in to_numpy(fold_videos(videos.features, videos.frames, videos.mask, concepts, c.scoring)):
+        for query in scorer.fold_videos(clips):
             found.update(dict.fromkeys(self._candidates.search(store, self, query, number)))
-        rows = library(videos.frames).concatenate([videos.features[:, None], videos.frames], 1)  # (V, 1 + F, D)
-        positions = list(found)
-        scales, parts = concept_scale(rows, concepts)[..., 0], []
+        positions, parts, dim = list(found), [], scorer.concepts.shape[1]
         for i in range(0, len(positions), BATCH):
-            folded = model.array(self.folded[positions[i : i + BATCH]].astype(np.float32))
-            features, named = folded[:, : model.dim], folded[:, model.dim :]
-            texts = Texts(unit(features), named)  # of the anchors, the concepts' sum is all that counts
-            parts.append(to_numpy(score_by_scale(texts, named, rows, scales, videos.mask, c.scoring)).max(1))
+            folded = self.folded[positions[i : i + BATCH]].astype(np.float32)
+            folded[:, :dim] = unit(folded[:, :dim])
+            parts.append(scorer.score(folded, clips).max(1))
         scores = np.concatenate(parts)  # (lines,)
         best = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [(self.lines[positions[i]], round(float(scores[i]), 4)) for i in best]
@@ -84,25 +82,22 @@ class CaptionList:
         assert self._folded is not None
         return self._folded
 
-    @no_grad
-    def _blocks(self, model: AnyModel, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
+    def _blocks(self, scorer: Scorer, fold: Fold, before: "CaptionList | None" = None) -> Iterator[np.ndarray]:
         """The lines' vectors, in blocks (n, 2D); those of the list before are taken from there."""
         from suma.progress import Progress
 
         kept = before is not None and before._folded is not None
         known = {line: i for i, line in enumerate(before.lines)} if before is not None and kept else {}
-        concepts = model.space.concepts()
         few = len(self.lines) < SHOWN
         with Progress(total=len(self.lines), desc="captions", unit="line", disable=few) as bar:
             for i in range(0, len(self.lines), BLOCK):
                 lines = self.lines[i : i + BLOCK]
-                block = np.empty((len(lines), 2 * model.dim), np.float16)
+                block = np.empty((len(lines), 2 * scorer.concepts.shape[1]), np.float16)
                 old = [n for n, line in enumerate(lines) if line in known]
                 if before is not None and old:
                     block[old] = before.folded[[known[lines[n]] for n in old]]
                 new = sorted((n for n, line in enumerate(lines) if line not in known), key=lambda n: len(lines[n]))
                 for at in (new[k : k + BATCH] for k in range(0, len(new), BATCH)):  # of like length: less padding
-                    texts = model.make_texts([lines[n] for n in at])
-                    block[at] = to_numpy(fold_texts(texts.features, texts.anchors, concepts))
+                    block[at] = fold([lines[n] for n in at])
                 bar.update(len(lines))
                 yield block

@@ -7,23 +7,20 @@ better the query describes the video than a text does that knows nothing of it. 
 (suma/similarity.py) this is one dimension more, -popularity in the video and 1 in the query, so that a search is still
 one inner product.
 
-Shapes: Q queries, N items, B texts of the bank, D joint width.
+Shapes: N items, B texts of the bank, D joint width.
 """
 
 import hashlib
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from suma.arrays import Array, library, to_numpy
 from suma.atomic_io import replace
 from suma.index.store import Store
-
-if TYPE_CHECKING:
-    from suma.model.text_encoder import AnyModel
+from suma.model.encoder import Encoder
 
 INVERSE_TEMPERATURE = 10.0  # chosen on training clips of Scenes
 BUNDLE = 4  # words of a text where there are no captions; likewise
@@ -31,7 +28,7 @@ BANK = 1000  # texts of the bank at most
 BLOCK = 20_000  # videos compared with the bank at once
 
 
-def popularity(scores: Array, inverse_temperature: float = INVERSE_TEMPERATURE) -> Array:
+def popularity(scores: np.ndarray, inverse_temperature: float = INVERSE_TEMPERATURE) -> np.ndarray:
     """How near each item is to texts at large, (N,): (1/b) log of the mean of exp(b * score) over scores (B, N).
 
     b, the inverse temperature, says how much the nearest texts count: the mean score at 0, the largest at infinity.
@@ -39,16 +36,8 @@ def popularity(scores: Array, inverse_temperature: float = INVERSE_TEMPERATURE) 
     >>> popularity(np.array([[0.0, 1.0], [0.0, 0.0]]), 100.0).round(2)
     array([0.  , 0.99])
     """
-    b, xp = inverse_temperature, library(scores)
-    highest = xp.amax(scores, 0)
-    return highest + (xp.log(xp.exp(b * (scores - highest)).sum(0)) - math.log(len(scores))) / b
-
-
-def inverted_softmax(scores: Array, bank: Array) -> Array:
-    """Scores (Q, N) less each item's `popularity` (N,) with a bank of texts that are not the queries (Smith et al.,
-    2017, arXiv 1702.03859; QB-Norm, arXiv 2112.12777). Inductive: a query is ranked without knowing of the others.
-    """
-    return scores - bank
+    b, highest = inverse_temperature, scores.max(0)
+    return highest + (np.log(np.exp(b * (scores - highest)).sum(0)) - math.log(len(scores))) / b
 
 
 def evenly(texts: Sequence[str], number: int = BANK) -> list[str]:
@@ -56,7 +45,7 @@ def evenly(texts: Sequence[str], number: int = BANK) -> list[str]:
     return [texts[i * len(texts) // number] for i in range(number)] if len(texts) > number else list(texts)
 
 
-def word_bundles(model: "AnyModel") -> list[str]:
+def word_bundles(model: Encoder) -> list[str]:
     """BANK texts of BUNDLE words of a model's concept space each, by a fixed seed: a bank without captions."""
     words, random = model.config.words, np.random.default_rng(0)
     chosen = [random.choice(len(words), min(BUNDLE, len(words)), replace=False) for _ in range(BANK)]
@@ -78,7 +67,7 @@ class Vectors(Protocol):
 class Popularity:
     """The popularity of every clip of a store, which takes in what is added."""
 
-    def __init__(self, texts: Sequence[str], fold: Callable[[Sequence[str]], Array]):
+    def __init__(self, texts: Sequence[str], fold: Callable[[Sequence[str]], np.ndarray]):
         self.texts = list(texts)
         self.name = "hubness-" + hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]  # of its file
         self._fold = fold  # texts -> folded vectors (B, 2D)
@@ -95,7 +84,7 @@ class Popularity:
             parts = [self._values]
             for i in range(len(self._values), len(snapshot.folded), BLOCK):
                 if self._bank is None:
-                    self._bank = to_numpy(self._fold(self.texts))
+                    self._bank = self._fold(self.texts)
                 parts.append(popularity(self._bank @ snapshot.folded[i : i + BLOCK].astype(np.float32).T))
             if len(parts) > 1:
                 self._values = np.concatenate(parts)

@@ -8,16 +8,13 @@ import os
 import queue
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
 from suma.atomic_io import digest_of, interrupts_wait
 from suma.index.catalog import REMOVED, Row, describe, key
@@ -25,19 +22,18 @@ from suma.index.files import Found, look_for, sort_missing
 from suma.index.first_stage import keep_cache
 from suma.index.parts import Part
 from suma.index.report import Report
+from suma.index.scoring import Scorer
 from suma.index.storage import AnyStore, Known, StoreError
 from suma.index.store import NewClip, Store
-from suma.model.cpu import fast_image_tower, has_bf16
-from suma.model.suma import SUMA
+from suma.model.encoder import Encoder
+from suma.model.word_clusters import unit
 from suma.progress import Progress
-from suma.similarity import concept_scale, fold_videos
-from suma.video.preprocess import resize_frames
+from suma.video.preprocess import prepare
 from suma.video.worker import Decoder, refuse_sparse
 
 COMMIT_SECONDS = 5.0  # between two commits: what a kill costs
 COMMIT_CLIPS = 2000
 COMMIT_SHARE = 0.05  # at most, of the time is spent on commits
-BATCH_FRAMES = {"cpu": 48, "cuda": 384}  # encoded at once
 PARTS_AHEAD = 4  # of each video that are decoded and wait for the model
 
 
@@ -48,7 +44,7 @@ class _DecodedPart:
     start: float
     end: float
     times: list[float]
-    pixels: Tensor
+    pixels: np.ndarray
     clip: NewClip | None = None
 
 
@@ -66,16 +62,14 @@ class _Job:
 class Builder:
     """One run of `add` over a store."""
 
-    def __init__(self, model: SUMA, store: AnyStore, workers: int, time_limit: float, bf16: bool = False):
+    def __init__(
+        self, model: Encoder, scorer: Scorer, store: AnyStore, workers: int, time_limit: float, bf16: bool = False
+    ):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
-        self.bf16, self.report, self._title = bf16, Report(), "index"
-        if bf16 and model.device.type == "cpu" and not has_bf16():
-            warnings.warn(
-                "this processor has no bfloat16: frames are encoded in float32, which is faster", stacklevel=3
-            )
-            self.bf16 = False
+        self.bf16, self.report, self._title, self._scorer = bf16, Report(), "index", scorer
+        self._batch_frames = 1  # encoded at once
         self._claimed: set[str] = set()  # contents that are in progress
         self._unreadable: dict[str, bool] = {}  # contents that could not be read, and whether to try them again
         self._later: list[Row] = []  # copies of files that are in progress
@@ -104,7 +98,7 @@ class Builder:
         self.report.unreadable = found.unreadable
         folders = [path for path in given if Path(path).is_dir()]
         asked = {key(path) for path in given if path not in folders}
-        with self.store.writing(), fast_image_tower(self.model.clip, self.bf16):
+        with self.store.writing(), self.model.encoding(self.bf16) as self._batch_frames:
             now = [describe(path, self._real_folder) for path in found.videos]
             self._add(self._new(now, asked, retry))
             self._look_for_missing(folders, found, {row.path for row in now}, prune)
@@ -201,19 +195,15 @@ class Builder:
         row = job.row
         if row.reason:  # its size and time could not be read
             return
-        image = self.model.config.image
         try:
             refuse_sparse(row.path)
             if maybe_known and self._claim(row):
                 job.known = True
                 return
             for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
-                pixels = [
-                    resize_frames(frame, image["size"], image["resize_mode"], image["interpolation"])
-                    for frame in part.frames
-                ]
+                pixels = prepare(part.frames, self.model.config.image)
                 row.duration = part.duration
-                self._put(job, _DecodedPart(part.start, part.end, part.times, torch.cat(pixels)))
+                self._put(job, _DecodedPart(part.start, part.end, part.times, pixels))
             row.digest = decoder.digest
         except (ValueError, OSError) as error:
             self._unreadable[row.digest] = isinstance(error, OSError)
@@ -242,7 +232,6 @@ class Builder:
         self._stopping.clear()
         batch: list[_DecodedPart] = []
         done: list[_Job] = []
-        size = BATCH_FRAMES.get(self.model.device.type, BATCH_FRAMES["cpu"])
         committed, pause = time.monotonic(), COMMIT_SECONDS
         with Progress(total=len(rows), desc=self._title, unit="video") as bar:
 
@@ -259,7 +248,7 @@ class Builder:
                     while (part := job.parts.get()) is not None:
                         batch.append(part)
                         job.encoded.append(part)
-                        if sum(len(p.pixels) for p in batch) >= size:
+                        if sum(len(p.pixels) for p in batch) >= self._batch_frames:
                             self._encode(batch)
                     if job.error is not None:
                         raise job.error
@@ -292,25 +281,17 @@ class Builder:
             self._claimed -= {row.digest for row in again}
             self._add([replace(row, digest="") for row in again])
 
-    @torch.no_grad()
     def _encode(self, batch: list[_DecodedPart]) -> None:
         """Encode all frames of these parts in one batch, set each part's `clip`, and empty the list."""
         new = [part for part in batch if part.clip is None]  # the others: encoded before an interrupt
         if not new:
             return batch.clear()
-        pixels = torch.cat([part.pixels for part in new]).to(self.model.device)
-        features = self.model.encode_frames(pixels).float().split([len(part.pixels) for part in new])
-        frames = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True)  # (V, F, D)
-        lengths = torch.tensor([len(f) for f in features], device=frames.device)
-        mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-        video, frames = self.model.encode_temporal(frames, mask)
-        concepts = self.model.space.concepts()
-        folded = fold_videos(video, frames, mask, concepts, self.model.config.scoring)
-        for part, v, f, m, z in zip(new, video, frames, mask, folded, strict=True):
-            kept = torch.cat([v[None], f[m]]).half().cpu().numpy()
-            # from the rows as they are stored, in float16
-            scales = concept_scale(F.normalize(torch.from_numpy(kept).float(), dim=-1), concepts.cpu())[:, 0].numpy()
-            part.clip = NewClip("", part.start, part.end, part.times, kept, z.half().cpu().numpy(), scales)
+        encoded = self.model.encode_videos([part.pixels for part in new])
+        folded = self._scorer.fold_videos(self._scorer.clips(encoded)).astype(np.float16)
+        for part, rows, vector in zip(new, encoded, folded, strict=True):
+            kept = rows.astype(np.float16)
+            scales = self._scorer.inverse_norms(unit(kept.astype(np.float32)))  # from the rows as they are stored
+            part.clip = NewClip("", part.start, part.end, part.times, kept, vector, scales)
             part.pixels = part.pixels[:0]
         batch.clear()
 

@@ -15,12 +15,12 @@ from suma.index.milvus import is_server
 from suma.index.report import Report
 from suma.index.store import NewClip, Store, newest
 from suma.index.video_index import VideoIndex
-from suma.model.suma import SUMA
+from suma.model.encoder import Encoder
 
 BLOCK = 1000  # clips or files of one commit
 
 
-def merge_folders(model: SUMA, folders: Sequence[str | Path], output: str | Path) -> tuple[Report, int]:
+def merge_folders(model: Encoder, folders: Sequence[str | Path], output: str | Path) -> tuple[Report, int]:
     """Merge indexes into the one in `output`, new or not, with their captions; nothing is forgotten there.
 
     Returns what was done and how many videos `output` then holds. Raises ValueError if `output` is among the folders,

@@ -13,10 +13,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 NOTATION = "write K/N with K from 1 to N, such as 2/8 for the second of eight parts"
 
@@ -84,12 +80,3 @@ def missing_parts(folders: Iterable[str | Path]) -> list[str]:
         f"{start}{k}-of-{n}" for start, n in dict.fromkeys(m.groups() for m in found) for k in range(1, int(n) + 1)
     ]
     return [name for name in wanted if name not in names]
-
-
-def device(environ: Mapping[str, str]) -> "torch.device":
-    """Return this process's own GPU, or the CPU where there is none or the launcher was told to use the CPU."""
-    import torch
-
-    if environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())

@@ -24,18 +24,15 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from suma.arrays import Array, no_grad
+import numpy as np
+
 from suma.atomic_io import on_disk
 from suma.index.catalog import Database
 from suma.index.steering import parse as parse_steering
 from suma.index.steering import steer
+from suma.model.encoder import Encoder, Queries
 from suma.model.vocabulary import nfc
-from suma.similarity import Texts
-
-if TYPE_CHECKING:
-    from suma.model.text_encoder import AnyModel
 
 MAX_TERMS, MAX_WEIGHT = 32, 10.0
 CANCELLED = 1e-3  # length below which what is left of a sum is noise
@@ -124,35 +121,34 @@ class Query:
     filter: Filter = ALL
     min_score: float = -math.inf
 
-    @no_grad
-    def texts(self, model: "AnyModel") -> Texts:
+    def texts(self, model: Encoder) -> Queries:
         """The query as the model reads it (T = 1). Raises ValueError where it is empty, or its terms cancel out."""
         mixed = self.mixed
         if not mixed and not self.weights:
             raise ValueError("the query is empty: type what happens in the video")
         if not mixed:
             return steer(model, None, dict(self.weights))
-        found = model.make_texts([text for text, _ in mixed])
+        found = model.encode_queries([text for text, _ in mixed])
         if self.terms:
-            found = Texts(self._mix(found.features), self._mix(found.anchors))
-            if not bool(found.features.any()):
+            found = Queries(self._mix(found.features), self._mix(found.anchors))
+            if not found.features.any():
                 raise ValueError("the terms of the query cancel each other out: nothing is left to search for")
         return steer(model, found, dict(self.weights)) if self.weights else found
 
-    @no_grad
-    def anchor(self, model: "AnyModel") -> Array | None:
+    def anchor(self, model: Encoder) -> np.ndarray | None:
         """Its anchor (K,) as `texts` has it before concepts are steered; None without sentence and terms."""
-        return self._mix(model.anchors([text for text, _ in self.mixed]))[0] if self.mixed else None
+        anchors = model.space.anchors([text for text, _ in self.mixed], model.embed_words)
+        return self._mix(anchors)[0] if self.mixed else None
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
         """All texts with their weights, the sentence first."""
         return [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
 
-    def _mix(self, rows: Array) -> Array:
+    def _mix(self, rows: np.ndarray) -> np.ndarray:
         """The weighted sum (1, n) of the texts' rows (T, n), brought to length 1; zeros where only noise is left."""
-        total = sum((weight * row for (_, weight), row in zip(self.mixed, rows, strict=True)), 0 * rows[0])[None]
-        length = float((total**2).sum()) ** 0.5
+        total = np.array([[weight for _, weight in self.mixed]], np.float32) @ rows
+        length = float(np.linalg.norm(total))
         return total / length if length >= CANCELLED else 0 * total
 
 

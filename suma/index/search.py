@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from suma.arrays import Array, library, no_grad, to_numpy, unit
 from suma.index.catalog import Row
 from suma.index.first_stage import Candidates
 from suma.index.hubness import Popularity
 from suma.index.query import ALL, Filter
+from suma.index.scoring import Clips, Scorer
 from suma.index.storage import AnyStore, FirstStage, State
-from suma.model.text_encoder import AnyModel
-from suma.similarity import Texts, Videos, concept_parts, concept_scale, fold_texts, frame_scores, score_by_scale
+from suma.model.encoder import Encoder, Queries
+from suma.model.word_clusters import unit
 
 CANDIDATES = 100  # clips of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000
@@ -62,40 +62,19 @@ class Page:
 class Searcher:
     """Searches the clips of a store for one model."""
 
-    def __init__(self, model: AnyModel):
-        self.model = model
+    def __init__(self, model: Encoder):
+        self.scorer, self.space = Scorer(model.concepts(), model.config.scoring), model.space
         self.candidates: FirstStage = Candidates()
         self._corrected = Candidates()  # of hubness
         self._filtered: tuple[State, Filter, Any] | None = None  # the clips that the last filter lets through
 
     # ---- features --------------------------------------------------------------------------------------------------
 
-    def _gather(self, snapshot: State, positions: Sequence[int]) -> tuple[Array, Array, Array]:
-        """Unit rows (n, 1 + F, D), the videos' first and padded with zeros, their scales (n, 1 + F), mask (n, F)."""
-        features, scales, valid = snapshot.gather(positions)
+    def clips(self, snapshot: State, positions: Sequence[int]) -> Clips:
+        """Return the features of these clips, padded with zeros."""
+        features, inverse_norms, valid = snapshot.gather(positions)
         features[~valid] = 0
-        rows = self._wide(features)
-        return unit(rows), self.model.array(scales), self.model.array(valid[:, 1:])
-
-    def _wide(self, features: np.ndarray) -> Array:
-        """float16 -> float32, as the model takes them."""
-        x = self.model.array(features)
-        return library(x).asarray(x, dtype=library(x).float32)
-
-    @no_grad
-    def videos(self, snapshot: State, positions: Sequence[int]) -> Videos:
-        """Features of these clips (n, D), frames (n, F, D) padded with zeros, mask, and places in the concept space."""
-        unit, _, mask = self._gather(snapshot, positions)
-        return self.model.make_videos(unit[:, 0], unit[:, 1:], mask)
-
-    def score(self, texts: Texts, named: Array, snapshot: State, positions: Sequence[int]) -> Array:
-        """The score (T, n) of texts and clips; named (T, D): the anchors' concepts, summed."""
-        unit, scales, mask = self._gather(snapshot, positions)
-        return score_by_scale(texts, named, unit, scales, mask, self.model.config.scoring)
-
-    def vectors(self, snapshot: State, positions: Sequence[int]) -> Array:
-        """Unit video features (n, D) of these positions, without their frames."""
-        return unit(self._wide(snapshot.vectors(positions)))
+        return Clips(unit(features.astype(np.float32)), inverse_norms, valid[:, 1:])
 
     def _allowed(self, snapshot: State, chosen: Filter) -> Any:
         """Which clips a filter lets through, as the first stage takes it; None: all."""
@@ -107,32 +86,30 @@ class Searcher:
 
     # ---- answers ---------------------------------------------------------------------------------------------------
 
-    @no_grad
-    def by_text(self, store: AnyStore, texts: Texts, page: Page, popularity: Popularity | None = None) -> list[Match]:
+    def by_text(self, store: AnyStore, texts: Queries, page: Page, popularity: Popularity | None = None) -> list[Match]:
         """The videos that a text (T = 1) describes best; less their popularity, if it is given."""
         snapshot = store.snapshot
         less = popularity.of(store, snapshot) if popularity else None
-        folded = fold_texts(texts.features, texts.anchors, self.model.space.concepts())
-        named = folded[:, self.model.dim :]
+        folded = self.scorer.fold_texts(texts)
 
-        def score(found: list[int]) -> Array:
-            scores = self.score(texts, named, snapshot, found)[0]
-            return scores if less is None else scores - self.model.array(less[found])
+        def score(found: list[int]) -> np.ndarray:
+            scores = self.scorer.score(folded, self.clips(snapshot, found))[0]
+            return scores if less is None else scores - less[found]
 
         best = self._ranked(store, snapshot, folded, score, page, CANDIDATES, less=less)
         positions = [position for _, position in best]
-        videos, rows = self.videos(snapshot, positions), snapshot.rows(positions, page.filter)
-        return [
-            self._match(texts, row, Videos(*(x[i : i + 1] for x in videos)), score)
-            for i, (row, (score, _)) in enumerate(zip(rows, best, strict=True))
-        ]
+        clips, rows = self.clips(snapshot, positions), snapshot.rows(positions, page.filter)
+        frames, matches = self.scorer.frame_scores(folded, clips)[0].round(6), []  # of equal frames the first
+        for i, (row, (value, _)) in enumerate(zip(rows, best, strict=True)):
+            parts = self.scorer.concept_parts(texts.anchors[0], clips.one(i))
+            matches.append(_as_match(row, value, row.times[int(frames[i].argmax())], self._named(parts)))
+        return matches
 
-    @no_grad
-    def moments(self, rows: Sequence[Row], videos: Videos, texts: Texts, page: Page) -> list[Match]:
+    def moments(self, rows: Sequence[Row], clips: Clips, texts: Queries, page: Page) -> list[Match]:
         """The moments of one video, given by its parts, that a text (T = 1) describes best: its frames, each once, with
-        their own scores (suma.similarity.frame_scores)."""
-        share = self.model.config.concept_share
-        scores = frame_scores(texts, videos, share)
+        their own scores (`Scorer.frame_scores`)."""
+        scorer = self.scorer
+        scores = scorer.frame_scores(scorer.fold_texts(texts), clips)[0]
         best: dict[float, tuple[float, int]] = {}  # by time: parts overlap
         for v, row in enumerate(rows):
             for f, time in enumerate(row.times):
@@ -140,42 +117,42 @@ class Searcher:
         matches = []
         for score, at in page.cut(sorted(best.values(), key=lambda pair: -pair[0])):
             v, f = divmod(at, scores.shape[1])
-            parts = share * texts.anchors[0] * videos.frame_concepts[v, f]
+            activations = scorer.concepts @ clips.frames[v, f] * clips.inverse_norms[v, 1 + f]
+            parts = scorer.how.concept_share * texts.anchors[0] * activations
             matches.append(_as_match(rows[v], score, rows[v].times[f], self._named(parts)))
         return matches
 
-    @no_grad
-    def by_video(self, store: AnyStore, videos: Videos, itself: Sequence[int], page: Page) -> list[Match]:
+    def by_video(self, store: AnyStore, clips: Clips, itself: Sequence[int], page: Page) -> list[Match]:
         """The videos most like one, given by its parts (V), leaving out its own clips; of long ones, on either side,
         the parts that are most alike count.
 
         Score: the cosine of the video features in both spaces, in the shares of the text score.
         """
-        snapshot, share = store.snapshot, self.model.config.concept_share
-        query, concepts = videos.features, self.model.space.concepts()
-        scaled = query * concept_scale(query, concepts) @ (concepts.T @ concepts)
+        snapshot, scorer, query = store.snapshot, self.scorer, clips.features
+        share = scorer.how.concept_share
+        activations = query @ scorer.concepts.T * clips.inverse_norms[:, :1]  # (V, K), as a text's anchors
+        folded = scorer.fold_texts(Queries(query, activations))
+        aligned = folded[:, query.shape[1] :]
 
-        def score(found: list[int]) -> Array:
-            features = self.vectors(snapshot, found)
-            aligned = scaled @ (features * concept_scale(features, concepts)).T
-            return library(query).amax((1 - share) * (query @ features.T) + share * aligned, 0)
+        def score(found: list[int]) -> np.ndarray:
+            features = unit(snapshot.vectors(found).astype(np.float32))
+            scaled = features * scorer.inverse_norms(features)[:, None]
+            return ((1 - share) * (query @ features.T) + share * (aligned @ scaled.T)).max(0)
 
         number = max(CANDIDATES, SIMILAR_CANDIDATES // len(query))
-        folded = library(query).concatenate([query, scaled], -1)
         best = self._ranked(store, snapshot, folded, score, page, number, itself)
         matches = []
         for (value, position), row in zip(best, snapshot.rows([p for _, p in best], page.filter), strict=True):
-            frames = self.videos(snapshot, [position]).frames[0]
-            moment = row.times[int(to_numpy(query @ frames.T).max(0).argmax())]
-            matches.append(_as_match(row, value, moment))
+            frames = self.clips(snapshot, [position]).frames[0]
+            matches.append(_as_match(row, value, row.times[int((query @ frames.T).max(0).argmax())]))
         return matches
 
     def _ranked(
         self,
         store: AnyStore,
         snapshot: State,
-        folded: Array,
-        score: Callable[[list[int]], Array],
+        folded: np.ndarray,
+        score: Callable[[list[int]], np.ndarray],
         page: Page,
         candidates: int,
         left_out: Sequence[int] = (),
@@ -188,7 +165,7 @@ class Searcher:
         while True:
             named: dict[int, None] = {}
             all_there = True  # that may answer
-            for query in to_numpy(folded):
+            for query in folded:
                 if less is None:
                     best_ones = self.candidates.search(store, snapshot, query, number, allowed)
                 else:
@@ -198,7 +175,7 @@ class Searcher:
             found = [position for position in named if position not in without]
             if not found:
                 return []
-            values = to_numpy(score(found))
+            values = score(found)
             ranked = [(float(values[i]), found[i]) for i in np.argsort(-values, kind="stable").tolist()]
             if page.group and snapshot.cut:
                 best: dict[str, tuple[float, int]] = {}
@@ -209,17 +186,10 @@ class Searcher:
                 return page.cut(ranked)
             number *= 4
 
-    def _match(self, texts: Texts, row: Row, video: Videos, score: float) -> Match:
-        c = self.model.config
-        heat = frame_scores(texts, video, c.concept_share)[0]
-        parts = concept_parts(texts, video, c.scoring)
-        return _as_match(row, score, row.times[int(heat.argmax())], self._named(parts))
-
-    def _named(self, parts: Array) -> tuple[tuple[str, float], ...]:
+    def _named(self, parts: np.ndarray) -> tuple[tuple[str, float], ...]:
         """The strongest concepts, by name, with what each adds to the score."""
-        values = to_numpy(parts)
-        named = [(k, float(values[k])) for k in np.argsort(-values, kind="stable")[:NAMED].tolist()]
-        return tuple((self.model.space.name(k), round(value, 4)) for k, value in named if value > 0)
+        named = [(k, float(parts[k])) for k in np.argsort(-parts, kind="stable")[:NAMED].tolist()]
+        return tuple((self.space.name(k), round(value, 4)) for k, value in named if value > 0)
 
 
 def _as_match(row: Row, score: float, moment: float, concepts: tuple[tuple[str, float], ...] = ()) -> Match:

@@ -10,16 +10,12 @@ Shapes: T texts, D joint width, K concepts.
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from suma.arrays import no_grad, unit
+from suma.model.encoder import Encoder, Queries
 from suma.model.vocabulary import fold, split_words
-from suma.similarity import Texts
-
-if TYPE_CHECKING:
-    from suma.model.text_encoder import AnyModel
+from suma.model.word_clusters import unit
 
 MAX_STEERED = 32  # concepts of one query
 _BRACKET = re.compile(r"\[\s*([^\[\]\s]+)\s+([-+]?\d*\.?\d+)\s*\]")
@@ -44,7 +40,7 @@ def unparse(sentence: str, weights: Mapping[str, float]) -> str:
     return " ".join([sentence, *(f"[{word} {round(value, 2):g}]" for word, value in weights.items())]).strip()
 
 
-def concepts_of(model: "AnyModel", weights: Mapping[str, float]) -> dict[int, float]:
+def concepts_of(model: Encoder, weights: Mapping[str, float]) -> dict[int, float]:
     """word -> weight into concept -> weight; of two words of one concept the later counts.
 
     Raises ValueError for what is no single word, a weight outside [-1, 1], or more than MAX_STEERED words.
@@ -60,13 +56,11 @@ def concepts_of(model: "AnyModel", weights: Mapping[str, float]) -> dict[int, fl
     return dict(zip(found, (float(value) for value in weights.values()), strict=True))
 
 
-@no_grad
-def steer(model: "AnyModel", texts: Texts | None, weights: Mapping[str, float]) -> Texts:
+def steer(model: Encoder, texts: Queries | None, weights: Mapping[str, float]) -> Queries:
     """One text (T = 1; None: no sentence) with some of its anchor's weights set."""
     if texts is None:
-        features, anchors = (np.zeros((1, n), np.float32) for n in (model.dim, model.space.num_concepts))
-        texts = Texts(model.array(features), model.array(anchors))
-    anchors = texts.anchors + 0  # a copy
+        texts = Queries(*(np.zeros((1, n), np.float32) for n in (model.dim, model.space.num_concepts)))
+    anchors = texts.anchors.copy()
     for concept, value in concepts_of(model, weights).items():
         anchors[0, concept] = value
-    return Texts(texts.features, unit(anchors))
+    return Queries(texts.features, unit(anchors))

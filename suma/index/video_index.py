@@ -13,7 +13,6 @@ from typing import overload
 
 import numpy as np
 
-from suma.arrays import Array, library, no_grad, to_numpy, unit
 from suma.atomic_io import digest_of, on_disk
 from suma.index.captions import CaptionList
 from suma.index.catalog import REMOVED, Row, describe, key
@@ -22,12 +21,14 @@ from suma.index.milvus import MilvusStore, is_server
 from suma.index.parts import Part
 from suma.index.query import ALL, Filter, Query, parse
 from suma.index.report import Report
+from suma.index.scoring import Clips
 from suma.index.search import Match, Page, Searcher, nearest
 from suma.index.storage import AnyStore, State
 from suma.index.store import Store, newest, remembered_model
 from suma.model.checkpoint import BUNDLED
-from suma.model.text_encoder import AnyModel, load_for_search
-from suma.similarity import Texts, Videos, fold_texts
+from suma.model.encoder import Encoder, Queries
+from suma.model.text_encoder import load_for_search
+from suma.model.word_clusters import unit
 from suma.video.frames import SEGMENT
 from suma.video.worker import TIME_LIMIT, Decoder
 
@@ -79,7 +80,7 @@ class VideoIndex:
     inner product (the folded score, exact for `mean` aggregation), then scores the best with all their frames.
     """
 
-    def __init__(self, model: AnyModel, segment: float = SEGMENT):
+    def __init__(self, model: Encoder, segment: float = SEGMENT):
         if model.config.activation != "cosine":
             raise ValueError(f'searches need concepts by plain cosines, this model has "{model.config.activation}"')
         if not segment >= 0:
@@ -89,8 +90,9 @@ class VideoIndex:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._store: AnyStore | None = None  # made when it is needed
         self._searcher = Searcher(self.model)
-        self._statistics: tuple[State, Array, Array] | None = None  # of the concepts, over all frames
-        self._recent: dict[str, tuple[list[Row], Videos]] = {}  # files that are not in the index
+        self.scorer = self._searcher.scorer
+        self._statistics: tuple[State, np.ndarray, np.ndarray] | None = None  # of the concepts, over all frames
+        self._recent: dict[str, tuple[list[Row], Clips]] = {}  # files that are not in the index
         self._captions: CaptionList | None = None  # None: as the store has them
         self._popular: Popularity | None = None  # the clips', with texts at large
 
@@ -163,10 +165,10 @@ class VideoIndex:
         Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
         """
-        from suma.index.ingest import Builder  # with torch
+        from suma.index.ingest import Builder  # with PyAV
 
         kept = is_kept(self.store)
-        builder = Builder(self.model.whole(), self.store, workers, time_limit, bf16)
+        builder = Builder(self.model, self.scorer, self.store, workers, time_limit, bf16)
         report = builder.run(paths, prune, retry, exclude, part, photos)
         if kept:
             self.keep_hubness()
@@ -189,15 +191,14 @@ class VideoIndex:
 
     # ---- searching -------------------------------------------------------------------------------------------------
 
-    def videos(self, rows: Sequence[int]) -> Videos:
-        """These rows' features (N, D), frames (N, F, D) padded with zeros, mask, and places in the concept space."""
+    def videos(self, rows: Sequence[int]) -> Clips:
+        """These rows' features (N, D) and frames (N, F, D), padded with zeros."""
         snapshot = self.store.snapshot
-        return self._searcher.videos(snapshot, [int(snapshot.live[i]) for i in rows])
+        return self._searcher.clips(snapshot, [int(snapshot.live[i]) for i in rows])
 
-    @no_grad
     def search(
         self,
-        query: str | Query | Texts,
+        query: str | Query | Queries,
         top_k: int = 10,
         *,
         offset: int = 0,
@@ -248,12 +249,10 @@ class VideoIndex:
             self._popular = Popularity(texts, self._fold)
         return self._popular
 
-    @no_grad
-    def _fold(self, texts: Sequence[str]) -> Array:
+    def _fold(self, texts: Sequence[str]) -> np.ndarray:
         """Folded vectors (n, 2D) of texts."""
-        parts, concepts = [texts[i : i + 256] for i in range(0, len(texts), 256)], self.model.space.concepts()
-        folded = [fold_texts(*self.model.make_texts(part), concepts) for part in parts]
-        return library(folded[0]).concatenate(folded)
+        parts = (texts[i : i + 256] for i in range(0, len(texts), 256))
+        return np.concatenate([self.scorer.fold_texts(self.model.encode_queries(part)) for part in parts])
 
     def keep_hubness(self) -> None:
         """Keep what a search with `hubness` needs beside the index; from then on `add` and `save` bring it up to
@@ -261,7 +260,6 @@ class VideoIndex:
         with self.store.writing():
             self._popularity().keep(self.folder_store)
 
-    @no_grad
     def similar(
         self,
         path: str | Path,
@@ -299,7 +297,7 @@ class VideoIndex:
         """The captions of the list that describe a video (indexed or not) best: (caption, score), best first."""
         if not self.caption_list:
             raise ValueError("the index has no captions: give it some with set_captions([...])")
-        return self._listed.search(self.model, self.store, self.parts(path)[1], Page(top_k).top_k)
+        return self._listed.search(self.store, self.scorer, self._fold, self.parts(path)[1], Page(top_k).top_k)
 
     def row_of(self, path: str | Path) -> int:
         """The (first) row of an indexed video. Raises KeyError naming a path that is not in the index."""
@@ -309,8 +307,7 @@ class VideoIndex:
             raise KeyError(f"{path} is not in the index")
         return int(np.searchsorted(snapshot.live, positions[0]))
 
-    @no_grad
-    def concept_statistics(self) -> tuple[Array, Array]:
+    def concept_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in a large
         one, of evenly spaced videos)."""
         snapshot = self.store.snapshot
@@ -322,28 +319,27 @@ class VideoIndex:
                 features, _, valid = snapshot.gather(chosen[i : i + 512])
                 x = unit(features[:, 1:][valid[:, 1:]].astype(np.float32))
                 total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
-            concepts, mean = to_numpy(self.model.space.concepts()), total / max(1, count)
+            concepts, mean = self.scorer.concepts, total / max(1, count)
             covariance = squares / max(1, count) - mean[:, None] * mean
             deviation = np.sqrt(np.maximum(((concepts @ covariance) * concepts).sum(1), 1e-6))
-            self._statistics = (snapshot, self.model.array(concepts @ mean), self.model.array(deviation))
+            self._statistics = (snapshot, concepts @ mean, deviation)
         return self._statistics[1:]
 
-    def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Videos]:
+    def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Clips]:
         """One video's (or image's) row and features, or those of the part around `at` seconds of a long one; see
         `parts`."""
-        rows, videos = self.parts(path)
+        rows, clips = self.parts(path)
         n = nearest(rows, at)
-        return rows[n], Videos(*(x[n : n + 1] for x in videos))
+        return rows[n], clips.one(n)
 
-    @no_grad
-    def parts(self, path: str | Path) -> tuple[list[Row], Videos]:
+    def parts(self, path: str | Path) -> tuple[list[Row], Clips]:
         """All parts (V) of a video, or the image, with their features: out of the index, or read and encoded now (the
         last few are kept). Raises FileNotFoundError or ValueError where it cannot be read."""
         path, snapshot = on_disk(path), self.store.snapshot
         known, positions = snapshot.file(path), snapshot.positions_of(path)
         if known and positions:  # the file that is asked for, whichever copies it has
             rows = [replace(row, path=known.path, mtime=known.mtime) for row in snapshot.rows(positions)]
-            return rows, self._searcher.videos(snapshot, positions)
+            return rows, self._searcher.clips(snapshot, positions)
         row = describe(Path(path))
         row.digest = digest_of(row.path)
         if row.digest not in self._recent:
@@ -355,32 +351,20 @@ class VideoIndex:
             self._recent[row.digest] = read
         return self._recent[row.digest]
 
-    def _decode(self, row: Row) -> tuple[list[Row], Videos]:
+    def _decode(self, row: Row) -> tuple[list[Row], Clips]:
         """The parts of a file, decoded in a process of its own."""
-        import torch
+        from suma.video.preprocess import prepare
 
-        from suma.video.preprocess import resize_frames
-
-        model, image, decoder = self.model.whole(), self.model.config.image, Decoder()
-        size = (image["size"], image["resize_mode"], image["interpolation"])
-        rows, features, frames = [], [], []
+        rows, encoded, decoder = [], [], Decoder()
         try:
             for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
-                pixels = torch.cat([resize_frames(frame, *size) for frame in part.frames])
-                with torch.no_grad():
-                    one, pictures = model.encode_video(pixels[None].to(model.device))
-                features.append(to_numpy(one[0]))
-                frames.append(to_numpy(pictures[0]))
+                encoded += self.model.encode_videos([prepare(part.frames, self.model.config.image)])
                 rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))
         finally:
             decoder.close()
         if not rows:
             raise ValueError(f"{row.path} has no frames")
-        mask = np.arange(max(map(len, frames))) < np.array([len(f) for f in frames])[:, None]
-        padded = np.zeros((*mask.shape, model.dim), np.float32)
-        padded[mask] = np.concatenate(frames)
-        found: list[Array] = [self.model.array(x) for x in (np.stack(features), padded, mask)]
-        return rows, self.model.make_videos(*found)
+        return rows, self.scorer.clips(encoded)
 
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
@@ -407,7 +391,7 @@ class VideoIndex:
         else:
             self.folder = folder
         if listed is not None:
-            self._captions = listed.save(self.store, self.model)
+            self._captions = listed.save(self.store, self.scorer, self._fold)
         if is_kept(self.store):
             self.keep_hubness()
 
@@ -423,7 +407,7 @@ class VideoIndex:
             self._temporary = None
 
     @classmethod
-    def load(cls, folder: str | Path, model: "AnyModel | None" = None, segment: float | None = None) -> "VideoIndex":
+    def load(cls, folder: str | Path, model: Encoder | None = None, segment: float | None = None) -> "VideoIndex":
         """Open a saved index, also one in Milvus (milvus.py). Without `model` it loads the one that it remembers.
 
         Raises FileNotFoundError where there is none, and ValueError for a damaged or foreign one, or one made with

@@ -3,10 +3,13 @@
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suma.model.config import SUMAConfig
 from suma.model.open_clip_models import advice, is_named, prepared_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PACKED = Path(__file__).resolve().parents[1] / "bundled"  # pyproject.toml puts it into the installed package
 BUNDLED = _PACKED if _PACKED.is_dir() else _PACKED.parents[1] / "assets" / "model"
@@ -82,6 +85,17 @@ def _download(model_id: str, name: str, **options: Any) -> Path:
 def saved_tokenizer(folder: Path) -> Path | None:
     """Return the folder of the tokenizer saved with a model, or None where open_clip has it."""
     return folder / TOKENIZER if (folder / TOKENIZER).is_dir() else None
+
+
+def read_weights(file: Path, device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, str]]:
+    """Return a file's tensors on a device, and its metadata. Raise RuntimeError for one that is not whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device=device) as content:
+            return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
 
 
 def read_config(folder: Path) -> SUMAConfig:

@@ -4,7 +4,7 @@ activate.
 Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -124,6 +124,6 @@ class ConceptSpace(nn.Module, Vocabulary):
             cosines = cosines.masked_fill(cosines < least, 0)
         return cosines.relu()
 
-    def anchors(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> Tensor:
-        """Return `Vocabulary.anchors` as a tensor on the concepts' device."""
-        return torch.from_numpy(super().anchors(sentences, embed)).to(self.centres.device)
+    def assignment(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the buffers as `Vocabulary.assignment` has them."""
+        return self.word_to_concept.cpu().numpy(), self.initial_centres.float().cpu().numpy()

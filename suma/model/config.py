@@ -4,14 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from suma.arrays import Array, to_numpy
-from suma.similarity import AGGREGATIONS, Scoring
-
 FORMAT_VERSION = 1
+AGGREGATIONS = ("softmax", "mean", "max")
 ANCHORS = ("binary", "count", "idf", "self")
 ACTIVATIONS = ("cosine", "mlp", "relu", "top", "sparsemax")
 LATER = (  # fields added after format 1: left out of the fingerprint at their defaults
@@ -22,6 +20,27 @@ LATER = (  # fields added after format 1: left out of the fingerprint at their d
     "untrained",
     "ignored_words",
 )
+
+
+class Scoring(NamedTuple):
+    """How the four similarities (suma.similarity.Similarities) become one score."""
+
+    concept_share: float  # of the aligned space
+    aggregation: str = "softmax"  # over frames
+    temperature: float = 0.05  # of that softmax
+    coarse_share: float = 0.5  # of the whole video in each space; the rest is the frames' (in equal parts: our reading)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Return the weight of each similarity, by its name; they sum to 1."""
+        original, aligned = 1 - self.concept_share, self.concept_share
+        coarse, fine = self.coarse_share, 1 - self.coarse_share
+        return {
+            "coarse": original * coarse,
+            "fine": original * fine,
+            "concept_coarse": aligned * coarse,
+            "concept_fine": aligned * fine,
+        }
 
 
 @dataclass
@@ -77,7 +96,7 @@ class SUMAConfig:
         return Scoring(self.concept_share, self.aggregation, self.aggregation_temperature, self.coarse_share)
 
 
-def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Array]]) -> str:
+def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, np.ndarray]]) -> str:
     """Return 16 hex digits that name a model: a hash of its config and of its weights, given in the order of their
     names; floats are hashed as float32, as they are once loaded.
 
@@ -92,13 +111,12 @@ def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, Array]]) -> str
     for name, weight in weights:
         if config.untrained and name.startswith("space."):
             continue
-        loaded = to_numpy(weight)
         digest.update(name.encode())
-        digest.update(loaded.astype(np.float32 if loaded.dtype.kind == "f" else loaded.dtype).tobytes())
+        digest.update(weight.astype(np.float32 if weight.dtype.kind == "f" else weight.dtype).tobytes())
     return digest.hexdigest()[:16]
 
 
-def first_values(weight: Any, shape: Sequence[int] | None = None) -> Array:
+def first_values(weight: Any, shape: Sequence[int] | None = None) -> Any:
     """Return up to 16 values of a weight, from its start: an array, a tensor, or one of this shape in a safetensors
     file, of which no more is read."""
     shape = weight.shape if shape is None else shape
@@ -106,7 +124,7 @@ def first_values(weight: Any, shape: Sequence[int] | None = None) -> Array:
 
 
 def stored_fingerprint(
-    metadata: Mapping[str, str] | None, config: SUMAConfig, firsts: Iterable[tuple[str, Array]]
+    metadata: Mapping[str, str] | None, config: SUMAConfig, firsts: Iterable[tuple[str, np.ndarray]]
 ) -> str:
     """Return the fingerprint that a weights file has in its metadata, so that not all weights need hashing.
 

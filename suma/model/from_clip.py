@@ -87,7 +87,7 @@ def make_clusters(
         raise ValueError(f"concept_start {start!r}: choose one of {', '.join(STARTS)}")
     clip, text_cfg, words = towers.backbone.clip, towers.backbone.config["text_cfg"], list(counts)
     tokenizer = load_tokenizer(towers.backbone.tokenizer, text_cfg, towers.tokenizer_folder)
-    embeddings = text_tower.word_embeddings(clip, tokenizer, words).cpu().numpy()
+    embeddings = text_tower.word_embeddings(clip, tokenizer, words)
     if start == "prompts":
         return cluster_by_prompts(clip, tokenizer, text_cfg, counts, embeddings, num_concepts, seed)
     sentences = None

@@ -4,9 +4,11 @@ Shapes: T texts, V videos, F frames, L tokens, W words, K concepts, D joint widt
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -16,24 +18,26 @@ from torch import Tensor, nn
 
 from suma.model import text_tower
 from suma.model.backbone import build_clip, cell_width, encode_trunk, is_convolutional, project
-from suma.model.checkpoint import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, saved_tokenizer, source_of
+from suma.model.checkpoint import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, read_weights, saved_tokenizer, source_of
 from suma.model.concept_space import ConceptSpace
 from suma.model.config import SUMAConfig, fingerprint, first_values, stored_fingerprint
-from suma.model.from_clip import (
-    fill,
-    load_towers,
-    make_clusters,
-    make_config,
-    model_options,
-    start_concepts,
-    words_of,
-)
+from suma.model.cpu import fast_image_tower, has_bf16
+from suma.model.encoder import Queries
+from suma.model.from_clip import fill, load_towers, make_clusters, make_config, model_options, start_concepts, words_of
 from suma.model.open_clip_models import is_named, prepare, prepared_folder
 from suma.model.temporal import FrameGrid, TemporalEncoder
 from suma.model.tokenizer import load_tokenizer
 from suma.model.vocabulary import nfc
 from suma.similarity import Texts, Videos, score
 from suma.video.preprocess import normalize
+
+BATCH_FRAMES = {"cpu": 48, "cuda": 384}  # of an index that are encoded at once
+
+
+def _to_numpy(x: Tensor) -> np.ndarray:
+    """Return a tensor as an array; bfloat16, which numpy has not, as float32."""
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()
 
 
 class SUMA(
@@ -146,15 +150,7 @@ class SUMA(
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":
         """Load the weights (the mixin has read the config): safetensors or an error, never a pickle."""
-        from safetensors import SafetensorError, safe_open
-
-        file = Path(model_id, WEIGHTS)
-        try:
-            with safe_open(file, framework="pt", device=map_location) as content:
-                state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  (no dict)
-                metadata = content.metadata() or {}
-        except SafetensorError as error:
-            raise RuntimeError(f"{file} is not a whole safetensors file: {error}") from error
+        state, metadata = read_weights(Path(model_id, WEIGHTS), map_location)
         for option in HUB_OPTIONS:  # the mixin passes them on; all is here by now
             kwargs.pop(option, None)
         model = cls(**{**kwargs, "tokenizer_folder": saved_tokenizer(Path(model_id))})
@@ -168,9 +164,8 @@ class SUMA(
         """Save the weights with the fingerprint, and a tokenizer that open_clip lacks (the mixin saves the config)."""
         from safetensors.torch import save_model
 
-        weights = sorted(self.state_dict().items())
-        firsts = [(name, first_values(weight)) for name, weight in weights]
-        names = {"fingerprint": fingerprint(self.config, weights), "sample": fingerprint(self.config, firsts)}
+        firsts = fingerprint(self.config, self._weights(first_values))
+        names = {"fingerprint": fingerprint(self.config, self._weights()), "sample": firsts}
         save_model(self, str(save_directory / WEIGHTS), metadata={"format": "pt", **names})
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(save_directory / TOKENIZER)
@@ -181,15 +176,18 @@ class SUMA(
         They are read from the model's file, while a sample of config and weights agrees with it; else all are hashed.
         """
         if not self._fingerprint:
-            weights = sorted(self.state_dict().items())
-            firsts = ((name, first_values(weight)) for name, weight in weights)
-            stored = stored_fingerprint(self._metadata, self.config, firsts)
-            self._fingerprint = stored or fingerprint(self.config, weights)
+            stored = stored_fingerprint(self._metadata, self.config, self._weights(first_values))
+            self._fingerprint = stored or fingerprint(self.config, self._weights())
         return self._fingerprint
+
+    def _weights(self, part: Callable[[Tensor], Tensor] = lambda weight: weight) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the weights, or a part of each, in the order of their names."""
+        for name, weight in sorted(self.state_dict().items()):
+            yield name, _to_numpy(part(weight))
 
     def verify(self) -> None:
         """Raise RuntimeError where the weights are not those that `fingerprint` names."""
-        if (found := fingerprint(self.config, sorted(self.state_dict().items()))) != self.fingerprint():
+        if (found := fingerprint(self.config, self._weights())) != self.fingerprint():
             raise RuntimeError(
                 f"the model {self.source or '(bundled)'} is damaged: its weights are {found}, its file says "
                 f"{self.fingerprint()}. Download it again, or save it again and index the videos again"
@@ -206,14 +204,6 @@ class SUMA(
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.concept_logit_scale.device
-
-    def whole(self) -> "SUMA":
-        """Return itself; a `suma.model.text_encoder.TextEncoder` loads one."""
-        return self
-
-    def array(self, values: np.ndarray) -> Tensor:
-        """Return an array as a tensor where the weights are."""
-        return torch.from_numpy(values).to(self.device)
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Return token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
@@ -280,13 +270,13 @@ class SUMA(
 
     # ---- the concept space and the score ---------------------------------------------------------------------------
 
-    def embed_words(self, words: Sequence[str]) -> Tensor:
+    def embed_words(self, words: Sequence[str]) -> np.ndarray:
         """Return the token embeddings (W, E) of words: the mean over their sub-word tokens."""
         return text_tower.word_embeddings(self.clip, self.tokenizer, words)
 
     def anchors(self, sentences: Sequence[str]) -> Tensor:
         """Return the unit anchors (T, K) of sentences: the concepts that their words name."""
-        return self.space.anchors(sentences, self.embed_words)
+        return torch.from_numpy(self.space.anchors(sentences, self.embed_words)).to(self.device)
 
     def make_texts(self, sentences: Sequence[str]) -> Texts:
         """Return sentences as `score` takes them."""
@@ -309,6 +299,36 @@ class SUMA(
     def score(self, texts: Texts, videos: Videos) -> Tensor:
         """Return the score (T, V) by which videos are ranked for texts and texts for videos."""
         return score(texts, videos, self.config.scoring)
+
+    # ---- for an index, in numpy: suma.model.encoder.Encoder --------------------------------------------------------
+
+    def concepts(self) -> np.ndarray:
+        """Return the concepts (K, D), each of length 1."""
+        return _to_numpy(self.space.concepts())
+
+    @torch.no_grad()
+    def encode_queries(self, sentences: Sequence[str]) -> Queries:
+        """Return the features and anchors of sentences."""
+        return Queries(*map(_to_numpy, self.make_texts(sentences)))
+
+    @torch.no_grad()
+    def encode_videos(self, videos: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return unit rows (1 + F, D) float32 of each video's pixels (F, 3, S, S) uint8, encoded in one batch."""
+        lengths = [len(pixels) for pixels in videos]
+        encoded = self.encode_frames(torch.from_numpy(np.concatenate(videos)).to(self.device))
+        frames = nn.utils.rnn.pad_sequence(list(encoded.to(self.concept_logit_scale.dtype).split(lengths)), True)
+        mask = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+        video, frames = self.encode_temporal(frames, mask)
+        rows = _to_numpy(torch.cat([video[:, None], frames], 1))
+        return [of_one[: 1 + length] for of_one, length in zip(rows, lengths, strict=True)]
+
+    @contextmanager
+    def encoding(self, bf16: bool = False) -> Iterator[int]:
+        """Encode videos faster until the `with` block ends; warn where the processor has no bfloat16 (`bf16`)."""
+        if slow := bf16 and self.device.type == "cpu" and not has_bf16():
+            warn("this processor has no bfloat16: frames are encoded in float32, which is faster", stacklevel=6)
+        with fast_image_tower(self.clip, bf16 and not slow):
+            yield BATCH_FRAMES.get(self.device.type, BATCH_FRAMES["cpu"])
 
     def forward(self, tokens: Tensor, anchors: Tensor, pixels: Tensor, mask: Tensor) -> dict[str, Any]:
         """Return what the losses need: `texts`, `videos`, `logit_scale` and `concept_logit_scale` (the temperatures'

@@ -73,7 +73,7 @@ def _encode_run(tower: Any, tokens: Tensor) -> Tensor:
     return tower.text_projection(x) if isinstance(tower.text_projection, nn.Module) else x @ tower.text_projection
 
 
-def word_embeddings(clip: nn.Module, tokenizer: Any, words: Sequence[str]) -> Tensor:
+def word_embeddings(clip: nn.Module, tokenizer: Any, words: Sequence[str]) -> np.ndarray:
     """Return the mean of each word's rows in the token embedding table (W, E) (section 3.2 of the paper)."""
     table = token_table(clip).weight.detach()
     if hasattr(tokenizer, "encode"):
@@ -84,7 +84,7 @@ def word_embeddings(clip: nn.Module, tokenizer: Any, words: Sequence[str]) -> Te
     empty = [word for word, ids in zip(words, pieces, strict=True) if not ids]
     if empty:
         raise ValueError(f"the tokenizer has no token for {empty[:3]}")
-    return torch.stack([table[torch.tensor(ids, device=table.device)].mean(0) for ids in pieces]).float()
+    return torch.stack([table[torch.tensor(ids, device=table.device)].mean(0) for ids in pieces]).float().cpu().numpy()
 
 
 @torch.no_grad()

@@ -8,15 +8,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import regex  # knows the classes of Unicode, as `re` does not
 
-from suma.arrays import Array, to_numpy, unit
+from suma.model.word_clusters import unit
 
 # Letters and digits with their combining marks, and the two joiners that stand inside words of many scripts.
 _INNER = r"(?:[\p{L}\p{N}\p{M}]|[\u200c\u200d](?=[\p{L}\p{N}\p{M}]))"
 _WORD = regex.compile(rf"[\p{{L}}\p{{N}}]{_INNER}*(?:'\p{{L}}[\p{{L}}\p{{M}}]*)?")
+Embed: TypeAlias = Callable[[Sequence[str]], np.ndarray]  # words -> their token embeddings (n, E) float32
 UNLIKE = 0.75  # an unseen word must be nearer to a concept than this share of the concepts is to another concept
 
 
@@ -75,9 +77,6 @@ def ignored_words() -> list[str]:
 class Vocabulary:
     """Know which concept each word names, and what it weighs in a sentence."""
 
-    word_to_concept: Array  # (W,) int64
-    initial_centres: Array  # (K, E): by which words never seen are told
-
     def __init__(
         self, words: Sequence[str], counts: Sequence[int], num_captions: int, anchor: str, ignored: Sequence[str] = ()
     ):
@@ -89,19 +88,23 @@ class Vocabulary:
         self._index = {word: i for i, word in enumerate(self.words)}
         self._idf = [math.log((1 + num_captions) / (1 + min(n, num_captions))) for n in counts]
 
+    def assignment(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return each word's concept (W,) int64, and the centres (K, E) by which words never seen are told."""
+        raise NotImplementedError
+
     @property
     def num_concepts(self) -> int:
         """Return K."""
-        return len(self.initial_centres)
+        return len(self.assignment()[1])
 
-    def concept_of(self, words: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> list[int]:
+    def concept_of(self, words: Sequence[str], embed: Embed) -> list[int]:
         """Return each word's concept; for a word never seen, the concept of the nearest initial centre (our reading).
 
         `embed` maps words to token embeddings (n, E) and is called once, for the unseen words only.
         """
         return [concept for concept, _ in self._named(words, embed)]
 
-    def _named(self, words: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> list[tuple[int, float]]:
+    def _named(self, words: Sequence[str], embed: Embed) -> list[tuple[int, float]]:
         """Return each word's concept and how surely it names it: 1, or for a word never seen the cosine with the
         concept's initial centre, 0 where that is not above what UNLIKE of the centres reach with another centre.
 
@@ -109,17 +112,17 @@ class Vocabulary:
         of them are above it, and 89 % of these nearest to the concept of their likes.
         """
         unseen = sorted({word for word in words if word not in self._index})
-        known, found = self.word_to_concept.tolist(), dict[str, tuple[int, float]]()
+        (concepts, centres), found = self.assignment(), dict[str, tuple[int, float]]()
         if unseen:
-            centres, new = (unit(to_numpy(x).astype(np.float32)) for x in (self.initial_centres, embed(unseen)))
+            centres, new = unit(centres), unit(embed(unseen))
             alike, cosines = centres @ centres.T, new @ centres.T
             np.fill_diagonal(alike, 0)
             least = max(0.0, float(np.quantile(alike.max(1), UNLIKE)))
             for word, concept, cosine in zip(unseen, cosines.argmax(1).tolist(), cosines.max(1).tolist(), strict=True):
                 found[word] = concept, min(cosine, 1.0) if cosine > least else 0.0
-        return [found[word] if word in found else (known[self._index[word]], 1.0) for word in words]
+        return [found[word] if word in found else (int(concepts[self._index[word]]), 1.0) for word in words]
 
-    def anchors(self, sentences: Sequence[str], embed: Callable[[Sequence[str]], Array]) -> Array:
+    def anchors(self, sentences: Sequence[str], embed: Embed) -> np.ndarray:
         """Return unit anchors (T, K): the concepts that the words of each sentence name (a row of zeros without words).
 
         `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
@@ -156,7 +159,7 @@ class Vocabulary:
         """Return all words of a concept, best names first. Raise ValueError for a concept that is none."""
         if not 0 <= concept < self.num_concepts:
             raise ValueError(f"concept {concept} is outside 0..{self.num_concepts - 1}")
-        return [self.words[i] for i in np.flatnonzero(to_numpy(self.word_to_concept) == concept).tolist()]
+        return [self.words[i] for i in np.flatnonzero(self.assignment()[0] == concept).tolist()]
 
     def name(self, concept: int, num_words: int = 3) -> str:
         """Return a concept's name: its most central, frequent words."""

@@ -11,6 +11,16 @@ import numpy as np
 STARTS = ("tokens", "sentences", "prompts", "random")
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+    """Return the rows (..., n), each of length 1; a row of zeros stays.
+
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
 class Clusters(NamedTuple):
     """The clusters of a model's words, from which its concepts begin."""
 
@@ -72,12 +82,11 @@ def cluster_words(
             f"{num_words} distinct words cannot fill {num_concepts} concepts: "
             f"give more captions or at most num_concepts={num_words}"
         )
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    unit = np.ascontiguousarray(unit, dtype=np.float32)
+    words = np.ascontiguousarray(unit(embeddings), dtype=np.float32)
     if num_concepts == num_words:
-        return unit.copy(), np.arange(num_words)
+        return words.copy(), np.arange(num_words)
     kmeans = faiss.Kmeans(
-        unit.shape[1],
+        words.shape[1],
         num_concepts,
         niter=25,
         nredo=tries,
@@ -86,9 +95,9 @@ def cluster_words(
         min_points_per_centroid=1,
         max_points_per_centroid=max(256, num_words),
     )
-    kmeans.train(unit)
+    kmeans.train(words)
     centres = np.array(kmeans.centroids, dtype=np.float32).reshape(num_concepts, -1)
-    similarity = unit @ centres.T
+    similarity = words @ centres.T
     assignment = similarity.argmax(1)
     closeness = similarity[np.arange(num_words), assignment]
     sizes = np.bincount(assignment, minlength=num_concepts)
@@ -97,7 +106,7 @@ def cluster_words(
         word = candidates[closeness[candidates].argmin()]
         sizes[assignment[word]] -= 1
         assignment[word], sizes[empty], closeness[word] = empty, 1, 1.0
-        centres[empty] = unit[word]
+        centres[empty] = words[word]
     return centres, assignment
 
 
@@ -116,22 +125,20 @@ def cluster_by(
     """
     known = np.array([i for i, word in enumerate(words) if word in vectors], np.int64)
     _, found = cluster_words(np.stack([vectors[words[i]] for i in known] or [np.zeros(1)]), num_concepts, seed)
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    centres = mean_of_each(unit[known], found, num_concepts)
+    centres = mean_of_each(unit(embeddings[known]), found, num_concepts)
     assignment = nearest_centre(embeddings, centres)
     assignment[known] = found
     return centres, assignment
 
 
-def mean_of_each(unit: np.ndarray, assignment: np.ndarray, num_concepts: int) -> np.ndarray:
+def mean_of_each(words: np.ndarray, assignment: np.ndarray, num_concepts: int) -> np.ndarray:
     """Return the unit mean (K, E) of each concept's unit vectors (W, E)."""
-    total = np.zeros((num_concepts, unit.shape[1]), np.float32)
-    np.add.at(total, assignment, unit)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    total = np.zeros((num_concepts, words.shape[1]), np.float32)
+    np.add.at(total, assignment, words)
+    return unit(total)
 
 
 def naming_order(embeddings: np.ndarray, centres: np.ndarray, assignment: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the order (W,) with the best names of each concept first: words close to the centre, and frequent."""
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    central = (unit * centres[assignment]).sum(1)
+    central = (unit(embeddings) * centres[assignment]).sum(1)
     return np.argsort(-np.clip(central, 0, None) * np.log1p(counts), kind="stable")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from suma.model import text_tower
-from suma.model.word_clusters import Clusters, cluster_words, mean_of_each, naming_order
+from suma.model.word_clusters import Clusters, cluster_words, mean_of_each, naming_order, unit
 from suma.video.preprocess import resize_frames
 
 PROMPTS = ("a photo of {}", "a video of {}")
@@ -85,10 +85,9 @@ def cluster_by_prompts(
     concepts = mean_of_each(features, found, num_concepts)
     rows = np.array([row[base] for base in bases])
     assignment = found[rows]
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     frequencies = np.array([counts[word] * (base == word) for word, base in zip(words, bases, strict=True)])
     order = naming_order(features[rows], concepts, assignment, frequencies)
-    return Clusters(order, assignment[order], mean_of_each(unit, assignment, num_concepts), concepts)
+    return Clusters(order, assignment[order], mean_of_each(unit(embeddings), assignment, num_concepts), concepts)
 
 
 @torch.no_grad()
@@ -112,5 +111,4 @@ def orthogonal(concepts: np.ndarray, mean: np.ndarray | None) -> np.ndarray:
     if mean is None:
         return concepts
     along = mean / np.linalg.norm(mean)
-    rest = concepts - np.outer(concepts @ along, along)
-    return (rest / np.maximum(np.linalg.norm(rest, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit(concepts - np.outer(concepts @ along, along)).astype(np.float32)

@@ -3,7 +3,8 @@
 Shapes: F frames, h and w pixels of a picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,12 @@ def resize_frames(
     pixels = torch.from_numpy(np.require(frames, requirements=["C", "W"])).permute(0, 3, 1, 2)
     pixels = functional.resize(pixels, to, InterpolationMode(interpolation), antialias=True)
     return functional.center_crop(pixels, [size, size]).contiguous()
+
+
+def prepare(frames: Iterable[np.ndarray], image: Mapping[str, Any]) -> np.ndarray:
+    """Return blocks of frames, uint8 (f, h, w, 3), as one array uint8 (F, 3, size, size); `image`: a model's config."""
+    size = (image["size"], image["resize_mode"], image["interpolation"])
+    return torch.cat([resize_frames(block, *size) for block in frames]).numpy()
 
 
 def normalize(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 
 from suma import SUMA, VideoIndex
 from suma.model.cpu import use_fast_matmul
+from suma.model.word_clusters import unit
 
 SHARED = ROOT.parent / "shared"
 
@@ -67,22 +68,13 @@ def ask(folder: Path, model: SUMA) -> None:
         video = index.parts(path)[1]
         scores = []
         for i in range(0, count, 5000):
-            texts = torch.from_numpy(vectors[i : i + 5000].astype(np.float32))
-            features = torch.nn.functional.normalize(texts[:, :dim], dim=-1)
-            scores.append(score_of(model, features, texts[:, dim:], video))
-        best = torch.cat(scores).topk(10).indices.tolist()
+            folded = vectors[i : i + 5000].astype(np.float32)
+            folded[:, :dim] = unit(folded[:, :dim])
+            scores.append(index.scorer.score(folded, video)[:, 0])
+        best = np.argsort(-np.concatenate(scores))[:10].tolist()
         hits.append(len(ours & {index.caption_list[i] for i in best}) / 10)
     told = f"recall@10 of {len(hits)} videos against the full score of all lines ({model.config.aggregation})"
     print(f"{told}: {np.mean(hits):.3f}", flush=True)
-
-
-def score_of(model: SUMA, features: torch.Tensor, named: torch.Tensor, video: tuple) -> torch.Tensor:
-    """The score (n,) of lines and one video."""
-    from suma.similarity import Texts, concept_scale, score_by_scale
-
-    rows = torch.cat([video.features[:, None], video.frames], dim=1)  # type: ignore[attr-defined]
-    scales, c = concept_scale(rows, model.space.concepts())[..., 0], model.config
-    return score_by_scale(Texts(features, named), named, rows, scales, video.mask, c.scoring)[:, 0]  # type: ignore[attr-defined]
 
 
 def main() -> None:

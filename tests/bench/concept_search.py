@@ -18,14 +18,16 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 import numpy as np
 import torch
-from encode import encode_captions, encode_videos
+from encode import clips_of, encode_captions, encode_videos
 from evaluate import load_split
 from metrics import owners, retrieval
 from torch import Tensor
 
+from suma.index.scoring import Scorer
+from suma.model.config import Scoring
 from suma.model.cpu import use_fast_matmul
+from suma.model.encoder import Queries
 from suma.model.suma import SUMA
-from suma.similarity import fold_texts, fold_videos
 
 KEPT = (4, 8, 16, 32, 64)  # concepts of each video in the inverted lists
 FIRST = 100  # candidates of the first stage
@@ -78,16 +80,20 @@ def main() -> None:
     model = SUMA.from_pretrained(args.model)
     clips, cache = load_split(model, str(args.dataset), "test_1k", None)
     videos, (captions, correct) = encode_videos(model, clips, cache), owners(clips)
-    texts, concepts, dim = encode_captions(model, captions), model.space.concepts().detach(), model.dim
-    how = model.config.scoring
+    texts, dim, how = encode_captions(model, captions), model.dim, model.config.scoring
+
+    def fold(how: Scoring) -> tuple[Tensor, Tensor]:
+        scorer = Scorer(model.concepts(), how)
+        queries = scorer.fold_texts(Queries(*(x.numpy() for x in texts)))
+        return torch.from_numpy(queries), torch.from_numpy(scorer.fold_videos(clips_of(scorer, videos)))
+
     print(
         f"{len(captions)} captions, {len(clips)} videos; {platform.machine()}, one thread, torch {torch.__version__}\n"
     )
 
     print("| space | bytes per video | R@1 (95 %) | R@10 |\n|---|---|---|---|")
     for name, share in (("original alone", 0.0), ("concepts alone", 1.0), ("both", how.concept_share)):
-        folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, how._replace(concept_share=share))
-        query = fold_texts(*texts, concepts)
+        query, folded = fold(how._replace(concept_share=share))
         half = slice(None) if 0 < share < 1 else slice(dim) if share == 0 else slice(dim, None)
         folded, query = folded[:, half], query[:, half]
         for kind, kept, size in (("float16", folded.half().float(), 2), ("8 bits", as_int8(folded), 1)):
@@ -97,8 +103,7 @@ def main() -> None:
 
     scores = model.score(texts, videos)
     best = scores.topk(10).indices
-    folded = fold_videos(videos.features, videos.frames, videos.mask, concepts, how)
-    query = fold_texts(*texts, concepts)
+    query, folded = fold(how)
     coarse = (query @ folded.T).topk(FIRST).indices
     many = folded.repeat(args.repeat, 1)
     many += 0.01 * torch.randn(many.shape, generator=torch.Generator().manual_seed(0))

@@ -69,7 +69,7 @@ def ours(model: SUMA, paths: list[Path], bf16: bool) -> VideoIndex:
 def cosine_error(index: VideoIndex, paths: list[Path], theirs: list[torch.Tensor]) -> float:
     worst = 0.0
     for path, features in zip(paths, theirs, strict=True):
-        frames = index.videos([index.row_of(path)]).frames[0]
+        frames = torch.from_numpy(index.videos([index.row_of(path)]).frames[0])
         worst = max(worst, float((1 - torch.cosine_similarity(frames, features)).max()))
     return worst
 
@@ -113,8 +113,7 @@ def pipeline(model: SUMA, paths: list[Path], seconds: float) -> str:
         decoder = Decoder()
         for path in some:
             for part in decoder.read(str(path), config.num_frames):
-                for frame in part.frames:
-                    ingest.resize_frames(frame, config.image["size"])
+                ingest.prepare(part.frames, config.image)
         decoder.close()
 
     def decode_all() -> None:

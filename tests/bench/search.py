@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,13 @@ from suma import SUMA, VideoIndex
 from suma.index import first_stage
 from suma.index.catalog import Row
 from suma.index.first_stage import Candidates, keep_cache
+from suma.index.scoring import Clips, Scorer
 from suma.index.store import NewClip, Store
+from suma.model.config import Scoring
 from suma.model.cpu import use_fast_matmul
-from suma.similarity import Scoring, Texts, concept_scale, fold_texts, fold_videos, four_similarities
+from suma.model.encoder import Queries
+from suma.model.word_clusters import unit
+from suma.similarity import Texts
 
 DIM, CONCEPTS, FRAMES, QUERIES, BLOCK = 512, 1024, 12, 100, 2000
 PEERS_SIZE = 10_000  # videos on which other engines are tried as well
@@ -73,17 +77,15 @@ QUERY_NOISE = 1.6  # R@1 about a half at N = 1,000
 def fill(index: VideoIndex, folder: Path, count: int, frames: int) -> torch.Tensor:
     """A store of synthetic videos; the centres of the first QUERIES."""
     model, world = index.model, World(count)
-    concepts, share = model.space.concepts().detach(), model.config.concept_share
+    scorer = Scorer(model.concepts(), Scoring(model.config.concept_share))
     store, centres = Store.create(folder, model.fingerprint(), DIM), []
     for start in range(0, count, BLOCK):
         centre, video, pictures = world.videos(min(BLOCK, count - start), frames)
         centres.append(centre[: max(0, QUERIES - start)])
-        folded = fold_videos(
-            video, pictures, torch.ones(pictures.shape[:2], dtype=torch.bool), concepts, Scoring(share)
-        )
-        rows = torch.cat([video[:, None], pictures], 1).half()
-        scales = concept_scale(F.normalize(rows.float(), dim=-1), concepts)[..., 0].numpy()
-        features, vectors, times = rows.numpy(), folded.half().numpy(), [float(f) for f in range(frames)]
+        rows = torch.cat([video[:, None], pictures], 1).numpy()
+        clips = Clips(rows, scorer.inverse_norms(rows), np.ones(pictures.shape[:2], bool))
+        features, vectors = rows.astype(np.float16), scorer.fold_videos(clips).astype(np.float16)
+        scales, times = scorer.inverse_norms(unit(features.astype(np.float32))), [float(f) for f in range(frames)]
         files, clips = [], []
         for i in range(len(video)):
             n = start + i
@@ -118,12 +120,11 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
     index, folder = VideoIndex(model), place / f"{count}"
     world_centres = fill(index, folder, count, frames)
     texts = index._world.texts(world_centres, concepts)  # type: ignore[attr-defined]
-    queries = fold_texts(texts.features, texts.anchors, concepts)
-    named = queries[:, DIM:]
+    queries = index.scorer.fold_texts(Queries(*(x.numpy() for x in texts)))
     began = time.perf_counter()
     index._store = Store.open(folder, model.fingerprint(), DIM)
     first = Candidates()
-    first.search(index.store, index.store.snapshot, queries[0].numpy(), 10)
+    first.search(index.store, index.store.snapshot, queries[0], 10)
     opening = time.perf_counter() - began
     snapshot, store = index.store.snapshot, index.store
     disk = sum(file.stat().st_size for file in folder.iterdir())
@@ -137,15 +138,20 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
         return Texts(texts.features[i : i + 1], texts.anchors[i : i + 1])
 
     def stage(i: int) -> list[int]:
-        return first.search(store, snapshot, queries[i].numpy(), 100)
+        return first.search(store, snapshot, queries[i], 100)
+
+    def score(start: int, end: int, found: Sequence[int]) -> np.ndarray:
+        return Scorer(index.scorer.concepts, c.scoring).score(
+            queries[start:end], index._searcher.clips(snapshot, found)
+        )
 
     def whole(i: int) -> list[int]:
         found = stage(i)
-        best = index._searcher.score(one(i), named[i : i + 1], snapshot, found)[0].topk(10).indices
-        return [found[k] for k in best.tolist()]
+        scores = score(i, i + 1, found)[0]
+        return [found[k] for k in np.argsort(-scores)[:10].tolist()]
 
     def flat(i: int) -> Any:
-        return exact.search(queries[i : i + 1].numpy(), 10)
+        return exact.search(queries[i : i + 1], 10)
 
     for cores in range(1, threads + 1):
         torch.set_num_threads(cores), faiss.omp_set_num_threads(cores)
@@ -159,17 +165,18 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
     for i in range(0, count, 50_000):
         exact.add(np.ascontiguousarray(snapshot.folded[i : i + 50_000], np.float32))
     print(f"  1 core: faiss Flat, float32 {timed(flat, 20)}", flush=True)
-    truth = [ids[:10].tolist() for ids in exact.search(queries.numpy(), 10)[1]]
+    truth = [ids[:10].tolist() for ids in exact.search(queries, 10)[1]]
     print(
         f"  recall@10 of the stage against all inner products {recall([stage(i) for i in range(QUERIES)], truth):.4f}"
     )
     exact.reset()
     if count == PEERS_SIZE:
-        beside(np.asarray(snapshot.folded, np.float32), queries.numpy(), truth, folder, stage)
+        beside(np.asarray(snapshot.folded, np.float32), queries, truth, folder, stage)
     if count <= 100_000:
-        compare(model, index, texts, named, count, stage, whole)
+        compare(model, index, texts, score, count, stage, whole)
     if count <= 10_000:
-        rows = index.videos(range(count))
+        kept = index.videos(range(count))
+        rows = model.make_videos(*map(torch.from_numpy, (kept.features, kept.frames, kept.mask)))
         frames_of, placed_of = rows.frames.flatten(0, 1).contiguous(), rows.frame_concepts.flatten(0, 1).contiguous()
 
         def four_way(i: int) -> torch.Tensor:
@@ -185,10 +192,9 @@ def measure(model: SUMA, count: int, threads: int, place: Path) -> None:
         timed(stage)
         print(f"  1 core: four-way brute force, float32 {spent} = {four / timed.last:.0f} x the folded stage", end="")  # type: ignore[attr-defined]
         c.aggregation = "mean"
-        full = model.score(one(0), rows)[0]
-        short = index._searcher.score(one(0), named[:1], snapshot, list(range(count)))[0]
-        print(f"; largest difference of the two scores {float((full - short).abs().max()):.1e}", flush=True)
-        assert four_similarities(one(0), index.videos([0])).coarse.shape == (1, 1)
+        full = model.score(one(0), rows)[0].numpy()
+        short = score(0, 1, list(range(count)))[0]
+        print(f"; largest difference of the two scores {float(np.abs(full - short).max()):.1e}", flush=True)
 
 
 def beside(
@@ -215,7 +221,7 @@ def compare(
     model: SUMA,
     index: VideoIndex,
     texts: Texts,
-    named: torch.Tensor,
+    score: Callable[[int, int, Sequence[int]], np.ndarray],
     count: int,
     stage: Callable[[int], list[int]],
     whole: Callable[[int], list[int]],
@@ -224,19 +230,13 @@ def compare(
     snapshot, number = index.store.snapshot, 30
     some = Texts(texts.features[:number], texts.anchors[:number])
     vectors = np.concatenate(
-        [index._searcher.vectors(snapshot, range(i, min(i + 5000, count))) for i in range(0, count, 5000)]
+        [unit(snapshot.vectors(range(i, min(i + 5000, count))).astype(np.float32)) for i in range(0, count, 5000)]
     )
     alone = np.argsort(-(some.features.numpy() @ vectors.T), axis=1)[:, :100]
     for how in ("mean", "max", "softmax"):
         model.config.aggregation = how
-        scores = torch.cat(
-            [
-                index._searcher.score(some, named[:number], snapshot, range(i, min(i + 1000, count)))
-                for i in range(0, count, 1000)
-            ],
-            1,
-        )
-        true = scores.topk(10).indices.tolist()
+        scores = np.concatenate([score(0, number, range(i, min(i + 1000, count))) for i in range(0, count, 1000)], 1)
+        true = np.argsort(-scores, 1)[:, :10].tolist()
         hits = sum(int(t[0] == i) for i, t in enumerate(true))
         ours = recall([whole(i) for i in range(number)], true)
         theirs = []
