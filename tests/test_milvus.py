@@ -25,7 +25,7 @@ from suma.__main__ import main
 from suma.index import milvus, milvus_client
 from suma.index.catalog import Row
 from suma.index.first_stage import Candidates
-from suma.index.milvus import TEXT, MilvusStore
+from suma.index.milvus import MANIFEST, TEXT, MilvusStore
 from suma.index.milvus_client import Client
 from suma.index.query import Filter
 from suma.index.storage import StoreError
@@ -57,20 +57,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
 SERVER = pytest.param("server", marks=pytest.mark.server)
 
 
+@pytest.fixture(scope="module")
+def shared(server: MilvusServer) -> MilvusStore:
+    """An index in the server, for one test after the other: making collections takes it long."""
+    return MilvusStore.open(f"milvus://{server.address}/videos", "model", DIM, create=True)
+
+
 @pytest.fixture(params=[SERVER, "lite"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where an index can be made. Nobody kills the server here, so nobody waits for its disk, seconds per commit."""
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MilvusStore:
+    """An empty index. Nobody kills the server here, so nobody waits for its disk, seconds per commit."""
     monkeypatch.setattr(Client, "flush", lambda *_: None)
     if request.param == "lite":
         if reason := missing("pymilvus", "milvus_lite"):
             pytest.skip(reason)
-        return f"milvus:{tmp_path}/lite.db/videos"
-    return f"milvus://{request.getfixturevalue('server').address}/videos_{random.getrandbits(40)}"
-
-
-@pytest.fixture
-def store(place: str) -> MilvusStore:
-    return MilvusStore.open(place, "model", DIM, create=True)
+        return MilvusStore.open(f"milvus:{tmp_path}/lite.db/videos", "model", DIM, create=True)
+    store = request.getfixturevalue("shared")
+    for part, condition in (("", "id >= 0"), ("files", "id >= 0"), ("features", f"owner != {MANIFEST}")):
+        store.client.delete(part, [row["id"] for row in store.client.query(part, condition, ["id"])])
+    return reopened(store)
 
 
 def reopened(store: MilvusStore) -> MilvusStore:
@@ -494,9 +498,9 @@ class Gallery:
     def add(self, place: str | Path) -> int:
         return self.run("index", self.videos, "--store", place, "--captions", self.captions, "--segment", 1)
 
-    def process(self, place: str, commits: int) -> subprocess.Popen[str]:
-        """The same in a process of its own, with a commit for every video; it says when it is in the middle of a commit
-        with so many before it, and waits for a line."""
+    def process(self, place: str, writes: int) -> subprocess.Popen[str]:
+        """The same in a process of its own, with a commit for every video; after so many writes to Milvus it says so,
+        and waits for a line."""
         program = """if True:
             import sys, torch
             torch.set_num_threads(1)
@@ -506,21 +510,21 @@ class Gallery:
 
             # a commit for every video, however long the last one took
             ingest.COMMIT_SECONDS, ingest.COMMIT_SHARE, ingest.BATCH_FRAMES["cpu"] = 0.0, float("inf"), 1
-            put, left = Client.put, int(sys.argv.pop(1))
+            call, left = Client.call, int(sys.argv.pop(1))
 
-            def stop_in_the_middle(self, part, rows):
+            def stop(self, what, part, **options):
                 global left
-                put(self, part, rows)
-                if part == "" and rows:  # the files are not yet called finished
-                    if left == 0:
-                        print("now", flush=True)
-                        sys.stdin.readline()
-                    left -= 1
+                answer = call(self, what, part, **options)
+                left -= what in ("upsert", "delete", "flush")
+                if left == 0 and what in ("upsert", "delete", "flush"):
+                    print("now", flush=True)
+                    sys.stdin.readline()
+                return answer
 
-            Client.put = stop_in_the_middle
+            Client.call = stop
             sys.exit(main(sys.argv[1:]))"""
         arguments = ["index", self.videos, "-o", place, "--captions", self.captions, "--segment", 1]
-        command = [sys.executable, "-c", program, commits, *arguments, "--model", self.model]
+        command = [sys.executable, "-c", program, writes, *arguments, "--model", self.model]
         return subprocess.Popen([str(x) for x in command], cwd=ROOT, stdin=-1, stdout=-1, stderr=-1, text=True)
 
     def answers(self, place: str | Path, capsys: pytest.CaptureFixture) -> list[Any]:
@@ -574,39 +578,27 @@ def test_the_command_line_answers_as_from_a_folder(filled: str, gallery: Gallery
     assert "0 added, 15 unchanged, 1 failed" in capsys.readouterr().out
 
 
-@pytest.fixture(scope="module")
-def brought(server: MilvusServer, gallery: Gallery) -> str:
-    """The gallery's index, copied from the folder into the server."""
-    place = f"milvus://{server.address}/brought"
-    opened(gallery, gallery.index).save(place)
-    return place
-
-
 @pytest.mark.server
-def test_an_index_in_a_folder_is_brought_into_the_server_as_it_is(
-    brought: str, gallery: Gallery, capsys: pytest.CaptureFixture
+def test_a_folder_is_brought_into_the_server_and_an_index_for_millions_answers_with_most_of_the_same(
+    server: MilvusServer, gallery: Gallery
 ):
-    assert alike(gallery.answers(brought, capsys), gallery.answers(gallery.index, capsys))
-
-
-@pytest.mark.server
-def test_an_index_for_millions_answers_with_most_of_the_same(server: MilvusServer, gallery: Gallery):
     exact, near = opened(gallery, gallery.index), opened(gallery, gallery.index)
     near.save(f"milvus://{server.address}/near?index=HNSW")
     near = opened(gallery, f"milvus://{server.address}/near")
+    assert held(near.store) == held(exact.store) and near.caption_list == exact.caption_list
     for query in QUERIES:
         best = {match.path for match in exact.search(query)}
         assert len(best & {match.path for match in near.search(query)}) >= 8
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("dies", ["server", "command"])
 def test_what_is_killed_in_the_middle_of_an_add_loses_and_doubles_nothing(
-    server: MilvusServer, gallery: Gallery, dies: str, capsys: pytest.CaptureFixture
+    server: MilvusServer, gallery: Gallery, capsys: pytest.CaptureFixture
 ):
-    place, kept = f"milvus://{server.address}/killed_{dies}", [0]
-    for commits in (2, 1):
-        command = gallery.process(place, commits)
+    place, kept = f"milvus://{server.address}/killed", [0]
+    for dies in ("command", "server", "command"):
+        writes = random.randint(8, 28)  # a commit has seven or eight of them
+        command = gallery.process(place, writes)
         assert command.stdout is not None and command.stdout.readline() == "now\n", command.communicate()
         if dies == "server":
             server.kill()
@@ -623,19 +615,23 @@ def test_what_is_killed_in_the_middle_of_an_add_loses_and_doubles_nothing(
         else:
             command.kill()
             command.communicate()
-        kept.append(opened(gallery, place).store.snapshot.total)
-    assert 0 < kept[1] < kept[2] < len(opened(gallery, gallery.index))
+        state = opened(gallery, place).store.snapshot
+        finished = [row for row in state.files_below(gallery.videos) if row.digest]
+        for row in finished:  # with all its parts, and their features
+            assert state.gather(state.positions_of(row.path))[2][:, 1:].any(1).all(), (dies, writes)
+        kept.append(len(finished))
+    assert kept == sorted(kept) and 0 < kept[-1] < 15
     assert gallery.add(place) == 0
-    index = opened(gallery, place)
-    assert held(index.store) == held(opened(gallery, gallery.index).store)
+    index, right = opened(gallery, place), opened(gallery, gallery.index)
+    assert held(index.store) == held(right.store)
     assert alike(gallery.answers(place, capsys), gallery.answers(gallery.index, capsys))
-    copied = index.store.snapshot.positions_of(gallery.videos / "copy.mp4")
+    copied = right.store.snapshot.positions_of(gallery.videos / "copy.mp4")
     assert stored(index.store) == (len(index) + len(copied), len(index))
 
 
-@pytest.mark.server
-def test_a_search_ends_with_the_server_and_goes_on_with_it(server: MilvusServer, brought: str, gallery: Gallery):
-    index, before = opened(gallery, brought), opened(gallery, gallery.index)
+@pytest.mark.parametrize("filled", [SERVER], indirect=True)
+def test_a_search_ends_with_the_server_and_goes_on_with_it(filled: str, server: MilvusServer, gallery: Gallery):
+    index, before = opened(gallery, filled), opened(gallery, gallery.index)
     answers = [before.search(query) for query in QUERIES]
     errors: list[Exception] = []
     done = threading.Event()
@@ -656,5 +652,5 @@ def test_a_search_ends_with_the_server_and_goes_on_with_it(server: MilvusServer,
     thread.join(300)
     assert isinstance(errors[0], StoreError) and "start it" in str(errors[0])
     server.start()
-    assert [opened(gallery, brought).search(query) for query in QUERIES] == answers
+    assert [opened(gallery, filled).search(query) for query in QUERIES] == answers
     assert [index.search(query) for query in QUERIES] == answers  # also the one that was open all the time

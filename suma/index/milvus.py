@@ -30,15 +30,20 @@ import numpy as np
 from suma.index.catalog import Row, key
 from suma.index.milvus_client import (
     FILE,
+    FOLDERS,
+    MANIFEST,
     PART,
     TEXT,
     Client,
     Rows,
     below,
+    features_of,
     hashed,
     loaded,
     order,
+    part_of,
     quoted,
+    read_manifest,
     stored,
     text_rows,
     unquoted,
@@ -50,7 +55,6 @@ from suma.model.vocabulary import nfc
 from suma.video.frames import SEGMENT
 
 FORMAT_VERSION = 3
-MANIFEST, FOLDERS = -1, -2  # owners of texts; the others are clips and caption lists
 UNFINISHED = -1  # the size of a file that is being written
 RECOVERY_SECONDS = 10  # for which a server that was just started is asked again for what it lacks
 MOST_HITS = 16_000  # that Milvus can be asked for
@@ -67,8 +71,6 @@ class State:
     def __init__(self, client: Client, dim: int):
         self.client, self.dim, self.table = client, dim, self
         self.digest_of: dict[int, str] = {}  # of the clips that were found
-
-    # ---- files, in the order of their paths ------------------------------------------------------------------------
 
     def file(self, path: str | Path) -> Row | None:
         """Return what is known of a file, without its frames; else None."""
@@ -103,8 +105,6 @@ class State:
     def failed(self) -> list[Row]:
         """Return the files that could not be read, with reasons."""
         return loaded(self.client.scan("files", FILE, 'reason != ""'))
-
-    # ---- clips -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def live(self) -> np.ndarray:
@@ -164,8 +164,6 @@ class State:
         rows = self.client.query("features", f"owner == {FOLDERS}", ["text"])
         return sorted(unquoted(row["text"]) for row in rows)
 
-    # ---- features and other texts ----------------------------------------------------------------------------------
-
     def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are
         valid (n, 1 + F). Raise StoreError where some are missing, ValueError where they are damaged."""
@@ -219,7 +217,7 @@ class MilvusStore:
         Raise FileNotFoundError where there is none, StoreError where Milvus does not answer, ValueError for collections
         of other things or of an older format, or made with another model or parts of another length than `segment`."""
         store = cls(Client(place), model, dim, segment)
-        if create and _manifest(store.client) is None:
+        if create and read_manifest(store.client) is None:
             store._make(source)
         store.refresh()
         return store
@@ -241,25 +239,22 @@ class MilvusStore:
     @classmethod
     def remembered_model(cls, place: str) -> str:
         """Return the string that the model of the index at a place was loaded by; "" where there is no index."""
-        return str((_manifest(Client(place)) or {}).get("source", ""))
+        return str((read_manifest(Client(place)) or {}).get("source", ""))
 
     def refresh(self) -> None:
         """Take over what other processes have written."""
         self.client.catch_up()
-        if (manifest := _manifest(self.client)) is None:
+        if (manifest := read_manifest(self.client)) is None:
             raise FileNotFoundError(f"{self.place} holds no index: make one with `index FOLDER -o {self.place}`")
         wanted = {"format_version": FORMAT_VERSION, "model": self.model, "segment": self.segment}
         for what, value in wanted.items():
             if value not in (None, manifest[what]):
-                told = f"was made with {what} {manifest[what]}, not {value}: keep to that, or index under another name"
-                raise ValueError(f"{self.place} {told}")
+                made = f"{self.place} was made with {what} {manifest[what]}, not {value}"
+                raise ValueError(f"{made}: keep to that, or index under another name")
         self.segment, self.snapshot = manifest["segment"], State(self.client, self.dim)
 
-    def search(
-        self, store: object, snapshot: State, query: np.ndarray, number: int, allowed: str | None = None
-    ) -> list[int]:
-        """Return positions of the best clips for a query (2D,), best first; of those for which an expression holds, if
-        any. This is the first stage of a search."""
+    def search(self, store: object, snapshot: State, query: np.ndarray, number: int, allowed: Any = None) -> list[int]:
+        """Return positions of the best clips for a query (2D,), best first; of those that are `allowed`, if given."""
         limit = number
         while True:
             hits = self.client.search(np.asarray(query, np.float32), limit, allowed or "", ["clip", "digest"])
@@ -294,15 +289,14 @@ class MilvusStore:
         `index` does. Clips of contents that no file has any more are removed."""
         client, new = self.client, {file.path: file for file in files}
         paths = list(dict.fromkeys([*new, *forget]))
+        if not paths:
+            return
         old = list(client.query_in("", "path", list(map(quoted, paths)), ["id", "path", "digest", "clip"]))
         parts = self._parts_of(new.values(), clips)
         folders = {os.path.join(parent, "") for path in new for parent in Path(path).parents}
         nothing = np.zeros(self.dim)
         texts = [row for folder in folders for row in text_rows(FOLDERS, quoted(folder), nothing, hashed(folder))]
-        for clip in clips:
-            scales, features = np.asarray(clip.scales, np.float32), np.asarray(clip.features, np.float16)
-            content = base64.b64encode(scales.tobytes() + features[1:].tobytes()).decode()
-            texts += text_rows(_number(clip), content, features[0])
+        texts += [row for clip in clips for row in features_of(clip)]
         client.put("files", [{**stored(Row(path, UNFINISHED, 0.0, "")), "vector": [0.0, 0.0]} for path in paths])
         client.put("features", texts)
         client.put("", parts)
@@ -320,14 +314,12 @@ class MilvusStore:
 
     def _parts_of(self, files: Iterable[Row], clips: Sequence[NewClip]) -> Rows:
         """Return the rows of these files' clips: new ones, or those of other files with the same content."""
-        parts: dict[str, dict[int, dict[str, Any]]] = {clip.digest: {} for clip in clips}
+        parts: dict[str, dict[float, dict[str, Any]]] = {clip.digest: {} for clip in clips}
         others = sorted({file.digest for file in files} - {"", *parts})
         for part in self.client.query_in("", "digest", others, [*PART, "vector", "digest"]):
-            parts.setdefault(part["digest"], {})[part["clip"]] = part
+            parts.setdefault(part["digest"], {})[part["start"]] = part
         for clip in clips:
-            times, folded = json.dumps([float(t) for t in clip.times]), np.asarray(clip.folded, np.float16)
-            part = {"times": times, "start": float(clip.start), "end": float(clip.end), "clip": _number(clip)}
-            parts[clip.digest][part["clip"]] = {**part, "vector": folded.astype(np.float32)}
+            parts[clip.digest][clip.start] = part_of(clip)
         return [
             {**stored(file), **part, "digest": file.digest, "id": hashed(file.path, part["start"])}
             for file in files
@@ -342,11 +334,9 @@ class MilvusStore:
         self.client.put("features", text_rows(MANIFEST, json.dumps(manifest), np.zeros(self.dim)))
         self.client.flush("features")
 
-    # ---- captions --------------------------------------------------------------------------------------------------
-
     def captions(self) -> tuple[int, list[str]]:
         """Return 0, for vectors that are not kept, and the caption list."""
-        number = (_manifest(self.client) or {}).get("captions")
+        number = (read_manifest(self.client) or {}).get("captions")
         chunks = self.snapshot.texts([number], ["text"])[0] if number else []
         return 0, json.loads("".join(row["text"] for row in chunks) or "[]")
 
@@ -355,22 +345,7 @@ class MilvusStore:
 
     def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray] = ()) -> None:
         """Replace the caption list."""
-        text, manifest = json.dumps(list(captions)), _manifest(self.client) or {}
+        text, manifest = json.dumps(list(captions)), read_manifest(self.client) or {}
         self.client.put("features", text_rows(hashed(text), text, np.zeros(self.dim)))
         self._put_manifest({**manifest, "captions": hashed(text)})
         self._drop_texts({manifest["captions"]} - {hashed(text), 0})
-
-
-def _manifest(client: Client) -> dict[str, Any] | None:
-    """Return what an index says of itself; None where there is none. Raise ValueError for one of an older format."""
-    if client.call("has_collection", "log"):
-        command = f"python -m suma index FOLDER --store {client.place}_new"
-        raise ValueError(f"{client.place} was made by an older SUMA: index the videos again, with {command}")
-    ours = client.call("has_collection", "features")
-    rows = client.query("features", f"owner == {MANIFEST}", ["text"]) if ours else []
-    return json.loads(rows[0]["text"]) if rows else None
-
-
-def _number(clip: NewClip) -> int:
-    """Return the position of a clip, which is the same wherever its content is."""
-    return hashed(clip.digest, float(clip.start))

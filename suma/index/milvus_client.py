@@ -4,6 +4,7 @@ Every call has a time limit, waits while a server that was just started recovers
 is none.
 """
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -21,6 +22,7 @@ import numpy as np
 
 from suma.index.catalog import Row
 from suma.index.storage import StoreError
+from suma.index.store import NewClip
 
 PLACE = re.compile(
     r"milvus:(?://(?:(?P<token>[^/]+)@)?(?P<server>[^/@]+)|(?P<file>.*\.db))/(?P<name>[A-Za-z_]\w{0,200})"
@@ -37,6 +39,7 @@ Rows = list[dict[str, Any]]
 FILE = {"id": int, "path": 16_384, "size": int, "mtime": float, "digest": 64, "duration": float, "reason": 8192}
 PART = {"clip": int, "times": 65_535, "start": float, "end": float}
 TEXT = {"id": int, "owner": int, "chunk": int, "text": 65_535}
+MANIFEST, FOLDERS = -1, -2  # owners of texts; the others are clips and caption lists
 CHUNK = 65_532  # characters of a text in one row: whole bytes in base64
 _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
 
@@ -67,7 +70,7 @@ class Client:
             raise StoreError(f"{self.place} needs a package that is not installed: pip install {packages}") from error
         self.name, self.index, self.is_file = found["name"], found["index"] or "FLAT", bool(found["file"])
         self.address = found["file"] or found["server"] + ":19530" * (":" not in found["server"])
-        self._types, self._read = pymilvus.DataType, frozenset[str]()  # `_read`: collections, since `catch_up`
+        self._types, self._fresh = pymilvus.DataType, frozenset[str]()  # `_fresh`: collections that were caught up with
         for name in ("pymilvus", "grpc._server"):  # they print all that they raise
             logging.getLogger(name).setLevel(logging.CRITICAL)
         options = {"uri": self.address if self.is_file else f"http://{self.address}", "token": found["token"] or ""}
@@ -114,11 +117,13 @@ class Client:
         """Add rows, or replace those with the same key."""
         for i in range(0, len(rows), ROWS_SENT):
             self.call("upsert", part, data=rows[i : i + ROWS_SENT])
+            self._fresh -= {part}
 
     def delete(self, part: str, keys: Sequence[int]) -> None:
         """Remove the rows with these keys."""
         for i in range(0, len(keys), ROWS_SENT):
             self.call("delete", part, ids=list(keys[i : i + ROWS_SENT]))
+            self._fresh -= {part}
 
     def flush(self, *parts: str) -> None:
         """Have all that was written brought to the disk: a server that is killed before may lose it (seen with 2.3)."""
@@ -127,12 +132,13 @@ class Client:
                 list(pool.map(lambda part: self.call("flush", part), parts))
 
     def catch_up(self) -> None:
-        """Let the next reads wait, some tenths of a second, for all that was written anywhere until then. The reads
-        that follow wait only for what this process wrote."""
-        self._read = frozenset()
+        """Let the next read of each collection wait, some tenths of a second, for all that was written until then."""
+        self._fresh = frozenset()
 
     def _level(self, part: str) -> str:
-        level, self._read = "Session" if part in self._read else "Strong", self._read | {part}
+        """Return how fresh an answer must be: after `catch_up`, and after a write of this process, as fresh as can be;
+        else it may lack the last seconds of what others wrote."""
+        level, self._fresh = "Bounded" if part in self._fresh else "Strong", self._fresh | {part}
         return level
 
     def query(self, part: str, condition: str, fields: Iterable[str], **more: Any) -> Rows:
@@ -218,6 +224,30 @@ def text_rows(owner: int, text: str, vector: np.ndarray, first: int = 0) -> Rows
     return [{"id": hashed(owner, number), "chunk": number, "text": chunk, **kept} for number, chunk in chunks]
 
 
+def part_of(clip: NewClip) -> dict[str, Any]:
+    """Return what a row in Milvus holds of a new clip; its position is the same in all files of that content."""
+    times, folded = json.dumps([float(t) for t in clip.times]), np.asarray(clip.folded, np.float16)
+    place = {"clip": hashed(clip.digest, float(clip.start)), "start": float(clip.start), "end": float(clip.end)}
+    return {**place, "times": times, "vector": folded.astype(np.float32)}
+
+
+def features_of(clip: NewClip) -> Rows:
+    """Return the rows in Milvus of a clip's features."""
+    scales, features = np.asarray(clip.scales, np.float32), np.asarray(clip.features, np.float16)
+    text = base64.b64encode(scales.tobytes() + features[1:].tobytes()).decode()
+    return text_rows(hashed(clip.digest, float(clip.start)), text, features[0])
+
+
 def order(row: dict[str, Any]) -> tuple[str, float]:
     """Return what rows are sorted by: path, a/b before a-b/c as folders are read, and time."""
     return row["path"].replace("/", "\0"), row.get("start", 0.0)
+
+
+def read_manifest(client: Client) -> dict[str, Any] | None:
+    """Return what an index says of itself; None where there is none. Raise ValueError for one of an older format."""
+    if client.call("has_collection", "log"):
+        command = f"python -m suma index FOLDER --store {client.place}_new"
+        raise ValueError(f"{client.place} was made by an older SUMA: index the videos again, with {command}")
+    ours = client.call("has_collection", "features")
+    rows = client.query("features", f"owner == {MANIFEST}", ["text"]) if ours else []
+    return json.loads(rows[0]["text"]) if rows else None
