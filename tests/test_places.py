@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from suma.app import startup
 from suma.index.catalog import key
 from suma.index.files import find_videos
 from suma.index.ingest import Report
-from suma.index.milvus_state import FIRST, State, quoted
 from suma.index.query import Filter
 
 NAMES = ["0.mp4", "1.mp4", "2.mp4"]
@@ -90,38 +88,6 @@ def test_a_copy_answers_that_is_there(copies: VideoIndex, tmp_path: Path):
     Path(y).unlink()  # maybe out of reach: it is still found, and its place said
     assert {match.path for match in copies.search("a dog in:holidays", 9)} == {y}
     assert {match.path for match in copies.search("a dog", 9)} == {x, z}
-
-
-def test_in_milvus_a_copy_answers_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    there = tmp_path / "there.mp4"
-    there.touch()
-    stored = [
-        {
-            "id": n,
-            "path": quoted(path),
-            "size": 1,
-            "mtime": float(n),
-            "digest": "d",
-            "duration": 1.0,
-            "reason": "",
-            "part": 0,
-            "start": 0.0,
-            "stop": 1.0,
-            "times": "[0.0]",
-            "kind": n,
-        }
-        for n, path in ((FIRST, str(tmp_path / "gone.mp4")), (1, str(there)))
-    ]
-    state = State(SimpleNamespace(place="milvus"), {"commit": 1, "next": 2})  # type: ignore[arg-type]
-    asked: list[str] = []
-
-    def find(field: str, values: list[Any], more: str = "", fields: Any = ()) -> list[dict]:
-        asked.append(more)
-        return [row for row in stored if row[field] in values]
-
-    monkeypatch.setattr(state, "find", find)
-    (row,) = state.rows([FIRST], Filter(longer=0.5))
-    assert (row.path, row.mtime, row.times) == (str(there), 1.0, [0.0]) and "duration >= 0.5" in asked[-1]
 
 
 # Other spellings of a folder

@@ -197,12 +197,13 @@ class Api:
             raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
             texts, chosen = self._encoded(query), replace(query.filter, root=self.gallery.root)
-            return self.index.search(texts, _count(top_k), offset=offset, min_score=query.min_score, filter=chosen)
+            options = {"offset": offset, "min_score": query.min_score, "filter": chosen}
+            return self.gallery.met(self.index.search(texts, _count(top_k), **options))
 
     def find_similar(self, path: str, top_k: int = TOP) -> list[Match]:
         """Return the videos most like this one, best first."""
         with self.gallery.lock:
-            return self.index.similar(path, top_k)
+            return self.gallery.met(self.index.similar(path, top_k))
 
     def why(
         self, path: str, text: str, query: Query, by: str = "query", top_k: int = 8, at: float | None = None

@@ -88,6 +88,13 @@ class Gallery:
             self._copies, self._paths_of_copies = copies, paths_of_copies
             self.root = os.path.commonpath({os.path.dirname(path) for path in name_of}) if rows else ""
 
+    def met(self, matches: list[Match]) -> list[Match]:
+        """Return matches, with their videos in the gallery: another process may just have added one to Milvus."""
+        if any(match.path not in self._name_of for match in matches):
+            self.index.store.refresh()
+            self.refresh()
+        return matches
+
     def remove(self, name: str, own: Path | None) -> None:
         """Remove a video and its copies for good; delete the files among them that lie in `own`, the library."""
         with self.lock:

@@ -2,402 +2,350 @@
 
 | collection | holds |
 |---|---|
-| `NAME` | of each file and part one row: what is known of the file, the part's times, the searched vector (2D) |
-| `NAME_features` | of each content and part the video's feature (D), its frames' and their scales (base64) |
-| `NAME_log` | markers of the commits, the caption list, the folders, and who writes |
+| `NAME` | of each file and part one row: the searched vector (2D), and the part with what is known of the file |
+| `NAME_files` | what is known of each file |
+| `NAME_features` | of each content and part the video's feature (D), and a text: its frames' and their scales |
 
-Milvus has no transactions. So a row says by which commit it was born and by which it died, and a reader asks only for
-rows that are alive at the newest marker it saw. A commit writes features, which are named by their content, then rows,
-then marks the dead, and its marker last; all of it is upserted under keys that follow from the state before. What a
-killed commit left behind is taken back when the next writer begins; the dead of an hour ago are removed then, too. One
-writer at a time: it holds a lease in the log.
-
-A server that is killed may lose what it has not yet written to its disk, so a commit has its rows and features written
-before its marker, and the marker before it ends. The marker counts the rows: readers never take a part for the whole.
+Milvus has no transactions. So every key follows from what the row is about, writing a row again changes nothing, and a
+commit marks its files as unfinished, writes features and rows, removes old rows, and calls the files finished last. If
+it is killed, those files look changed to the next `index`, which writes the same rows again. Readers see what is there
+now, maybe a video before its neighbours. So two writers need no lock: each video is there once, whoever comes last.
 
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
-import random
-import socket
-import threading
 import time
-import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from suma.atomic_io import IndexBusyError
-from suma.index.catalog import Row
-from suma.index.milvus_client import Client
-from suma.index.milvus_state import (
-    CAPTIONS,
-    COPY,
-    FAILED,
-    FEATURE_FIELDS,
-    FIRST,
-    FOLDER,
-    FOREVER,
-    LEASE,
-    LOG_FIELDS,
-    MARKER,
-    PATHS_AT_ONCE,
-    ROW_FIELDS,
-    State,
-    about,
+from suma.index.catalog import Row, key
+from suma.index.milvus_client import (
+    FILE,
+    FOLDERS,
+    MANIFEST,
+    PART,
+    TEXT,
+    Client,
+    Rows,
+    below,
+    features_of,
+    hashed,
+    loaded,
+    order,
+    part_of,
     quoted,
+    read_manifest,
+    stored,
+    text_rows,
+    unquoted,
 )
+from suma.index.query import Filter
 from suma.index.storage import StoreError
 from suma.index.store import NewClip
+from suma.model.vocabulary import nfc
 from suma.video.frames import SEGMENT
 
-FORMAT_VERSION = 2
-CHUNK = 65_532  # characters of base64 in one row
-HISTORY_SECONDS = 3600.0  # for which readers can go on in the state that they opened
-LEASE_SECONDS = 600.0  # after which a writer of another machine that did not commit counts as dead
+FORMAT_VERSION = 3
+UNFINISHED = -1  # the size of a file that is being written
+RECOVERY_SECONDS = 10  # for which a server that was just started is asked again for what it lacks
+MOST_HITS = 16_000  # that Milvus can be asked for
 
 
 def is_server(place: str | Path) -> bool:
-    """Whether an index's place is Milvus; else it is a folder."""
+    """Return True if an index's place is Milvus, not a folder."""
     return str(place).startswith("milvus:")
 
 
+class State:
+    """What the collections hold now; `live`, `cut` and `folders` as they were when they were first asked for."""
+
+    def __init__(self, client: Client, dim: int):
+        self.client, self.dim, self.table = client, dim, self
+        self.digest_of: dict[int, str] = {}  # of the clips that were found
+
+    def file(self, path: str | Path) -> Row | None:
+        """Return what is known of a file, without its frames; else None."""
+        return self.files_at([key(path)]).get(key(path))
+
+    def files_at(self, paths: Sequence[str]) -> dict[str, Row]:
+        """Return the files among these paths that are known."""
+        found = self.client.query_in("files", "id", [hashed(path) for path in paths], FILE)
+        return {row.path: row for row in loaded(found)}
+
+    def files_of(self, *digests: str) -> list[Row]:
+        """Return the files of a content, or of several."""
+        return loaded(self.client.query_in("files", "digest", [digest for digest in digests if digest], FILE))
+
+    def copies(self) -> list[Row]:
+        """Return the files of each content that has more than one."""
+        counted = Counter(row["digest"] for row in self.client.scan("files", ["digest"], 'digest != ""'))
+        return self.files_of(*(digest for digest, count in counted.items() if count > 1))
+
+    def files_below(self, folder: str | Path) -> list[Row]:
+        """Return the files below a folder."""
+        return loaded(self.client.scan("files", FILE, below(os.path.realpath(folder))))
+
+    def has_content(self, digest: str) -> bool:
+        """Return True if a content's clips are there."""
+        return bool(self.files_of(digest))
+
+    def sizes(self) -> list[int]:
+        """Return the sizes, each once, of the files that could be read."""
+        return list({row["size"] for row in self.client.scan("files", ["size"], 'digest != ""')})
+
+    def failed(self) -> list[Row]:
+        """Return the files that could not be read, with reasons."""
+        return loaded(self.client.scan("files", FILE, 'reason != ""'))
+
+    @cached_property
+    def live(self) -> np.ndarray:
+        """Positions (N,) int64 of the clips that can be found, in the order of the paths and of time."""
+        rows = sorted(self.client.scan("", ["clip", "digest", "path", "start"]), key=order)
+        self.digest_of |= {row["clip"]: row["digest"] for row in rows}
+        return np.array(list(dict.fromkeys(row["clip"] for row in rows)), np.int64)
+
+    @property
+    def total(self) -> int:
+        """N."""
+        return len(self.live)
+
+    @cached_property
+    def cut(self) -> bool:
+        """Whether a file has more than one clip."""
+        return bool(self.client.query("", "start > 0", ["id"], limit=1))
+
+    def rows(self, positions: Sequence[int] | np.ndarray, chosen: Filter | None = None) -> list[Row]:
+        """Return these clips, each with the first of its files that is there and that a filter, if given, lets through;
+        with the first one let through where none is there; with an empty path where it has no file."""
+        places, allowed = np.asarray(positions, np.int64).tolist(), self.allowed(chosen) if chosen else None
+        copies: dict[int, Rows] = {}
+        for row in self.client.query_in("", "clip", places, [*FILE, *PART], allowed or ""):
+            copies.setdefault(row["clip"], []).append(row)
+        found = [loaded(copies.get(place, [])) or [Row("", 0, 0.0, "", reason="removed")] for place in places]
+        return [next((r for r in rows if len(rows) == 1 or os.path.exists(r.path)), rows[0]) for rows in found]
+
+    def positions_of(self, path: str | Path) -> list[int]:
+        """Return the clips of a file, in the order of time."""
+        digests = [known.digest] if (known := self.file(path)) and known.digest else []
+        rows = self.client.query_in("", "digest", digests, ["clip", "path", "start"])
+        return list(dict.fromkeys(row["clip"] for row in sorted(rows, key=order)))
+
+    def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
+        """Return the contents that clips belong to, which are in `live` or were found by `search`."""
+        return [self.digest_of[int(position)] for position in positions]
+
+    def allowed(self, chosen: Filter) -> str | None:
+        """Return the expression that holds for the files that a filter lets through; None: for all."""
+        parts = [f"duration >= {chosen.longer!r}"] if chosen.longer > 0 else []
+        parts += [f"duration <= {chosen.shorter!r}"] if chosen.shorter < float("inf") else []
+        since, until = chosen.times
+        parts += [f"mtime >= {since!r}"] if chosen.after else []
+        parts += [f"mtime < {until!r}"] if chosen.before else []
+        if chosen.folder and os.path.isabs(chosen.folder):
+            parts.append(below(os.path.realpath(chosen.folder)))
+        elif chosen.folder:
+            end, root = f"/{os.path.normpath(chosen.folder)}/", len(chosen.root.rstrip("/"))
+            named = [below(folder) for folder in self.folders if nfc(folder[root:]).endswith(end)]
+            parts.append("(" + " or ".join(f"({condition})" for condition in named) + ")" if named else "id < 0")
+        return " and ".join(parts) or None
+
+    @cached_property
+    def folders(self) -> list[str]:
+        """The folders below which files are or were, each with a slash at its end."""
+        rows = self.client.query("features", f"owner == {FOLDERS}", ["text"])
+        return sorted(unquoted(row["text"]) for row in rows)
+
+    def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are
+        valid (n, 1 + F). Raise StoreError where some are missing, ValueError where they are damaged."""
+        found = self.texts(positions, ["text", "vector"])
+        contents = [base64.b64decode("".join(row["text"] for row in chunks)) for chunks in found]
+        counts = np.array([len(content) // (4 + 2 * self.dim) + 1 for content in contents], np.int64)  # 1 + F
+        valid = np.arange(counts.max(initial=1)) < counts[:, None]
+        features, scales = np.zeros((*valid.shape, self.dim), np.float16), np.zeros(valid.shape, np.float32)
+        for i, (chunks, content, count) in enumerate(zip(found, contents, counts, strict=True)):
+            scales[i, :count] = np.frombuffer(content, np.float32, count)
+            features[i, 0] = chunks[0]["vector"]
+            features[i, 1:count] = np.frombuffer(content, np.float16, offset=4 * count).reshape(-1, self.dim)
+        return features, scales, valid
+
+    def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return the videos' features (n, D) float16, without their frames."""
+        found = self.texts(positions, ["vector"], "chunk == 0")
+        return np.array([rows[0]["vector"] for rows in found], np.float16).reshape(-1, self.dim)
+
+    def texts(self, owners: Sequence[int] | np.ndarray, fields: Iterable[str], more: str = "") -> list[Rows]:
+        """Return for each owner the rows of its text in order. Raise StoreError where one has none."""
+        owners, found = np.asarray(owners, np.int64).tolist(), dict[int, Rows]()
+        for attempt in range(1 + RECOVERY_SECONDS):
+            if lost := [owner for owner in dict.fromkeys(owners) if owner not in found]:
+                time.sleep(min(attempt, 1))
+                rows = self.client.query_in("features", "owner", lost, ["owner", "chunk", *fields], more)
+                for row in sorted(rows, key=lambda row: row["chunk"]):
+                    found.setdefault(row["owner"], []).append(row)
+        if lost := [owner for owner in owners if owner not in found]:
+            path = self.rows(lost[:1])[0].path or "a removed video"
+            told = "it was changed meanwhile, or is damaged: then remove it, and index it again"
+            raise StoreError(f"{self.client.place} has no features of {path}: {told}")
+        return [found[owner] for owner in owners]
+
+
 class MilvusStore:
-    """One index in Milvus. Reading is safe from several threads and processes, also while one writes."""
+    """One index in Milvus. Reading and writing are safe from several threads and processes."""
 
     snapshot: State
 
     def __init__(self, client: Client, model: str, dim: int, segment: float | None):
-        self.client, self.model, self.dim = client, model, dim
-        self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the marker says
-        self._mutex, self._depth = threading.RLock(), 0
-        self._lease, self._since, self._renewed = 0, "", 0.0  # of the writer
-        self._folders: set[str] = set()  # that it has told of
-
-    @property
-    def place(self) -> str:
-        """Where it is."""
-        return self.client.place
+        self.client, self.model, self.dim, self.place = client, model, dim, client.place
+        self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the manifest says
 
     @classmethod
     def open(
         cls, place: str, model: str, dim: int, segment: float | None = None, create: bool = False, source: str = ""
     ) -> "MilvusStore":
-        """The index at a place; with `create` made where there is none; source: what its model was loaded by. Raises
-        FileNotFoundError where there is none, ValueError for collections of other things and an index made with another
-        model or with parts of another length than `segment`, if given, StoreError where Milvus does not answer."""
+        """Return the index at a place; with `create` made where there is none; source: what its model was loaded by.
+
+        Raise FileNotFoundError where there is none, StoreError where Milvus does not answer, ValueError for collections
+        of other things or of an older format, or made with another model or parts of another length than `segment`."""
         store = cls(Client(place), model, dim, segment)
-        if not store.client.exists("log") or store._marker() is None:
-            if not create:
-                raise FileNotFoundError(f"{store.place} holds no index: make one with `index FOLDER -o {store.place}`")
+        if create and read_manifest(store.client) is None:
             store._make(source)
         store.refresh()
         return store
 
     def _make(self, source: str) -> None:
-        """Empty collections; without the first marker they are no index yet, and are made anew."""
-        client = self.client
-        if client.exists("") and not client.exists("log"):
+        """Make empty collections; without a manifest they are no index yet, and are made anew."""
+        client, ours = self.client, self.client.call("has_collection", "features")
+        if client.call("has_collection", "") and not ours:
             raise ValueError(f"{self.place} holds other things than an index: choose a new name")
-        for part in ("", "features", "log"):  # the log last: with it goes the sign that they are ours
-            if client.exists(part):
-                client.drop(part)
-        client.create("log", LOG_FIELDS, 2, "FLAT", False)
-        with ThreadPoolExecutor(2) as pool:
-            rows = pool.submit(client.create, "", ROW_FIELDS, 2 * self.dim, client.index, client.has_float16)
-            client.create("features", FEATURE_FIELDS, self.dim, "FLAT", False)
-            rows.result()
-        first = {
-            "format_version": FORMAT_VERSION,
-            "model": self.model,
-            "dim": self.dim,
-            "commit": 0,
-            "next": 0,
-            "rows": 0,
-            "captions": 0,
-            "cut": False,
-            "segment": SEGMENT if self.segment is None else self.segment,
-            "source": source,
-        }
-        self._log([(0, MARKER, {**first, "written": time.time()})])
+        for part in ("", "files", "features"):  # the features last: they are the sign that these are ours
+            client.call("drop_collection", part)
+        client.create("features", TEXT, self.dim)
+        client.create("files", FILE, 2)
+        client.create("", {**FILE, **PART}, 2 * self.dim, client.index)
+        segment = SEGMENT if self.segment is None else self.segment
+        made = {"format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "segment": segment}
+        self._put_manifest({**made, "source": source, "captions": 0})
 
     @classmethod
     def remembered_model(cls, place: str) -> str:
         """Return the string that the model of the index at a place was loaded by; "" where there is no index."""
-        store = cls(Client(place), "", 0, None)
-        marker = store._marker() if store.client.exists("log") else None
-        return str((marker or {}).get("source", ""))
+        return str((read_manifest(Client(place)) or {}).get("source", ""))
 
     def refresh(self) -> None:
-        """Take over the last complete state."""
-        self._take_over(self._marker())
+        """Take over what other processes have written."""
+        self.client.catch_up()
+        if (manifest := read_manifest(self.client)) is None:
+            raise FileNotFoundError(f"{self.place} holds no index: make one with `index FOLDER -o {self.place}`")
+        wanted = {"format_version": FORMAT_VERSION, "model": self.model, "segment": self.segment}
+        for what, value in wanted.items():
+            if value not in (None, manifest[what]):
+                made = f"{self.place} was made with {what} {manifest[what]}, not {value}"
+                raise ValueError(f"{made}: keep to that, or index under another name")
+        self.segment, self.snapshot = manifest["segment"], State(self.client, self.dim)
 
-    def _take_over(self, marker: dict[str, Any] | None) -> None:
-        if marker is None:
-            raise FileNotFoundError(f"{self.place} holds no index any more")
-        if marker["format_version"] != FORMAT_VERSION:
-            told = f"has index format {marker['format_version']}, this SUMA reads {FORMAT_VERSION}"
-            raise ValueError(f"{self.place} {told}: index the videos again, under a new name")
-        if (marker["model"], marker["dim"]) != (self.model, self.dim):
-            raise ValueError(
-                f"{self.place} was made with model {marker['model']}, not {self.model}: load that model, or index under"
-                " another name with this one"
-            )
-        if self.segment not in (None, marker["segment"]):
-            raise ValueError(
-                f"{self.place} was made with parts of {marker['segment']:g} s, not {self.segment:g}: leave that out, or"
-                " index under another name"
-            )
-        self.segment = marker["segment"]
-        self.snapshot = State(self.client, marker, bool(self._lease))
-
-    def search(
-        self, store: object, snapshot: State, query: np.ndarray, number: int, allowed: str | None = None
-    ) -> list[int]:
-        """The first stage of a search, as first_stage.py has it for folders: positions of the best `number` clips
-        for a query (2D,), best first; of those for which the expression `allowed` holds, if given."""
-        return snapshot.search(query, number, allowed)
+    def search(self, store: object, snapshot: State, query: np.ndarray, number: int, allowed: Any = None) -> list[int]:
+        """Return positions of the best clips for a query (2D,), best first; of those that are `allowed`, if given."""
+        limit = number
+        while True:
+            hits = self.client.search(np.asarray(query, np.float32), limit, allowed or "", ["clip", "digest"])
+            best = {hit["clip"]: hit["digest"] for hit in hits}  # copies share their clips
+            if len(best) >= number or len(hits) < limit or limit >= MOST_HITS:
+                snapshot.digest_of |= best
+                return list(best)[:number]
+            limit = min(2 * limit, MOST_HITS)
 
     def verify(self) -> None:
-        """Read all features. Raises ValueError where some are missing or damaged."""
+        """Read all features. Raise ValueError where some are missing or damaged."""
         for i in range(0, self.snapshot.total, 500):
             try:
                 self.snapshot.gather(self.snapshot.live[i : i + 500])
             except (StoreError, ValueError) as error:
                 raise ValueError(f"{self.place} is damaged: {error}") from error
 
-    # ---- the log ---------------------------------------------------------------------------------------------------
-
-    def _marker(self, since: int = 0) -> dict[str, Any] | None:
-        """The newest marker, not older than commit `since`."""
-        found = self.client.query("log", f"what == {MARKER} and id >= {since}", ["id", "text"])
-        return json.loads(max(found, key=lambda row: row["id"])["text"]) if found else None
-
-    def _log(self, lines: Sequence[tuple[int, int, Any]]) -> None:
-        """Write lines: identity, kind, content."""
-        self.client.put("log", [{"id": i, "what": w, "text": json.dumps(c), "vector": [0.0, 0.0]} for i, w, c in lines])
-
-    def _write_lease(self) -> None:
-        until = time.time() + LEASE_SECONDS
-        lease = {"pid": os.getpid(), "host": socket.gethostname(), "since": self._since, "until": until}
-        self._log([(self._lease, LEASE, lease)])
-        self._renewed = time.monotonic()
-
-    def _alone(self, since: int = 0) -> dict[int, dict[str, Any]]:
-        """The markers from commit `since` on. Raises IndexBusyError where another writer is at work, or has taken this
-        one for dead."""
-        lines = self.client.query("log", f"what == {LEASE} or (what == {MARKER} and id >= {since})", ["id", "text"])
-        content = {row["id"]: json.loads(row["text"]) for row in lines}
-        dead = [i for i, line in content.items() if i < 0 and not _at_work(line)]
-        self.client.delete("log", dead)
-        for i, line in content.items():
-            if i < 0 and i != self._lease and i not in dead:
-                who = f"process {line['pid']} on {line['host']} (since {line['since']})"
-                raise IndexBusyError(f"{self.place} is being written by {who}: wait for it, or stop it")
-        if self._lease not in content:
-            raise IndexBusyError(f"{self.place} was given to another process meanwhile: run this again")
-        return {i: line for i, line in content.items() if i >= 0}
-
     # ---- writing ---------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the one writer meanwhile, from the last complete state on. Raises IndexBusyError naming the process that
-        is, and StoreError, with what was committed kept, where Milvus does not answer any more."""
-        with self._mutex:
-            if self._depth:
-                yield
-                return
-            self._lease, self._since = -random.getrandbits(62) - 1, time.strftime("%Y-%m-%d %H:%M:%S")
-            self._depth += 1
-            try:
-                self._write_lease()
-                markers = self._alone()  # of two who came at the same time none goes on
-                self._take_over(markers[max(markers)] if markers else None)
-                if (there := self.snapshot.rows_there) != (rows := self.snapshot.marker["rows"]):
-                    warnings.warn(f"Milvus has only {there} of the {rows} rows of {self.place}", stacklevel=2)
-                self._take_back(markers)
-                yield
-            except StoreError as error:
-                raise StoreError(f"{error}; what was committed is kept") from error
-            finally:
-                self._depth -= 1
-                with contextlib.suppress(StoreError):
-                    self.client.delete("log", [self._lease])
-                self._lease = 0
-
-    def _take_back(self, markers: dict[int, dict[str, Any]]) -> None:
-        """Remove what a killed commit left, and the long dead, for whom hardly a reader asks any more."""
-        n, client, long_ago = self.snapshot.number, self.client, time.time() - HISTORY_SECONDS
-        horizon = max((i for i, marker in markers.items() if marker["written"] < long_ago), default=-1)
-        changed = client.query("", f"born > {n} or died < {FOREVER}", ["id", "digest", "born", "died"])
-        dying = [row["id"] for row in changed if row["born"] <= n < row["died"]]
-        whole = client.query_in("", "id", dying, "", [*ROW_FIELDS, "vector"], "Strong", PATHS_AT_ONCE)
-        client.put("", [{**row, "died": FOREVER} for row in whole])
-        gone = [row for row in changed if row["born"] > n or row["died"] <= horizon]
-        client.delete("", [row["id"] for row in gone])
-        digests = {row["digest"] for row in gone if row["digest"]}
-        left = client.query_in("", "digest", sorted(digests), "", ["id", "digest"], "Strong", PATHS_AT_ONCE)
-        digests -= {row["digest"] for row in left}
-        features = client.query_in("features", "digest", sorted(digests), "", ["id"], "Strong", PATHS_AT_ONCE)
-        client.delete("features", [row["id"] for row in features])
-        client.delete("log", [i for i in markers if i < horizon])
-
-    def _begin(self) -> int:
-        """The number of the next commit. Raises IndexBusyError where another writer has taken over meanwhile."""
-        if time.monotonic() - self._renewed > LEASE_SECONDS / 4:
-            self._write_lease()
-        if max(self._alone(self.snapshot.number), default=-1) != self.snapshot.number:
-            raise IndexBusyError(f"{self.place} was written by another process meanwhile: run this again")
-        return self.snapshot.number + 1
-
-    def _publish(self, *parts: str, more_rows: int = 0, **changed: Any) -> None:
-        """Make the next commit the last one: what was written for it to these collections can be seen from now on."""
-        number, rows = self.snapshot.number + 1, self.snapshot.rows_there + more_rows
-        marker = {**self.snapshot.marker, **changed, "commit": number, "rows": rows, "written": time.time()}
-        self.client.flush(*parts)
-        self._log([(number, MARKER, marker)])
-        self.client.flush("log")
-        self.snapshot = State(self.client, marker, writer=True)
-        self.snapshot.rows_there = rows
+        """Write from the present state on; another writer does no harm. Raise StoreError, with what was committed kept,
+        where Milvus does not answer any more."""
+        try:
+            self.refresh()
+            yield
+        except StoreError as error:
+            raise StoreError(f"{error}; what was committed is kept") from error
 
     def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
-        """Add clips, add files or replace what is known of them, forget paths: all or nothing. Clips of contents that
-        no file has any more are removed. Raises StoreError, with the state before kept, where Milvus does not answer.
-        """
-        with self.writing():
-            number = self._begin()
-            born, dying = self._changes(files, clips, forget)
-            folders = {os.path.dirname(row["path"]).rstrip("/") + "/" for row in born} - self._folders
-            self._log([(_folder_id(folder), FOLDER, folder) for folder in sorted(folders)])
-            self._folders |= folders
-            self.client.put("features", [row for clip in _in_parts(clips) for row in _feature_rows(*clip)])
-            self.client.put("", [{**row, "born": number, "died": FOREVER} for row in born])
-            self.client.put("", [{**row, "died": number} for row in dying])
-            cut = self.snapshot.cut or any(row["part"] for row in born)
-            more = len(born) - len(dying)
-            self._publish("", "features", "log", more_rows=more, next=self.snapshot.next + len(born), cut=cut)
+        """Add clips, add files or replace what is known of them, forget paths: each file wholly, or the next run of
+        `index` does. Clips of contents that no file has any more are removed."""
+        client, new = self.client, {file.path: file for file in files}
+        paths = list(dict.fromkeys([*new, *forget]))
+        if not paths:
+            return
+        old = list(client.query_in("", "path", list(map(quoted, paths)), ["id", "path", "digest", "clip"]))
+        parts = self._parts_of(new.values(), clips)
+        folders = {os.path.join(parent, "") for path in new for parent in Path(path).parents}
+        nothing = np.zeros(self.dim)
+        texts = [row for folder in folders for row in text_rows(FOLDERS, quoted(folder), nothing, hashed(folder))]
+        texts += [row for clip in clips for row in features_of(clip)]
+        client.put("files", [{**stored(Row(path, UNFINISHED, 0.0, "")), "vector": [0.0, 0.0]} for path in paths])
+        client.put("features", texts)
+        client.put("", parts)
+        kept = {(quoted(file.path), file.digest) for file in new.values()}
+        stale = {row["id"] for row in old if (row["path"], row["digest"]) not in kept} - {row["id"] for row in parts}
+        client.delete("", sorted(stale))
+        client.flush("", "features")
+        client.put("files", [{**stored(file), "vector": [0.0, 0.0]} for file in new.values()])
+        client.delete("files", [hashed(path) for path in paths if path not in new])
+        client.flush("files")
+        digests = sorted({row["digest"] for row in old} - {file.digest for file in files})
+        left = {row["digest"] for row in client.query_in("", "digest", digests, ["digest"])}
+        self._drop_texts({row["clip"] for row in old if row["digest"] in digests and row["digest"] not in left})
+        self.snapshot = State(client, self.dim)
 
-    def _changes(
-        self, files: Sequence[Row], clips: Sequence[NewClip], forget: Sequence[str]
-    ) -> tuple[list[dict], list[dict]]:
-        """Rows to be born and rows to die."""
-        files = list({file.path: file for file in files}.values())
-        state, whole = self.snapshot, [*ROW_FIELDS, "vector"]
-        paths = dict.fromkeys(quoted(path) for path in [*forget, *(row.path for row in files)])
-        dying = state.find("path", list(paths), fields=whole)
-        digests = sorted({row["digest"] for row in dying} | {row.digest for row in files} - {""})
-        staying = [row for row in state.find("digest", digests, fields=whole) if row["path"] not in paths]
-        sources: dict[str, dict[int, dict]] = {}  # of each content the parts and where their vectors come from
-        for row in dying + staying:
-            if row["kind"] != FAILED:
-                sources.setdefault(row["digest"], {})[row["part"]] = row
-        sources.update((clip.digest, {}) for clip in clips)
-        for clip, part in _in_parts(clips):
-            sources[clip.digest][part] = self._row_of(clip, part)
-        has_first = {(row["digest"], row["part"]) for row in staying if row["kind"] == FIRST}
-        born: list[dict] = []
-        for row in staying:  # a copy becomes the first when that one goes
-            if row["kind"] == COPY and (row["digest"], row["part"]) not in has_first:
-                has_first.add((row["digest"], row["part"]))
-                dying.append(row)
-                born.append({**row, "kind": FIRST})
-        for file in files:
-            told = about(file)
-            if file.reason:
-                born.append({**self._row_of(None, 0), **told, "kind": FAILED})
-            for part, source in sorted(sources.get(file.digest, {}).items()) if not file.reason else ():
-                kind = COPY if (file.digest, part) in has_first else FIRST
-                has_first.add((file.digest, part))
-                born.append({**source, **told, "kind": kind})
-        for i, row in enumerate(born):
-            row["id"] = state.next + i
-        return born, dying
+    def _parts_of(self, files: Iterable[Row], clips: Sequence[NewClip]) -> Rows:
+        """Return the rows of these files' clips: new ones, or those of other files with the same content."""
+        parts: dict[str, dict[float, dict[str, Any]]] = {clip.digest: {} for clip in clips}
+        others = sorted({file.digest for file in files} - {"", *parts})
+        for part in self.client.query_in("", "digest", others, [*PART, "vector", "digest"]):
+            parts.setdefault(part["digest"], {})[part["start"]] = part
+        for clip in clips:
+            parts[clip.digest][clip.start] = part_of(clip)
+        return [
+            {**stored(file), **part, "digest": file.digest, "id": hashed(file.path, part["start"])}
+            for file in files
+            for part in parts.get(file.digest, {}).values()
+        ]
 
-    def _row_of(self, clip: NewClip | None, part: int) -> dict[str, Any]:
-        """What a row tells of a clip; of None that there is none."""
-        folded = np.zeros(2 * self.dim) if clip is None else clip.folded
-        vector = np.asarray(folded, np.float16)
-        return {
-            "part": part,
-            "start": float(clip.start) if clip else 0.0,
-            "stop": float(clip.end) if clip else 0.0,
-            "times": json.dumps([float(t) for t in clip.times] if clip else []),
-            "vector": vector if self.client.has_float16 else vector.astype(np.float32),
-        }
+    def _drop_texts(self, owners: Iterable[int]) -> None:
+        rows = self.client.query_in("features", "owner", sorted(owners), ["id"])
+        self.client.delete("features", [row["id"] for row in rows])
 
-    # ---- captions --------------------------------------------------------------------------------------------------
+    def _put_manifest(self, manifest: dict[str, Any]) -> None:
+        self.client.put("features", text_rows(MANIFEST, json.dumps(manifest), np.zeros(self.dim)))
+        self.client.flush("features")
 
     def captions(self) -> tuple[int, list[str]]:
-        """The caption list, and the commit that brought it."""
-        number: int = self.snapshot.marker["captions"]
-        lines: list[str] = []
-        found = self.client.query("log", f"what == {CAPTIONS}", ["id", "text"])
-        for row in sorted(found, key=lambda row: row["id"]):
-            lines += json.loads(row["text"]) if row["id"] >> 20 == FOREVER >> 20 | number else []
-        return number, lines
+        """Return 0, for vectors that are not kept, and the caption list."""
+        number = (read_manifest(self.client) or {}).get("captions")
+        chunks = self.snapshot.texts([number], ["text"])[0] if number else []
+        return 0, json.loads("".join(row["text"] for row in chunks) or "[]")
 
     def caption_vectors(self, first: int, count: int) -> None:
-        """They are not kept here: made when they are needed."""
+        """Return None: they are made when they are needed."""
 
     def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray] = ()) -> None:
         """Replace the caption list."""
-        with self.writing():
-            number, blocks, size = self._begin(), [[]], 0  # type: ignore[var-annotated]
-            for caption in captions:
-                size += len(json.dumps(caption)) + 2
-                if size > CHUNK:
-                    blocks.append([])
-                    size = len(json.dumps(caption)) + 2
-                blocks[-1].append(caption)
-            kept = FOREVER >> 20 | self.snapshot.marker["captions"]  # readers may still ask for these
-            old = self.client.query("log", f"what == {CAPTIONS}", ["id"])
-            self.client.delete("log", [row["id"] for row in old if row["id"] >> 20 != kept])
-            self._log([(FOREVER | number << 20 | i, CAPTIONS, block) for i, block in enumerate(blocks)])
-            self._publish("log", captions=number)
-
-
-def _at_work(lease: dict[str, Any]) -> bool:
-    if lease["host"] == socket.gethostname():
-        try:
-            os.kill(lease["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            pass
-    return lease["until"] > time.time()
-
-
-def _folder_id(folder: str) -> int:
-    """The place of a folder in the log, behind the markers and before the captions."""
-    return 1 << 61 | int.from_bytes(hashlib.sha256(folder.encode()).digest()[:7])
-
-
-def _in_parts(clips: Sequence[NewClip]) -> Iterator[tuple[NewClip, int]]:
-    """Clips, each with its number among those of its content, by time."""
-    counted: dict[str, int] = {}
-    for clip in sorted(clips, key=lambda clip: clip.start):
-        counted[clip.digest] = counted.get(clip.digest, -1) + 1
-        yield clip, counted[clip.digest]
-
-
-def _feature_rows(clip: NewClip, part: int) -> Iterator[dict[str, Any]]:
-    scales, features = np.asarray(clip.scales, np.float32), np.asarray(clip.features, np.float16)
-    text = base64.b64encode(scales.tobytes() + features[1:].tobytes()).decode()
-    chunks = [text[i : i + CHUNK] for i in range(0, len(text), CHUNK)]
-    for i, chunk in enumerate(chunks):
-        yield {
-            "id": f"{clip.digest}.{part}.{i}",
-            "digest": clip.digest,
-            "chunks": len(chunks),
-            "content": chunk,
-            "vector": features[0].astype(np.float32),
-        }
+        text, manifest = json.dumps(list(captions)), read_manifest(self.client) or {}
+        self.client.put("features", text_rows(hashed(text), text, np.zeros(self.dim)))
+        self._put_manifest({**manifest, "captions": hashed(text)})
+        self._drop_texts({manifest["captions"]} - {hashed(text), 0})

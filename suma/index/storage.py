@@ -1,7 +1,8 @@
 """What the rest asks of the place where an index is kept: a folder (store.py) or Milvus (milvus.py).
 
-A store gives snapshots, complete states that later commits do not change, and takes commits that come in whole or not
-at all. Clips have positions, whole numbers that mean something to their snapshot only.
+A folder gives snapshots, complete states that later commits do not change, and takes commits that come in whole or not
+at all; Milvus gives the present state, and takes commits file by file. Clips have positions, whole numbers that mean
+something to their snapshot only.
 
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
@@ -55,7 +56,7 @@ class State(Known, Protocol):
 
     @property
     def live(self) -> np.ndarray:
-        """Positions (N,) int64 of the clips that can be found, ascending."""
+        """Positions (N,) int64 of the clips that can be found, in the order in which they are listed."""
 
     @property
     def total(self) -> int:
@@ -100,8 +101,11 @@ class AnyStore(Protocol):
     def place(self) -> str:
         """Where it is."""
 
+    def refresh(self) -> None:
+        """Take over what other processes have written."""
+
     def writing(self) -> AbstractContextManager[None]:
-        """Be the one writer meanwhile, from the last complete state on. Raises IndexBusyError naming who is."""
+        """Write from the last complete state on. A folder has one writer: raises IndexBusyError naming who it is."""
 
     def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
         """Add clips, add files or replace what is known of them, forget paths: all or nothing."""

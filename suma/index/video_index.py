@@ -18,6 +18,7 @@ from suma.index.captions import CaptionList
 from suma.index.catalog import REMOVED, Row, describe, key
 from suma.index.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.index.milvus import MilvusStore, is_server
+from suma.index.milvus_client import without_token
 from suma.index.parts import Part
 from suma.index.query import ALL, Filter, Query, parse
 from suma.index.report import Report
@@ -305,7 +306,7 @@ class VideoIndex:
         positions = snapshot.positions_of(on_disk(path))
         if not positions:
             raise KeyError(f"{path} is not in the index")
-        return int(np.searchsorted(snapshot.live, positions[0]))
+        return int(np.flatnonzero(snapshot.live == positions[0])[0])
 
     def concept_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in a large
@@ -373,7 +374,7 @@ class VideoIndex:
         as it was. Raises ValueError for a place of other things."""
         listed, old = self._captions, self.store
         if not isinstance(old, Store):
-            if old.place != str(folder).partition("?")[0]:
+            if old.place != without_token(str(folder)):
                 raise ValueError(f"{old.place} cannot be copied: index the videos into {folder}")
         elif is_server(folder):
             listed = listed or CaptionList.load(old)

@@ -79,9 +79,8 @@ def in_faiss(world: World) -> None:
 def in_milvus(world: World, place: str, name: str, index: str, sealed: bool) -> None:
     """Through the client of suma/index/milvus_client.py."""
     client = Client(f"{place}/bench_{index}?index={index}")
-    if client.exists(""):
-        client.drop("")
-    client.create("", {"id": int, "number": float}, world.vectors.shape[1], index, False)
+    client.call("drop_collection", "")
+    client.create("", {"id": int, "number": float}, world.vectors.shape[1], index)
     began = time.perf_counter()
     for i in range(0, len(world.vectors), 1000):
         block = zip(world.number[i : i + 1000].tolist(), world.vectors[i : i + 1000], strict=True)
@@ -90,11 +89,11 @@ def in_milvus(world: World, place: str, name: str, index: str, sealed: bool) -> 
     client.query("", "id == 0", ["id"])  # until all have come in
 
     def ask(query: np.ndarray, condition: str) -> list[int]:
-        return [row["id"] for row in client.search(query, ASKED, condition, ["id"], "Bounded")]
+        return [row["id"] for row in client.search(query, ASKED, condition, ["id"])]
 
     for state in ["", " sealed"] if sealed else [""]:
         if state:
-            client._api.flush(client.name)
+            client.flush("")
             time.sleep(20)  # until its index is built and loaded
         world.report(f"{name} {index}{state}", seconds, lambda q: ask(q, ""), lambda q: ask(q, f"number < {SHARE}"))
 
