@@ -14,9 +14,17 @@ import regex  # knows the classes of Unicode, as `re` does not
 
 from suma.arrays import Array, to_numpy, unit
 
-# Letters and digits with their combining marks, and the two joiners that stand inside words of many scripts.
-_INNER = r"(?:[\p{L}\p{N}\p{M}]|[\u200c\u200d](?=[\p{L}\p{N}\p{M}]))"
-_WORD = regex.compile(rf"[\p{{L}}\p{{N}}]{_INNER}*(?:'\p{{L}}[\p{{L}}\p{{M}}]*)?")
+# Scripts without spaces, by rule: a Chinese character is a word, and a run of hiragana or katakana; in Thai
+# about a syllable: a vowel in front, a consonant, its marks and vowels, and a consonant that has none.
+_THAI_VOWELS = r"\u0e30-\u0e3a\u0e45\u0e47-\u0e4e"
+_UNSPACED = (
+    r"\p{Han}\p{M}*|\p{Hiragana}[\p{Hiragana}\p{M}\u30fc]*|\p{Katakana}[\p{Katakana}\p{M}\u30fc]*"
+    rf"|[\u0e40-\u0e44]?[\u0e01-\u0e2e][{_THAI_VOWELS}]*(?:[\u0e01-\u0e2e](?![{_THAI_VOWELS}]))?"
+)
+# Else letters and digits with their combining marks, and the two joiners that stand inside words of many scripts.
+_SPACED = r"[[\p{L}\p{N}\p{M}]--[\p{Han}\p{Hiragana}\p{Katakana}\u0e01-\u0e2e\u0e40-\u0e44]]"
+_INNER = rf"(?:{_SPACED}|[\u200c\u200d](?={_SPACED}))"
+_WORD = regex.compile(rf"(?V1)(?=[\p{{L}}\p{{N}}])(?:{_UNSPACED}|{_SPACED}{_INNER}*(?:'\p{{L}}[\p{{L}}\p{{M}}]*)?)")
 UNLIKE = 0.75  # an unseen word must be nearer to a concept than this share of the concepts is to another concept
 
 
@@ -36,10 +44,12 @@ def fold(text: str) -> str:
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text, in order, as `fold` leaves them: letters and digits of any script with their
-    combining marks, and an inner apostrophe.
+    combining marks, and an inner apostrophe; of Chinese, Japanese and Thai, parts of the sentence (see _UNSPACED).
 
     >>> split_words("The dog's RED frisbee, 2 times -- caf\u00e9!")
     ['the', "dog's", 'red', 'frisbee', '2', 'times', 'caf\u00e9']
+    >>> split_words("\u72ac\u304c\u8d70\u3063\u3066\u3044\u308b")
+    ['\u72ac', '\u304c', '\u8d70', '\u3063\u3066\u3044\u308b']
     """
     return _WORD.findall(fold(text))
 
