@@ -17,7 +17,7 @@ from suma.index.caption_files import read_captions
 from suma.index.files import find_videos
 from suma.index.milvus import is_server
 from suma.index.parts import Part, device, missing_parts
-from suma.index.query import Filter
+from suma.index.query import Filter, parse
 from suma.index.report import Report
 from suma.index.search import Match
 from suma.index.store import refuse_other_things
@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
         model.whole().verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
-        answers = index.search(args.query, within=args.within, hubness=args.hubness, **_page(args))
+        query = parse(args.query)
+        answers = index.search(query, within=args.within, hubness=args.hubness, **_page(args))
+        for note in query.notes(model.space):
+            print(note, file=sys.stderr)
         return _show(answers, args.json)
     elif args.command == "similar":
         return _show(index.similar(args.video, **_page(args)), args.json)

@@ -358,8 +358,9 @@ def test_the_search_box_reads_the_query_language(handlers: app.Handlers, monkeyp
     assert shown.count("data-video") == 4 and "suma-knob" in bar and 'data-link="a dog runs -cat^0.5 longer:2"' in shown
     assert "not a word of the model" not in bar  # longer:2 is none of its words
     monkeypatch.setattr(handlers.index.model.space, "ignored", frozenset(["qwert"]))
-    bar = handlers.show_typed("a dog qwert qwertz")[1]
-    assert "not a word of the model: qwertz<" in bar  # qwert is a word that names no concept
+    bar = handlers.show_typed("a dogg qwert qwertzuio without a cat doggs qweert")[1]
+    assert "not a word of the model: dogg, qwertzuio, doggs<" in bar  # qwert is a word that names no concept
+    assert "&#39;qweert&#39; read as &#39;qwert&#39;<" in bar and "type -cat for videos without it<" in bar
     assert handlers.show_typed("a dog longer:20")[0].startswith('<p class="suma-note">No video of the gallery is meant')
     for half in ("a dog longer:t", "a dog after:2024", "dog -dog", "longer:1"):
         shown, bar, best = handlers.show_typed(half)

@@ -184,6 +184,14 @@ def test_filters_pages_and_moments(place: Path, searched: str, capsys: pytest.Ca
     assert len(paths(capsys)) == 3
 
 
+def test_slips_and_negations_are_told(place: Path, searched: str, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    assert suma(place, "search", searched, "a dog without a ktichen", "--json") == 0
+    out = capsys.readouterr()
+    told = ["'ktichen' read as 'kitchen'", "'without' is not understood: type -kitchen for videos without it"]
+    assert len(json.loads(out.out)) == 3 and out.err.splitlines() == told
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [

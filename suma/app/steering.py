@@ -6,7 +6,7 @@ from typing import Any
 from suma.app.render import render
 from suma.index.query import Query
 from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
-from suma.model.vocabulary import fold, split_words
+from suma.model.vocabulary import NEGATIONS, fold, split_words
 
 SHOWN = 6  # concepts of the sentence, strongest first; those that were set always show
 SETS = {"ban": -1.0, "add": 0.8}  # what a button of the bar sets a weight to
@@ -50,12 +50,13 @@ def bar(model: Any, text: str, query: Query) -> str:
         }
         for k, weight in weight_of.items()
     ]
-    words, known = split_words(" ".join(term for term, _ in query.mixed)), {*space.words, *space.ignored}
+    words, known = split_words(" ".join(term for term, _ in query.mixed)), {*space.words, *space.ignored, *NEGATIONS}
     return render(
         "steer",
         untrained=model.config.untrained,
         knobs=knobs,
         text=text,
         steered=bool(weights),
-        unknown=[word for word in dict.fromkeys(words) if word not in known],
+        unknown=[word for word in dict.fromkeys(map(space.read, words)) if word not in known],
+        notes=query.notes(space),
     )
