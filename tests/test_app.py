@@ -370,6 +370,18 @@ def test_the_search_box_reads_the_query_language(handlers: app.Handlers, monkeyp
             handlers.show_results(half)
 
 
+def test_of_doubles_the_best_is_shown(handlers: app.Handlers, monkeypatch: pytest.MonkeyPatch):
+    found = [match["video"] for match in handlers.search("a dog")]
+    digests = [handlers.gallery.row(name).digest for name in found]
+    monkeypatch.setattr("suma.index.search.group_contents", lambda snapshot: [[digests[1], digests[0], digests[3]]])
+    monkeypatch.setattr(handlers.index._searcher, "_doubles", None)
+    assert [match["video"] for match in handlers.search("a dog", hide_doubles=True)] == [found[0], found[2]]
+    assert [match["video"] for match in handlers.search("a dog", 1, offset=1, hide_doubles=True)] == [found[2]]
+    assert handlers.show_results("a dog", True)[0].count("data-video") == 2
+    assert handlers.show_results("a dog")[0].count("data-video") == 4
+    handlers.index._searcher._doubles = None
+
+
 def test_a_long_video_plays_and_is_explained_at_its_moment(tiny_model: SUMA, tmp_path: Path):
     write_video(tmp_path / "long.mp4", frames=90, size=(96, 64), picture=noise_picture)
     write_video(tmp_path / "short.mp4", frames=20, size=(96, 64), picture=noise_picture)
