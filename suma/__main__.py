@@ -1,4 +1,4 @@
-"""The command line: `suma index | merge | search | captions | similar | info | check | app | doctor`."""
+"""The command line: `suma index | merge | search | captions | similar | duplicates | info | check | app | doctor`."""
 
 import os
 
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suma.index.caption_files import read_captions
+from suma.index.catalog import Row
 from suma.index.files import find_videos
 from suma.index.milvus import is_server
 from suma.index.parts import Part, missing_parts
-from suma.index.query import Filter
+from suma.index.query import Filter, parse
 from suma.index.report import Report
 from suma.index.search import Match
 from suma.index.store import refuse_other_things
@@ -42,6 +43,17 @@ def _show(matches: Sequence[Match], as_json: bool) -> int:
         where = f"at {match.moment:.1f} s" if match.duration else "photo"
         print(f"{match.score:.3f}  {match.path}  {where}  {why}".rstrip())
     return 0 if matches else 1
+
+
+def _show_duplicates(groups: Sequence[Sequence[Row]], as_json: bool) -> None:
+    """Print groups of files, the first of each marked; the others may go."""
+    if as_json:
+        shown = [[{"path": f.path, "duration": f.duration, "size": f.size} for f in files] for files in groups]
+        print(json.dumps(shown, ensure_ascii=False))
+    elif groups:
+        print("\n\n".join("\n".join("* "[n > 0] + f" {f.path}" for n, f in enumerate(files)) for files in groups))
+    if not groups:
+        print("no two videos show the same", file=sys.stderr)
 
 
 def _page(args: argparse.Namespace) -> dict[str, Any]:
@@ -77,10 +89,15 @@ def run(args: argparse.Namespace) -> int:
         model.verify()
         print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     elif args.command == "search":
-        answers = index.search(args.query, within=args.within, hubness=args.hubness, **_page(args))
+        query = parse(args.query)
+        answers = index.search(query, within=args.within, hubness=args.hubness, **_page(args))
+        for note in query.notes(model.space):
+            print(note, file=sys.stderr)
         return _show(answers, args.json)
     elif args.command == "similar":
         return _show(index.similar(args.video, **_page(args)), args.json)
+    elif args.command == "duplicates":
+        _show_duplicates(index.duplicates(), args.json)
     elif args.command == "captions":
         found = index.captions(args.video, args.top_k)
         print(json.dumps(found, ensure_ascii=False) if args.json else "\n".join(f"{s:.3f}  {c}" for c, s in found))

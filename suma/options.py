@@ -44,8 +44,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     similar = command("similar", "video or image -> videos")
     captions = command("captions", "video -> captions of the index's list")
     info = command("info", "what an index holds, and the files it could not read")
+    duplicates = command("duplicates", "videos that show the same: encoded anew, cropped, trimmed, with a logo, ...")
     check = command("check", "compare an index's features with their checksums, and its model with its fingerprint")
-    for sub in (search, similar, captions, info, check):
+    for sub in (search, similar, captions, info, duplicates, check):
         sub.add_argument("index", help="the index's folder")
     search.add_argument("query", help="what happens in the video")
     for sub in (similar, captions):

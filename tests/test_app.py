@@ -354,8 +354,9 @@ def test_the_search_box_reads_the_query_language(handlers: app.Handlers, monkeyp
     assert shown.count("data-video") == 4 and "suma-knob" in bar and 'data-link="a dog runs -cat^0.5 longer:2"' in shown
     assert "not a word of the model" not in bar  # longer:2 is none of its words
     monkeypatch.setattr(handlers.index.model.space, "ignored", frozenset(["qwert"]))
-    bar = handlers.show_typed("a dog qwert qwertz")[1]
-    assert "not a word of the model: qwertz<" in bar  # qwert is a word that names no concept
+    bar = handlers.show_typed("a dogg qwert qwertzuio without a cat doggs qweert")[1]
+    assert "not a word of the model: dogg, qwertzuio, doggs<" in bar  # qwert is a word that names no concept
+    assert "&#39;qweert&#39; read as &#39;qwert&#39;<" in bar and "type -cat for videos without it<" in bar
     assert handlers.show_typed("a dog longer:20")[0].startswith('<p class="suma-note">No video of the gallery is meant')
     for half in ("a dog longer:t", "a dog after:2024", "dog -dog", "longer:1"):
         shown, bar, best = handlers.show_typed(half)
@@ -363,6 +364,18 @@ def test_the_search_box_reads_the_query_language(handlers: app.Handlers, monkeyp
         assert handlers.show_best(best, MODE)[0] == ""
         with pytest.raises(gr.Error):
             handlers.show_results(half)
+
+
+def test_of_doubles_the_best_is_shown(handlers: app.Handlers, monkeypatch: pytest.MonkeyPatch):
+    found = [match["video"] for match in handlers.search("a dog")]
+    digests = [handlers.gallery.row(name).digest for name in found]
+    monkeypatch.setattr("suma.index.search.group_contents", lambda snapshot: [[digests[1], digests[0], digests[3]]])
+    monkeypatch.setattr(handlers.index._searcher, "_doubles", None)
+    assert [match["video"] for match in handlers.search("a dog", hide_doubles=True)] == [found[0], found[2]]
+    assert [match["video"] for match in handlers.search("a dog", 1, offset=1, hide_doubles=True)] == [found[2]]
+    assert handlers.show_results("a dog", True)[0].count("data-video") == 2
+    assert handlers.show_results("a dog")[0].count("data-video") == 4
+    handlers.index._searcher._doubles = None
 
 
 def test_a_long_video_plays_and_is_explained_at_its_moment(tiny_model: SUMA, tmp_path: Path):

@@ -15,7 +15,7 @@ from suma import SUMA, VideoIndex
 from suma.model import concept_space
 from suma.model.concept_space import ConceptSpace
 from suma.model.text_encoder import load_for_search
-from suma.model.vocabulary import count_words, nfc, split_words
+from suma.model.vocabulary import Vocabulary, count_words, nfc, split_words
 from suma.model.word_clusters import cluster_words, naming_order
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,10 @@ ROOT = Path(__file__).parents[1]
         ("?! ... \U0001f600", []),
         ("बिल्ली दौड़ती है।", ["बिल्ली", "दौड़ती", "है"]),  # combining marks belong to their letters
         ("தமிழ் நாய்", ["தமிழ்", "நாய்"]),
-        ("แมววิ่ง", ["แมววิ่ง"]),
+        ("แมววิ่ง สุนัขวิ่งบน", ["แมว", "วิ่ง", "สุ", "นัข", "วิ่ง", "บน"]),  # by syllables, as a rule finds them
+        ("一只狗在汽车旁。", list("一只狗在汽车旁")),  # by characters
+        ("犬がボールをキャッチする", ["犬", "が", "ボール", "を", "キャッチ", "する"]),  # by scripts
+        ("Tシャツ2枚", ["t", "シャツ", "2", "枚"]),
         ("قِطَّة تجري", ["قِطَّة", "تجري"]),
         ("שָׁלוֹם עולם", ["שָׁלוֹם", "עולם"]),
         ("İstanbul'da", ["i\u0307stanbul'da"]),
@@ -69,6 +72,41 @@ def test_every_letter_with_its_marks_is_one_word():
             assert len(split_words(f"a{letter}b")) == 1, hex(code)
         forms = {tuple(split_words(unicodedata.normalize(form, f"{letter}\u0323x"))) for form in ("NFC", "NFD")}
         assert len(forms) == 1, hex(code)
+
+
+VOCABULARY = Vocabulary(
+    ["elephant", "elegant", "elepant", "leash", "horse", "house", "dog", "box", "torch"],
+    [700, 12, 1, 50, 400, 500, 900, 30, 200],
+    1000,
+    "idf",
+    ["slowly"],
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("elephant", "elephant"),
+        ("elefant", "elephant"),  # beside elegant and a misspelling, both of which are rare
+        ("elehpant", "elephant"),
+        ("leashes", "leash"),
+        ("leahs", "leash"),
+        ("boxes", "box"),  # a plural may be short
+        ("doog", "doog"),  # but no misspelling
+        ("hoise", "hoise"),  # horse or house
+        ("eleffants", "eleffants"),  # two edits
+        ("slowli", "slowly"),
+        ("without", "without"),
+        ("porch", "porch"),  # a common word is no slip
+    ],
+)
+def test_slips_are_read_as_the_one_word_near(word: str, meant: str):
+    assert VOCABULARY.read(word) == meant
+
+
+def test_slips_name_what_the_right_word_names_and_negations_nothing(tiny_model: SUMA):
+    meant, typed = tiny_model.anchors(["child kitchen", "dog"]), ["Childs KITCHENS", "no dog, not without"]
+    assert torch.allclose(tiny_model.anchors(typed), meant, atol=1e-6)
 
 
 def test_counts_are_the_number_of_captions_that_hold_a_word():

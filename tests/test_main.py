@@ -203,6 +203,32 @@ def test_filters_pages_and_moments(place: Path, searched: str, capsys: pytest.Ca
     assert len(paths(capsys)) == 3
 
 
+def test_duplicates_are_printed_in_groups(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    index, first, copy = str(tmp_path / "index"), tmp_path / "a.mp4", tmp_path / "b.mp4"
+    shutil.copy(place / "videos" / "0.mp4", first)
+    assert suma(place, "index", str(first), "-o", index) == 0
+    capsys.readouterr()
+    assert suma(place, "duplicates", index) == 0
+    assert capsys.readouterr() == ("", "no two videos show the same\n")
+    shutil.copy(first, copy)
+    assert suma(place, "index", str(copy), "-o", index) == 0
+    capsys.readouterr()
+    assert suma(place, "duplicates", index) == 0
+    assert capsys.readouterr() == (f"* {first}\n  {copy}\n", "")
+    assert suma(place, "duplicates", index, "--json") == 0
+    assert [[file["path"] for file in group] for group in json.loads(capsys.readouterr().out)] == [
+        [str(first), str(copy)]
+    ]
+
+
+def test_slips_and_negations_are_told(place: Path, searched: str, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    assert suma(place, "search", searched, "a dog without a ktichen", "--json") == 0
+    out = capsys.readouterr()
+    told = ["'ktichen' read as 'kitchen'", "'without' is not understood: type -kitchen for videos without it"]
+    assert len(json.loads(out.out)) == 3 and out.err.splitlines() == told
+
+
 @pytest.mark.parametrize(
     ("args", "code"),
     [

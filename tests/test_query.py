@@ -330,3 +330,18 @@ def test_an_image_asks_like_a_video(index: VideoIndex, tmp_path: Path):
     assert len(whole) == 8 and index.similar(still, 8, filter=Filter("small")) == small
     assert index.similar(still, 2, offset=1, filter=Filter("small")) == small[1:3]
     assert index.similar(still, 8, min_score=small[1].score, filter=Filter("small"))[:2] == small[:2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "notes"),
+    [
+        ("a dog runs", []),
+        ("a dgo runs", []),  # shorter than 5 letters
+        ("a ktichen +snwo -snows", ["'ktichen' read as 'kitchen'", "'snows' read as 'snow'"]),
+        ("a dog without a leash", ["'without' is not understood: type -leash for videos without it"]),
+        ("a dog that is not runing", ["'not' is not understood: type -runing for videos without it"]),
+        ("nobody says no", []),
+    ],
+)
+def test_slips_and_negations_are_told(tiny_model: SUMA, typed: str, notes: list[str]):
+    assert parse(typed).notes(tiny_model.space) == notes

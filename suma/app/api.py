@@ -61,7 +61,12 @@ class Api:
 
     @show_user_errors
     def search(
-        self, query: str, top_k: int = TOP, weights: dict[str, float] | None = None, offset: int = 0
+        self,
+        query: str,
+        top_k: int = TOP,
+        weights: dict[str, float] | None = None,
+        offset: int = 0,
+        hide_doubles: bool = False,
     ) -> list[dict[str, Any]]:
         """Find the videos of the gallery that a text describes best, and the moment in each where it happens.
 
@@ -74,13 +79,14 @@ class Api:
             weights: optional steering of concepts: a word and its weight from -1 (ban what this word names) over 0
                 (ignore it) to 1 (strengthen it), for example {"snow": -1, "ball": 0.8}.
             offset: how many of the best to leave out: 12 for the second page of 12.
+            hide_doubles: of videos that show the same, return only the best.
 
         Returns:
             A list, best first, of {video: its name, caption, score, moment: seconds of its best moment, duration:
             seconds, concepts: [{name, part: of the score}]}.
         """
         asked = read_query(_text(query), _weights(weights))
-        return [self._json(match) for match in self.find(asked, top_k, _count(offset, "offset"))]
+        return [self._json(match) for match in self.find(asked, top_k, _count(offset, "offset"), hide_doubles)]
 
     @show_user_errors
     def captions(
@@ -191,14 +197,14 @@ class Api:
 
     # ---- what these functions and the page are made of ------------------------------------------------------------
 
-    def find(self, query: Query, top_k: int = TOP, offset: int = 0) -> list[Match]:
+    def find(self, query: Query, top_k: int = TOP, offset: int = 0, hide_doubles: bool = False) -> list[Match]:
         """Return the best matches of a query, best first."""
         if os.path.isabs(query.filter.folder):
             raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
             texts, chosen = self._encoded(query), replace(query.filter, root=self.gallery.root)
-            options = {"offset": offset, "min_score": query.min_score, "filter": chosen}
-            return self.gallery.met(self.index.search(texts, _count(top_k), **options))
+            more: dict[str, Any] = {"min_score": query.min_score, "filter": chosen, "hide_doubles": hide_doubles}
+            return self.gallery.met(self.index.search(texts, _count(top_k), offset=offset, **more))
 
     def find_similar(self, path: str, top_k: int = TOP) -> list[Match]:
         """Return the videos most like this one, best first."""

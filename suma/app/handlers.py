@@ -110,7 +110,7 @@ class Handlers(Api):
         return f"(typed) => typed || {asked} || {first}"
 
     @show_user_errors
-    def show_results(self, text: str) -> list[Any]:
+    def show_results(self, text: str, hide_doubles: bool = False) -> list[Any]:
         """Return tiles, the steering bar and the best result; warn where there is nothing to search."""
         text = (text or "").strip()
         if not text:
@@ -122,32 +122,32 @@ class Handlers(Api):
             return [gr.skip()] * 3
         if len(text) > MAX_QUERY:
             gr.Warning(f"Only the first {MAX_QUERY} characters of the query are read.", title="A long query")
-        return self._results(clean(text))
+        return self._results(clean(text), hide_doubles)
 
     @show_user_errors
-    def show_typed(self, text: str) -> list[Any]:
+    def show_typed(self, text: str, hide_doubles: bool = False) -> list[Any]:
         """Return the same while someone types: an empty box or half a word of the query language is no mistake."""
         try:
-            return self._results(clean(text))
+            return self._results(clean(text), hide_doubles)
         except ValueError as error:
             return [tiles([], empty=str(error), link=""), "", None]
 
-    def _results(self, text: str) -> list[Any]:
+    def _results(self, text: str, hide_doubles: bool) -> list[Any]:
         if not (text and len(self.index)):
             said = "Type what happens in the video." if len(self.index) else self.nothing_there
             return [tiles([], empty=said, link=text), "", None]
         query = read_query(text)
-        shown = self.gallery.tiles(self.find(query))
+        shown = self.gallery.tiles(self.find(query, hide_doubles=hide_doubles))
         with self.gallery.lock:
             bar = views.steering_bar(self.index.model, text, query)
         best = Best(text, query, shown[0].name, shown[0].moment or 0.0) if shown else None
         return [tiles(shown, chosen=0, empty="No video of the gallery is meant by this.", link=text), bar, best]
 
     @show_user_errors
-    def steer(self, text: str, event: gr.EventData) -> list[Any]:
+    def steer(self, text: str, event: gr.EventData, hide_doubles: bool = False) -> list[Any]:
         """Return the query after a click in the bar, and its results. A slider that moves is not drawn again."""
         text = views.changed_query(text or "", event._data)
-        results, bar, best = self.show_typed(text)
+        results, bar, best = self.show_typed(text, hide_doubles)
         return [text, results, gr.skip() if event._data.get("kind") == "weight" else bar, best]
 
     @show_user_errors

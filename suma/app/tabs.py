@@ -125,6 +125,7 @@ def search_tab(h: Handlers, demo: gr.Blocks, tabs: gr.Tabs) -> Ask:
         with gr.Row(equal_height=True):
             query = field("query", "what happens in the video", scale=8, autofocus=True)
             button = gr.Button("Search", variant="primary", scale=1, min_width=100, elem_id="search")
+        hide = gr.Checkbox(label="hide doubles", container=False, elem_id="hide-doubles")
         filling = clickable("filling") if h.filling else None
         examples = clickable("examples", chips(h.gallery.examples()))
         steer = clickable("steer")
@@ -135,22 +136,22 @@ def search_tab(h: Handlers, demo: gr.Blocks, tabs: gr.Tabs) -> Ask:
                 results = clickable("results", render("skeleton", number=TOP) if len(h.index) else empty)
             with gr.Column(scale=8, min_width=320, elem_id="detail"):
                 then_best, sources = _detail(h, query, found, results)
-        shown = [results, steer, found]
+        typed, shown = [query, hide], [results, steer, found]
         if filling is not None:
             timer, count = gr.Timer(1.5), gr.State(len(h.gallery.names))
             timer.tick(h.show_filling, [query, count], [filling, timer, count, examples, *shown], **PRIVATE)
 
     def ask(source: gr.HTML) -> None:
         clicked = source.select(_clicked_query, None, [query, tabs], **PRIVATE)
-        then_best(clicked.then(h.show_results, query, shown, **PRIVATE))
+        then_best(clicked.then(h.show_results, typed, shown, **PRIVATE))
 
     for source in (examples, *sources):
         ask(source)
-    then_best(gr.on([query.submit, button.click], h.show_results, query, shown, **PRIVATE))
-    then_best(live.input(h.show_typed, query, shown, **LATEST))
-    then_best(steer.input(h.steer, query, [query, *shown], **LATEST))
+    then_best(gr.on([query.submit, button.click], h.show_results, typed, shown, **PRIVATE))
+    then_best(gr.on([live.input, hide.input], h.show_typed, typed, shown, **LATEST))
+    then_best(steer.input(h.steer, typed, [query, *shown], **LATEST))
     opened = demo.load(None, query, query, js=h.first_query, api_visibility="private")
-    then_best(opened.then(h.show_typed, query, shown, **PRIVATE))
+    then_best(opened.then(h.show_typed, typed, shown, **PRIVATE))
     return ask
 
 

@@ -19,7 +19,7 @@ from suma.explain import Explanation
 from suma.index.query import Query
 from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
 from suma.model.encoder import Encoder
-from suma.model.vocabulary import fold, split_words
+from suma.model.vocabulary import NEGATIONS, fold, split_words
 
 # cividis: dark blue to yellow, even in lightness, and the same for colour-blind eyes
 SCALE = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
@@ -166,14 +166,15 @@ def steering_bar(model: Encoder, text: str, query: Query) -> str:
         }
         for k, weight in weight_of.items()
     ]
-    words, known = split_words(" ".join(term for term, _ in query.mixed)), {*space.words, *space.ignored}
+    words, known = split_words(" ".join(term for term, _ in query.mixed)), {*space.words, *space.ignored, *NEGATIONS}
     return render(
         "steer",
         untrained=model.config.untrained,
         knobs=knobs,
         text=text,
         steered=bool(weights),
-        unknown=[word for word in dict.fromkeys(words) if word not in known],
+        unknown=[word for word in dict.fromkeys(map(space.read, words)) if word not in known],
+        notes=query.notes(space),
     )
 
 

@@ -32,7 +32,7 @@ from suma.index.catalog import Database
 from suma.index.steering import parse as parse_steering
 from suma.index.steering import steer
 from suma.model.encoder import Encoder, Queries
-from suma.model.vocabulary import nfc
+from suma.model.vocabulary import NEGATIONS, Vocabulary, ignored_words, nfc, split_words
 
 MAX_TERMS, MAX_WEIGHT = 32, 10.0
 CANCELLED = 1e-3  # length below which what is left of a sum is noise
@@ -144,6 +144,19 @@ class Query:
     def mixed(self) -> list[tuple[str, float]]:
         """All texts with their weights, the sentence first."""
         return [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
+
+    def notes(self, vocabulary: Vocabulary) -> list[str]:
+        """Return lines on what is read otherwise than it may be meant: slips, and what `not`, `no`, `without` deny."""
+        words = [word for text, _ in self.mixed for word in split_words(text)]
+        read = {word: vocabulary.read(word) for word in words}
+        notes = [f"'{word}' read as '{meant}'" for word, meant in read.items() if meant != word]
+        empty = NEGATIONS.union(ignored_words())
+        sentence = [read[word] for word in split_words(self.sentence)]
+        for n, word in enumerate(sentence):
+            denied = next((w for w in sentence[n + 1 : n + 4] if w not in empty), "") if word in NEGATIONS else ""
+            if denied:
+                notes.append(f"'{word}' is not understood: type -{denied} for videos without it")
+        return notes
 
     def _mix(self, rows: np.ndarray) -> np.ndarray:
         """The weighted sum (1, n) of the texts' rows (T, n), brought to length 1; zeros where only noise is left."""

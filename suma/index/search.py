@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from suma.index.catalog import Row
+from suma.index.duplicates import group_contents
 from suma.index.first_stage import Candidates
 from suma.index.hubness import Popularity
 from suma.index.query import ALL, Filter
@@ -46,6 +47,7 @@ class Page:
     min_score: float = -math.inf
     filter: Filter = ALL
     group: bool = True  # one answer for each video, not for each part
+    hide_doubles: bool = False  # one answer for each group of doubles
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -67,6 +69,7 @@ class Searcher:
         self.candidates: FirstStage = Candidates()
         self._corrected = Candidates()  # of hubness
         self._filtered: tuple[State, Filter, Any] | None = None  # the clips that the last filter lets through
+        self._doubles: tuple[State, dict[str, str]] | None = None  # content -> the first of its group
 
     # ---- features --------------------------------------------------------------------------------------------------
 
@@ -83,6 +86,12 @@ class Searcher:
         if self._filtered is None or self._filtered[0] is not snapshot or self._filtered[1] != chosen:
             self._filtered = (snapshot, chosen, snapshot.allowed(chosen))
         return self._filtered[2]
+
+    def _first_of_group(self, snapshot: State) -> dict[str, str]:
+        """The first content of each content's group of doubles; computed once for a state of the index."""
+        if self._doubles is None or self._doubles[0] is not snapshot:
+            self._doubles = snapshot, {x: group[0] for group in group_contents(snapshot) for x in group}
+        return self._doubles[1]
 
     # ---- answers ---------------------------------------------------------------------------------------------------
 
@@ -177,10 +186,11 @@ class Searcher:
                 return []
             values = score(found)
             ranked = [(float(values[i]), found[i]) for i in np.argsort(-values, kind="stable").tolist()]
-            if page.group and snapshot.cut:
+            if page.hide_doubles or (page.group and snapshot.cut):
                 best: dict[str, tuple[float, int]] = {}
+                first = self._first_of_group(snapshot) if page.hide_doubles else {}
                 for pair, digest in zip(ranked, snapshot.digests([p for _, p in ranked]), strict=True):
-                    best.setdefault(digest, pair)
+                    best.setdefault(first.get(digest, digest), pair)
                 ranked = list(best.values())
             if len(ranked) >= page.offset + page.top_k or all_there:
                 return page.cut(ranked)

@@ -16,6 +16,7 @@ import numpy as np
 from suma.atomic_io import digest_of, on_disk
 from suma.index.captions import CaptionList
 from suma.index.catalog import REMOVED, Row, describe, key
+from suma.index.duplicates import groups
 from suma.index.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.index.milvus import MilvusStore, is_server
 from suma.index.milvus_client import without_token
@@ -208,6 +209,7 @@ class VideoIndex:
         within: str | Path | None = None,
         group: bool = True,
         hubness: bool = False,
+        hide_doubles: bool = False,
     ) -> list[Match]:
         """The videos that a text describes best, best first.
 
@@ -221,6 +223,7 @@ class VideoIndex:
             group: one answer for each video, rather than for each part of a long one.
             hubness: take from every score what the video scores with texts at large (hubness.py); `keep_hubness`
                 makes that quick to begin with.
+            hide_doubles: of videos that show the same (`duplicates`), answer with the best one.
 
         Raises ValueError for an empty query, one that cannot be read, or top_k < 1.
         """
@@ -228,7 +231,7 @@ class VideoIndex:
             query = parse(query)
         if isinstance(query, Query):
             filter, min_score = query.filter & filter, max(min_score, query.min_score)
-        page = Page(top_k, offset, min_score, filter, group)
+        page = Page(top_k, offset, min_score, filter, group, hide_doubles)
         texts = query.texts(self.model) if isinstance(query, Query) else query
         if within is None:
             return self._searcher.by_text(self.store, texts, page, self._popularity() if hubness else None)
@@ -277,6 +280,10 @@ class VideoIndex:
         """
         page, itself = Page(top_k, offset, min_score, filter, group), self.store.snapshot.positions_of(on_disk(path))
         return self._searcher.by_video(self.store, self.parts(path)[1], itself, page)
+
+    def duplicates(self) -> list[list[Row]]:
+        """Groups of files that show the same (duplicates.py), copies among them, the longest and largest first."""
+        return groups(self.store.snapshot)
 
     @property
     def caption_list(self) -> list[str]:

@@ -7,6 +7,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,9 +16,19 @@ import regex  # knows the classes of Unicode, as `re` does not
 
 from suma.model.word_clusters import unit
 
-# Letters and digits with their combining marks, and the two joiners that stand inside words of many scripts.
-_INNER = r"(?:[\p{L}\p{N}\p{M}]|[\u200c\u200d](?=[\p{L}\p{N}\p{M}]))"
-_WORD = regex.compile(rf"[\p{{L}}\p{{N}}]{_INNER}*(?:'\p{{L}}[\p{{L}}\p{{M}}]*)?")
+# Scripts without spaces, by rule: a Chinese character is a word, and a run of hiragana or katakana; in Thai
+# about a syllable: a vowel in front, a consonant, its marks and vowels, and a consonant that has none.
+_THAI_VOWELS = r"\u0e30-\u0e3a\u0e45\u0e47-\u0e4e"
+_UNSPACED = (
+    r"\p{Han}\p{M}*|\p{Hiragana}[\p{Hiragana}\p{M}\u30fc]*|\p{Katakana}[\p{Katakana}\p{M}\u30fc]*"
+    rf"|[\u0e40-\u0e44]?[\u0e01-\u0e2e][{_THAI_VOWELS}]*(?:[\u0e01-\u0e2e](?![{_THAI_VOWELS}]))?"
+)
+# Else letters and digits with their combining marks, and the two joiners that stand inside words of many scripts.
+_SPACED = r"[[\p{L}\p{N}\p{M}]--[\p{Han}\p{Hiragana}\p{Katakana}\u0e01-\u0e2e\u0e40-\u0e44]]"
+_INNER = rf"(?:{_SPACED}|[\u200c\u200d](?={_SPACED}))"
+_WORD = regex.compile(rf"(?V1)(?=[\p{{L}}\p{{N}}])(?:{_UNSPACED}|{_SPACED}{_INNER}*(?:'\p{{L}}[\p{{L}}\p{{M}}]*)?)")
+NEGATIONS = frozenset(("not", "no", "without"))  # name no concept, whatever a model ignores
+SLIP = 0.9  # how surely a misspelled word names the concept of the right one
 Embed: TypeAlias = Callable[[Sequence[str]], np.ndarray]  # words -> their token embeddings (n, E) float32
 UNLIKE = 0.75  # an unseen word must be nearer to a concept than this share of the concepts is to another concept
 
@@ -38,10 +49,12 @@ def fold(text: str) -> str:
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text, in order, as `fold` leaves them: letters and digits of any script with their
-    combining marks, and an inner apostrophe.
+    combining marks, and an inner apostrophe; of Chinese, Japanese and Thai, parts of the sentence (see _UNSPACED).
 
     >>> split_words("The dog's RED frisbee, 2 times -- caf\u00e9!")
     ['the', "dog's", 'red', 'frisbee', '2', 'times', 'caf\u00e9']
+    >>> split_words("\u72ac\u304c\u8d70\u3063\u3066\u3044\u308b")
+    ['\u72ac', '\u304c', '\u8d70', '\u3063\u3066\u3044\u308b']
     """
     return _WORD.findall(fold(text))
 
@@ -68,6 +81,12 @@ def common_words() -> tuple[dict[str, int], int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), 10_000
 
 
+@cache
+def _well_known() -> frozenset[str]:
+    """Return the bundled common words, none of which is a slip."""
+    return frozenset(common_words()[0])
+
+
 def ignored_words() -> list[str]:
     """Return the bundled words that name no concept without training: see the head of ignored_words.txt."""
     lines = Path(__file__).with_name("ignored_words.txt").read_text(encoding="utf-8").splitlines()
@@ -86,6 +105,7 @@ class Vocabulary:
             raise ValueError(f"{len(words)} words but {len(counts)} counts")
         self.words, self.anchor, self.ignored = list(words), anchor, frozenset(ignored)
         self._index = {word: i for i, word in enumerate(self.words)}
+        self._letters = sorted(set("".join([*self.words, *self.ignored])))
         self._idf = [math.log((1 + num_captions) / (1 + min(n, num_captions))) for n in counts]
 
     def assignment(self) -> tuple[np.ndarray, np.ndarray]:
@@ -97,12 +117,40 @@ class Vocabulary:
         """Return K."""
         return len(self.assignment()[1])
 
+    def read(self, word: str) -> str:
+        """Return the word that a word never seen is read as: its singular or plural (s, es), or else, of 5 letters and
+        more, the one word with its first letter that is one edit away (a letter more, less or another, two swapped, ph
+        for f). Itself where no word is near, several are, or it is one of the bundled common words.
+
+        Where one word is ten times as frequent as all others near, it is the one: captions hold misspellings.
+        """
+        if self._is_known(word):
+            return word
+        plurals = [word + "s", word + "es", word.removesuffix("s"), word.removesuffix("es")]
+        near = {other for other in plurals if min(len(word), len(other)) > 2 and other in self._index}
+        if not near and len(word) >= 5 and word not in _well_known():
+            near = {other for other in self._edits(word) if self._is_known(other)}
+        rarity = {other: self._idf[self._index[other]] if other in self._index else 0.0 for other in near}
+        best = min(near, key=lambda other: rarity[other], default=word)
+        return best if all(rarity[other] - rarity[best] > math.log(10) for other in near - {best}) else word
+
+    def _is_known(self, word: str) -> bool:
+        return word in self._index or word in self.ignored or word in NEGATIONS
+
+    def _edits(self, word: str) -> set[str]:
+        """Return what is one edit away from a word and begins as it does."""
+        cuts = [(word[:i], word[i:]) for i in range(1, len(word) + 1)]
+        edits = {a + c + b[n:] for a, b in cuts for n in (0, 1) for c in ("", *self._letters)}
+        edits |= {a + b[1] + b[0] + b[2:] for a, b in cuts if len(b) > 1}
+        return edits | {a + "ph" + b[1:] for a, b in cuts if b[:1] == "f"}
+
     def concept_of(self, words: Sequence[str], embed: Embed) -> list[int]:
-        """Return each word's concept; for a word never seen, the concept of the nearest initial centre (our reading).
+        """Return each word's concept, as it is `read`; for a word never seen, that of the nearest initial centre (our
+        reading).
 
         `embed` maps words to token embeddings (n, E) and is called once, for the unseen words only.
         """
-        return [concept for concept, _ in self._named(words, embed)]
+        return [concept for concept, _ in self._named([self.read(word) for word in words], embed)]
 
     def _named(self, words: Sequence[str], embed: Embed) -> list[tuple[int, float]]:
         """Return each word's concept and how surely it names it: 1, or for a word never seen the cosine with the
@@ -127,22 +175,24 @@ class Vocabulary:
 
         `binary` marks them, `count` counts the words, `idf` adds up the inverse document frequencies of the distinct
         words. A word never seen weighs what the average word of its concept does, but no more than the sentence's
-        heaviest seen word, times how surely it names the concept. Ignored words add nothing. Rows of zeros under
-        `self`.
+        heaviest seen word, times how surely it names the concept; so does a slip, by the word that it is `read` as.
+        Ignored words and negations add nothing. Rows of zeros under `self`.
         """
         out = np.zeros((len(sentences), self.num_concepts), np.float32)
         if self.anchor == "self":
             return out
-        texts = [Counter(w for w in split_words(sentence) if w not in self.ignored) for sentence in sentences]
+        left_out = self.ignored | NEGATIONS
+        meant = {word: self.read(word) for sentence in sentences for word in split_words(sentence)}
+        texts = [Counter(w for w in split_words(sentence) if meant[w] not in left_out) for sentence in sentences]
         distinct = sorted(set().union(*texts)) if texts else []
-        named = dict(zip(distinct, self._named(distinct, embed), strict=True))
+        named = dict(zip(distinct, self._named([meant[word] for word in distinct], embed), strict=True))
         for row, text in zip(out, texts, strict=True):
-            weights = {word: self._weight(word, count, named[word][0]) for word, count in text.items()}
+            weights = {word: self._weight(meant[word], count, named[word][0]) for word, count in text.items()}
             heaviest = max((weight for word, weight in weights.items() if word in self._index), default=0.0)
             for word, weight in weights.items():
                 concept, sureness = named[word]
                 if word not in self._index:
-                    weight = sureness * min(weight, heaviest or weight)
+                    weight = sureness * min(weight, heaviest or weight) * (1 if meant[word] == word else SLIP)
                 row[concept] = max(row[concept], weight) if self.anchor == "binary" else row[concept] + weight
         return unit(out)
 
