@@ -199,8 +199,8 @@ class Api:
             raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
             texts, chosen = self._encoded(query), replace(query.filter, root=self.gallery.root)
-            options = {"offset": offset, "min_score": query.min_score, "filter": chosen}
-            return self.gallery.met(self.index.search(texts, _count(top_k), **options))
+            count, least = _count(top_k), query.min_score
+            return self.gallery.met(self.index.search(texts, count, offset=offset, min_score=least, filter=chosen))
 
     def find_similar(self, path: str, top_k: int = TOP) -> list[Match]:
         """Return the videos most like this one, best first."""
