@@ -507,7 +507,6 @@ class Gallery:
             torch.set_num_threads(1)
             from suma.index import ingest
             from suma.__main__ import main
-from suma.app import gallery as app_gallery
             from suma.index.milvus_client import Client
 
             # a commit for every video, however long the last one took
