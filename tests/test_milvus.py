@@ -22,6 +22,7 @@ from milvus_server import MilvusServer
 
 from suma import SUMA, VideoIndex
 from suma.__main__ import main
+from suma.app import gallery as app_gallery
 from suma.index import milvus, milvus_client
 from suma.index.catalog import Row
 from suma.index.first_stage import Candidates
@@ -577,6 +578,20 @@ def test_the_command_line_answers_as_from_a_folder(filled: str, gallery: Gallery
     assert len(told[0]) == 10 and len(told[-1]["failed"]) == 1 and told[-1]["parts"] > told[-1]["videos"] == 14
     assert gallery.add(filled) == 0 and gallery.run("check", filled) == 0
     assert "0 added, 15 unchanged, 1 failed" in capsys.readouterr().out
+
+
+def test_the_page_shows_what_another_process_has_just_added(gallery: Gallery, tmp_path: Path):
+    if reason := missing("pymilvus", "milvus_lite"):
+        pytest.skip(reason)
+    place, new = f"milvus:{tmp_path}/lite.db/shown", gallery.videos / "05.mp4"
+    other = opened(gallery, gallery.index)
+    other.save(place)
+    other.remove([new])
+    shown = app_gallery.Gallery(opened(gallery, place))
+    assert str(new) not in shown.rows
+    other.add(new)
+    assert str(new) in {match.path for match in shown.met(shown.index.search(QUERIES[0], 20))}
+    assert shown.row(shown.name(str(new))).path == str(new)
 
 
 @pytest.mark.server

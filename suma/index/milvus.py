@@ -54,8 +54,7 @@ from suma.index.store import NewClip
 from suma.model.vocabulary import nfc
 from suma.video.frames import SEGMENT
 
-FORMAT_VERSION = 3
-UNFINISHED = -1  # the size of a file that is being written
+FORMAT_VERSION, UNFINISHED = 3, -1  # the second: the size of a file that is being written
 RECOVERY_SECONDS = 10  # for which a server that was just started is asked again for what it lacks
 MOST_HITS = 16_000  # that Milvus can be asked for
 
