@@ -517,7 +517,9 @@ def test_only_these_six_are_public_and_documented(client: Client):
     for endpoint in endpoints.values():
         assert len(endpoint["description"]) > 40
     arguments = {p["parameter_name"]: p["python_type"]["type"] for p in endpoints["/search"]["parameters"]}
-    assert arguments == {"query": "str", "top_k": "int", "weights": "None | dict(str, float)", "offset": "int"}
+    assert arguments == {"query": "str", "top_k": "int", "weights": "None | dict(str, float)", "offset": "int"} | {
+        "hide_doubles": "bool"
+    }
 
 
 def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, folder: Path):

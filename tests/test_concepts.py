@@ -180,8 +180,8 @@ WORDS, COUNTS = ["a", "dog", "cat", "runs", "sleeps"], [3, 2, 1, 1, 1]
 AXES = {"wolf": (0.9, 0.1, 0.0), "lion": (0.1, 0.8, 0.0), "sprints": (0.0, 0.1, 0.7)}
 
 
-def embed(words: Sequence[str]) -> torch.Tensor:
-    return torch.tensor([AXES[word] for word in words])
+def embed(words: Sequence[str]) -> np.ndarray:
+    return np.array([AXES[word] for word in words], np.float32)
 
 
 def space(anchor: str = "idf") -> ConceptSpace:

@@ -11,9 +11,9 @@ from functools import cache
 
 import numpy as np
 
-from suma.model.word_clusters import unit
 from suma.index.catalog import Row
 from suma.index.storage import State
+from suma.model.word_clusters import unit
 
 SLOTS = 12  # moments that are compared, evenly spaced in a clip
 NEIGHBOURS = 20  # candidates of a clip, at most
