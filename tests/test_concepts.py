@@ -227,7 +227,7 @@ def test_a_word_never_seen_counts_as_far_as_it_is_near_and_not_at_all_where_conc
 ):
     made = space("count")
     made.initial_centres = torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0.6, -0.8, 0]])  # each 0.6 from its nearest
-    couch = torch.tensor([[cosine, 0, math.sqrt(1 - cosine**2)]])
+    couch = np.array([[cosine, 0, math.sqrt(1 - cosine**2)]], np.float32)
     got = made.anchors(["cat couch"], lambda words: couch)[0].tolist()
     assert got == pytest.approx([weight / math.hypot(weight, 1), 1 / math.hypot(weight, 1), 0], abs=1e-6)
 
@@ -249,7 +249,7 @@ def test_a_cat_is_found_wherever_it_is():
 def test_anchors_of_a_batch_are_those_of_its_sentences():
     sentences = ["a dog runs", "", "wolf", "cat"]
     together = space().anchors(sentences, embed)
-    assert torch.equal(together, torch.cat([space().anchors([s], embed) for s in sentences]))
+    assert np.array_equal(together, np.concatenate([space().anchors([s], embed) for s in sentences]))
     assert space().anchors([], embed).shape == (0, 3)
 
 
@@ -258,14 +258,14 @@ def test_learning_moves_the_concepts_but_not_what_words_mean():
     with torch.no_grad():
         moved.centres.copy_(torch.eye(3)[[2, 0, 1]])
     assert moved.concept_of(["wolf", "dog", "lion"], embed) == [0, 0, 1]
-    assert torch.equal(moved.anchors(["wolf cat"], embed), space().anchors(["wolf cat"], embed))
+    assert np.array_equal(moved.anchors(["wolf cat"], embed), space().anchors(["wolf cat"], embed))
     assert torch.equal(moved.concepts(), torch.eye(3)[[2, 0, 1]])
 
 
 def test_words_never_seen_are_embedded_once_together():
     asked = []
 
-    def spy(words: Sequence[str]) -> torch.Tensor:
+    def spy(words: Sequence[str]) -> np.ndarray:
         asked.append(list(words))
         return embed(words)
 
