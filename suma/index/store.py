@@ -237,8 +237,10 @@ class Store:
             run("DELETE FROM caption_vectors")
             for values in enumerate(captions):
                 run("INSERT INTO captions VALUES (?, ?)", values)
-            for first, block in enumerate(blocks):
+            first = 0
+            for block in blocks:
                 run("INSERT INTO caption_vectors VALUES (?, ?, ?)", (first, _checksum(block), block))
+                first += len(block) // (4 * self.dim)
             run("UPDATE meta SET commits = commits + 1, captions = commits + 1")
         self.snapshot = self._look(self.snapshot.origin, self.generation)
 
