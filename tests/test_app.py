@@ -24,6 +24,7 @@ import jinja2
 import numpy as np
 import pytest
 from clips import noise_picture, write_video
+from gradio.utils import get_upload_folder
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -33,6 +34,7 @@ from suma.app import page as app
 from suma.app.adding import Progress
 from suma.app.api import MAX_QUERY
 from suma.app.concept_map import concept_map
+from suma.app.errors import error_text
 from suma.app.handlers import MODES, NOTHING_YET, Handlers, chips, download, heading
 from suma.app.look import launch_options
 from suma.app.render import ENVIRONMENT, render
@@ -434,6 +436,11 @@ def test_names_tell_no_more_of_the_path_than_they_must():
     for path in ("/home/me/films/a.mp4", "/home/me/films/new/a.mp4", "/home/me/b.mp4", "/new/a.mp4"):
         taken.append(media.name_for(path, taken))
     assert taken == ["a.mp4", "new/a.mp4", "b.mp4", "/new/a.mp4"]
+
+
+def test_an_error_tells_no_folder_of_the_server():
+    for folder in (str(media.CACHE), get_upload_folder(), "/films"):
+        assert error_text(ValueError(f"cannot decode {folder}/a/b.mp4"), "/films") == "cannot decode a/b.mp4"
 
 
 # ---- the API and what is served ------------------------------------------------------------------------------------
