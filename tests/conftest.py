@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 CACHE = Path(tempfile.mkdtemp(prefix="suma-tests-"))
 os.environ.update(SUMA_CACHE=str(CACHE / "suma"), HF_DATASETS_CACHE=str(CACHE / "datasets"), HF_HUB_OFFLINE="1")
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # in small work, threads only wait for each other
 os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TOKENIZERS_PARALLELISM="false")
 
 import pytest  # noqa: E402

@@ -1,6 +1,7 @@
 """The size and shape of the house: `python tests/house.py` prints what tests/test_architecture.py bounds."""
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,15 @@ def files_of(*folders: str) -> list[Path]:
 MODULES = {module_of(file): file for file in files_of("suma")}
 
 
+@functools.cache
+def nodes_of(file: Path) -> list[ast.AST]:
+    """Return a file's syntax tree, all nodes of it, the module first."""
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
 def imported(file: Path) -> Iterator[str]:
     """Every module that a file imports, at its top or inside a function, but for type checkers alone."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -35,6 +42,7 @@ def imported(file: Path) -> Iterator[str]:
                 yield inner if inner in MODULES else module
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     """Return which files of suma each of them imports; the empty __init__ files of rooms are left out."""
     arrows = {}
@@ -67,7 +75,7 @@ def long_functions(limit: int = 50) -> list[str]:
     """Return the functions of more than so many lines."""
     found = []
     for file in files_of("suma", "train"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes_of(file):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 if lines > limit:

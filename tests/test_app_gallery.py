@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from clips import corner_picture, noise_picture, write_audio, write_video
@@ -54,16 +55,20 @@ def gallery(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def made(gallery: Path, tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[app.Handlers]:
+def writable(gallery: Path, model: SUMA, folder: Path) -> app.Handlers:
     """An app whose gallery can be written to: an index on disk, a library, a folder that may be added."""
+    shutil.copytree(gallery, folder, dirs_exist_ok=True)
+    index = VideoIndex.load(folder / "index", model)
+    noise(folder / "allowed" / "more.mp4", 7)
+    (folder / "allowed" / "broken.mp4").write_bytes(b"no video")
+    options = Options(False, [folder / "allowed"], folder / "library", Uploads(max_megabytes=1, max_seconds=5))
+    return app.Handlers(index, options)
+
+
+@pytest.fixture
+def made(gallery: Path, tiny_model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> app.Handlers:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    shutil.copytree(gallery, tmp_path, dirs_exist_ok=True)
-    index = VideoIndex.load(tmp_path / "index", tiny_model)
-    noise(tmp_path / "allowed" / "more.mp4", 7)
-    (tmp_path / "allowed" / "broken.mp4").write_bytes(b"no video")
-    options = Options(False, [tmp_path / "allowed"], tmp_path / "library", Uploads(max_megabytes=1, max_seconds=5))
-    yield app.Handlers(index, options)
+    return writable(gallery, tiny_model, tmp_path)
 
 
 def test_an_upload_joins_the_gallery_and_survives_a_restart(made: app.Handlers, tiny_model: SUMA, tmp_path: Path):
@@ -247,18 +252,35 @@ def test_own_lines_are_ranked_by_the_models_score(made: app.Handlers, tiny_model
     assert "a cat sits" in made.show_captions({"video": "clip 0.mp4"}, lines) and made.show_captions({}, lines) == ""
 
 
+def test_concepts_and_steered_searches_answer(made: app.Handlers, tmp_path: Path):
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    assert "broken.mp4" in made.add(str(tmp_path / "broken.mp4"))["failed"]
+    concepts = made.concepts("dog", 3)
+    assert "dog" in concepts[0]["words"] and set(concepts[0]) == {"id", "name", "words", "frequency", "best"}
+    assert {b["video"] for b in concepts[0]["best"]} <= {*made.gallery.names}
+    plain, steered = (made.search("a dog", 9, weights) for weights in (None, {"snow": 1.0, "dog": -1.0}))
+    assert {f["video"]: f["score"] for f in plain} != {f["video"]: f["score"] for f in steered}
+    why = made.explain(steered[0]["video"], "a dog", "query", 8, {"snow": 1.0, "dog": -1.0})
+    assert why["score"] == pytest.approx(steered[0]["score"], abs=1e-3)
+
+
 # ---- over HTTP -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def client(made: app.Handlers) -> Iterator[Client]:
-    demo = app.build_demo(made.index, made.options)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(1))
-    yield Client(url, verbose=False)
-    demo.close()
+@pytest.fixture(scope="module")
+def client(gallery: Path, tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A visitor of such an app in which two calls may wait."""
+    folder = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        made = writable(gallery, tiny_model, folder)
+        demo = app.build_demo(made.index, made.options).queue(max_size=2)
+        _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options(1))
+        yield Client(url, verbose=False)
+        demo.close()
 
 
-def test_add_concepts_and_steered_search_answer_by_api(client: Client, made: app.Handlers, tmp_path: Path):
+def test_a_video_is_added_by_api(client: Client, tmp_path: Path):
     clip = noise(tmp_path / "new one.mp4", 33)
     assert client.predict(handle_file(str(clip)), api_name="/add") == {
         "added": ["new one.mp4"],
@@ -267,15 +289,6 @@ def test_add_concepts_and_steered_search_answer_by_api(client: Client, made: app
         "videos": 5,
     }
     assert len(client.predict("a dog", 9, api_name="/search")) == 5
-    (tmp_path / "broken.mp4").write_bytes(b"nothing")
-    assert "broken.mp4" in client.predict(handle_file(str(tmp_path / "broken.mp4")), api_name="/add")["failed"]
-    concepts = client.predict("dog", 3, api_name="/concepts")
-    assert "dog" in concepts[0]["words"] and set(concepts[0]) == {"id", "name", "words", "frequency", "best"}
-    assert {b["video"] for b in concepts[0]["best"]} <= {*made.gallery.names, "new one.mp4"}
-    plain, steered = (client.predict("a dog", 9, w, api_name="/search") for w in (None, {"snow": 1.0, "dog": -1.0}))
-    assert {f["video"]: f["score"] for f in plain} != {f["video"]: f["score"] for f in steered}
-    why = client.predict(steered[0]["video"], "a dog", "query", 8, {"snow": 1.0, "dog": -1.0}, api_name="/explain")
-    assert why["score"] == pytest.approx(steered[0]["score"], abs=1e-3)
 
 
 def test_no_upload_of_a_call_is_left(client: Client, tmp_path: Path):
@@ -283,8 +296,9 @@ def test_no_upload_of_a_call_is_left(client: Client, tmp_path: Path):
     before = clip.read_bytes()
     for endpoint in ("/captions", "/similar"):
         assert client.predict(file=handle_file(str(clip)), api_name=endpoint)
-    left = [path for path in (tmp_path / "gradio").rglob("*") if path.is_file() and path.read_bytes() == before]
-    assert left == []
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert uploads.is_dir()
+    assert [path for path in uploads.rglob("*") if path.is_file() and path.read_bytes() == before] == []
 
 
 def test_an_upload_over_the_limit_is_refused_by_the_server(client: Client, tmp_path: Path):
@@ -294,24 +308,16 @@ def test_an_upload_over_the_limit_is_refused_by_the_server(client: Client, tmp_p
     assert client.predict("a dog", api_name="/search")
 
 
-def test_a_full_queue_says_so(made: app.Handlers, monkeypatch: pytest.MonkeyPatch):
-    release = threading.Event()
-    demo = app.build_demo(made.index, made.options)
-    made_find = app.Handlers.find
-    monkeypatch.setattr(app.Handlers, "find", lambda self, *a: release.wait(30) and made_find(self, *a))
-    demo.queue(max_size=2)
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_options())
+def test_a_full_queue_says_so(client: Client, monkeypatch: pytest.MonkeyPatch):
+    release, find = threading.Event(), app.Handlers.find
+    monkeypatch.setattr(app.Handlers, "find", lambda self, *a: release.wait(90) and find(self, *a))
     try:
-        client = Client(url, verbose=False)
-        jobs = [client.submit("a dog", api_name="/search") for _ in range(12)]
-        deadline = time.monotonic() + 10
-        while not any(job.done() for job in jobs) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        errors = [str(job.exception()) for job in jobs if job.done()]
-        assert errors and all("queue is full" in error.lower() for error in errors)
+        call = f"{client.src}gradio_api/call/search", {"data": ["a dog", 9, None, 0]}
+        answers = [httpx.post(call[0], json=call[1], timeout=60) for _ in range(12)]
     finally:
         release.set()
-        demo.close()
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 6 <= len(refused) < 12 and all("queue is full" in answer.text.lower() for answer in refused)
 
 
 # ---- the command line ----------------------------------------------------------------------------------------------

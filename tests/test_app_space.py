@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 import yaml
 from hub import TOKEN, running_hub
+from huggingface_hub.utils import filter_repo_objects
 
 from suma.app import space
 from suma.app.startup import parser
@@ -57,6 +58,13 @@ def test_a_space_is_made_and_gets_what_the_app_needs_and_nothing_else(tmp_path: 
     assert not [
         path for path in files if "__pycache__" in path or path.startswith(("tests/", "train/", ".")) or ".git" in path
     ]
+
+
+def test_nothing_hidden_or_half_written_goes_to_a_space():
+    files = ["app.py", "suma/app/page.py", "suma/.env", "assets/gallery/videos/.DS_Store", "suma/__pycache__/a.pyc"]
+    files += ["assets/gallery/index/rows.partial", "tests/test_app.py", ".git/config", "secret.txt"]
+    sent = filter_repo_objects(files, allow_patterns=space.NEEDED, ignore_patterns=space.NEVER)
+    assert list(sent) == files[:2]
 
 
 def test_a_space_takes_only_models_that_it_could_load(tmp_path: Path):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from house import MODULES, ROOT, files_of, floors, graph, imported, long_functions, module_of
+from house import MODULES, ROOT, files_of, floors, graph, imported, long_functions, module_of, nodes_of
 
 BELOW = {  # what a room may import of suma; explain.py and __main__.py, above the index, may import all but the app
     "suma.video": ("suma.video", "suma.progress", "suma.atomic_io"),
@@ -76,7 +76,8 @@ def test_a_search_from_the_command_line_imports_what_it_needs():
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_everything_public_has_a_docstring(file: Path):
-    tree = ast.parse(file.read_text())
+    tree = nodes_of(file)[0]
+    assert isinstance(tree, ast.Module)
     assert ast.get_docstring(tree) is not None
     kinds = (ast.FunctionDef, ast.ClassDef)
     nodes = [node for node in tree.body if isinstance(node, kinds)]

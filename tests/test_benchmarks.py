@@ -80,7 +80,11 @@ def test_rows_become_clips_with_one_or_many_captions(benchmark: Path):  # noqa: 
 
 @pytest.mark.parametrize(
     ("config", "clips", "captions", "sources_shared_with_test"),
-    [("train_9k", 9000, 180_000, 372), ("train_7k", 7010, 140_200, 0), ("test_1k", 1000, 1000, 1000)],
+    [
+        pytest.param("train_9k", 9000, 180_000, 372, marks=pytest.mark.slow),
+        pytest.param("train_7k", 7010, 140_200, 0, marks=pytest.mark.slow),
+        ("test_1k", 1000, 1000, 1000),
+    ],
 )
 def test_msrvtt_has_its_published_size(tmp_path: Path, config, clips, captions, sources_shared_with_test):
     files = {name: f"msrvtt_{name}.json" for name in {config, "test_1k"}}

@@ -1,5 +1,6 @@
 """The first stage: exact where all is compared, nearly so behind a quantiser; never a clip that may not be found."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +38,22 @@ def best(store: Store, query: np.ndarray, number: int, allowed: np.ndarray | Non
     return chosen[np.argsort(-scores)[:number]].tolist()
 
 
+@pytest.fixture(scope="module")
+def three_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index to be copied, with its cache, so that the codes are learnt once."""
+    folder = tmp_path_factory.mktemp("candidates") / "index"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(first_stage, "EXACT_LIMIT", 1000)
+        patch.setattr(quantizer, "BLOCK", 500)
+        keep_cache(made(folder, 3000))
+    return folder
+
+
 @pytest.fixture(params=["exact", "quantised"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(request: pytest.FixtureRequest, three_thousand: Path, tmp_path: Path, monkeypatch) -> Store:
     monkeypatch.setattr(first_stage, "EXACT_LIMIT", 100_000 if request.param == "exact" else 1000)
     monkeypatch.setattr(first_stage, "BLOCK", 500)
-    monkeypatch.setattr(quantizer, "BLOCK", 500)
-    return made(tmp_path / "index", 3000)
+    return Store.open(shutil.copytree(three_thousand, tmp_path / "index"), "model", WIDTH // 2)
 
 
 def queries() -> np.ndarray:
@@ -72,15 +83,15 @@ def test_it_takes_in_what_is_added_and_leaves_out_what_is_removed(store: Store):
     assert not set(gone) & {p for q in queries() for p in first.search(store, store.snapshot, q, 50)}
 
 
-@pytest.mark.parametrize("size", [0, 1, 40, 499, 1800])
-def test_only_among_the_allowed(store: Store, size: int):
-    allowed = np.sort(np.random.default_rng(1).choice(3000, size, replace=False))
-    first = Candidates()
-    for query in queries():
-        found = first.search(store, store.snapshot, query, 10, allowed)
-        assert set(found) <= set(allowed.tolist()) and len(found) == min(10, size)
-    if size:
-        assert overlap(store, first, allowed) >= 0.98
+def test_only_among_the_allowed(store: Store):
+    for size in (0, 1, 40, 499, 1800):
+        allowed = np.sort(np.random.default_rng(1).choice(3000, size, replace=False))
+        first = Candidates()
+        for query in queries():
+            found = first.search(store, store.snapshot, query, 10, allowed)
+            assert set(found) <= set(allowed.tolist()) and len(found) == min(10, size)
+        if size:
+            assert overlap(store, first, allowed) >= 0.98
 
 
 def test_among_allowed_ones_that_are_far_from_the_query_the_best_is_found(store: Store):

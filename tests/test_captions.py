@@ -79,7 +79,7 @@ def naive(index: VideoIndex, path: str, top_k: int) -> list[tuple[str, float]]:
 
 
 def test_a_list_that_is_saved_is_never_encoded_again(index: VideoIndex, tmp_path: Path, encoded: list[str]):
-    path, captions = index.rows[0].path, lines(5000)
+    path, captions = index.rows[0].path, lines(600)
     index.set_captions(captions)
     index.save(tmp_path / "index")
     assert sorted(encoded) == sorted(captions)
@@ -180,9 +180,9 @@ def test_another_process_replaces_the_list_of_an_opened_index(index: VideoIndex,
 
 
 def test_long_lists_go_through_the_quantiser_whose_cache_is_kept(index: VideoIndex, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 500)
     path = index.rows[0].path
-    index.set_captions(lines(3000))
+    index.set_captions(lines(800))
     index.save(tmp_path / "index")
     (cache,) = tmp_path.glob("index/lines*.faiss")
     monkeypatch.setattr(Codes, "of", None)  # not made again
@@ -190,12 +190,12 @@ def test_long_lists_go_through_the_quantiser_whose_cache_is_kept(index: VideoInd
     found, wanted = again.captions(path, 10), naive(again, path, 10)
     assert [score for _, score in found] == pytest.approx([score for _, score in wanted], abs=2e-4)
     monkeypatch.undo()
-    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
-    index.set_captions(lines(3100)[100:])  # as many others: another cache
+    monkeypatch.setattr(first_stage, "EXACT_LIMIT", 500)
+    index.set_captions(lines(900)[100:])  # as many others: another cache
     index.save(tmp_path / "index")
     assert list(tmp_path.glob("index/lines*.faiss")) != [cache] and len(list(tmp_path.glob("index/lines*"))) == 1
     again = VideoIndex.load(tmp_path / "index", index.model)
-    assert {c for c, _ in again.captions(path, 10)} <= set(lines(3100)[100:])
+    assert {c for c, _ in again.captions(path, 10)} <= set(lines(900)[100:])
 
 
 def test_a_list_that_is_not_saved_stays_in_memory(index: VideoIndex, tmp_path: Path):

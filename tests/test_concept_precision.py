@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import Clip
-from concept_precision import average_precision, concept_precision, named_concepts
+from concept_precision import LEAST, average_precision, concept_precision, named_concepts
 
 from suma import SUMA
 from suma.similarity import Videos
@@ -32,11 +32,15 @@ def test_videos_that_lie_on_the_concept_that_they_name_have_perfect_precision(ti
     concepts = tiny_model.space.concepts().detach()
     words = [(tiny_model.space.members(k) or [""])[0] for k in range(len(concepts))]
     a, b = [k for k, word in enumerate(words) if word][:2]
-    order = [a, b] * 6
+    order = [a, b] * LEAST
     features = concepts[order]
-    videos = Videos(features, features[:, None], torch.ones(12, 1, dtype=torch.bool), features, features[:, None])
+    videos = Videos(
+        features, features[:, None], torch.ones(2 * LEAST, 1, dtype=torch.bool), features, features[:, None]
+    )
     clips = clips_saying(*(words[k] for k in order))
     right = concept_precision(tiny_model, clips, videos)
     assert right == {"map": 100, "chance": 50, "concepts": 2}
     swapped = videos._replace(features=features.flip(0))
     assert concept_precision(tiny_model, clips, swapped)["map"] < 40
+    fewer = Videos(*(x[2:] for x in videos))
+    assert concept_precision(tiny_model, clips[2:], fewer) == {"map": 0, "chance": 0, "concepts": 0}

@@ -109,7 +109,7 @@ def encode_some(folder: Path, accelerator: Accelerator | None) -> list[torch.Ten
     cache = FrameCache(clips, 4, model.config.image, folder / "frames")
     captions = [" ".join(["a dog runs on the grass"] * (7 - n)) for n in range(7)]
     got: list[torch.Tensor] = []
-    for size in (1, 2, 3, 8):
+    for size in (1, 3):
         got += encode_videos(model, clips, cache, batch_size=size, accelerator=accelerator)
         got += encode_captions(model, captions, batch_size=size, accelerator=accelerator)
     got += encode_videos(model, clips, cache, [3], accelerator=accelerator)
@@ -170,8 +170,8 @@ def test_two_processes_share_the_encoding_and_both_get_what_one_alone_makes(tiny
         other.kill()
     for rank in range(2):
         saved = torch.load(tmp_path / f"{rank}.pt")
-        assert len(saved["features"]) == len(expected) == 5 * 5 + 2 * 5
+        assert len(saved["features"]) == len(expected) == 3 * 5 + 3 * 2
         for got, one in zip(saved["features"], expected, strict=True):
             assert got.shape == one.shape and torch.allclose(got.float(), one.float(), atol=1e-5)
-    # of five, 3 and 2, in each of the four rounds; of one, fewer than there are processes, each for itself
-    assert [torch.load(tmp_path / f"{rank}.pt")["videos"] for rank in range(2)] == [4 * 3 + 1, 4 * 2 + 1]
+    # of five, 3 and 2, in both rounds; of one, fewer than there are processes, each for itself
+    assert [torch.load(tmp_path / f"{rank}.pt")["videos"] for rank in range(2)] == [2 * 3 + 1, 2 * 2 + 1]

@@ -200,15 +200,12 @@ def test_re_ranking_as_a_search_does_takes_the_folded_scores_of_captions_or_word
     done = evaluate.evaluate(tiny_model, str(benchmark), how=Rerank("search"))["rerank"]
     assert (done["bank_captions"], done["bank_words"], done["transductive"]) == (8, 1000, False)
     sentences, videos = encoded_alone(tiny_model, load_clips(str(benchmark), "test_1k"), tmp_path)
-    bank_sentences, _ = encoded_alone(tiny_model, load_clips(str(benchmark), "train_9k"), tmp_path)
-    words = [tiny_model.make_texts([text]) for text in word_bundles(tiny_model)]
+    captions = [caption for clip in load_clips(str(benchmark), "train_9k") for caption in clip.captions]
     how = tiny_model.config.scoring
-
-    def mean_score(text: Texts, video: Videos) -> float:
-        return float(combine(four_similarities(text, video, "mean"), how))
-
-    for name, bank in (("captions", [t for own in bank_sentences for t in own]), ("words", words)):
-        popular = [np.log(np.mean([np.exp(10 * mean_score(b, v)) for b in bank])) / 10 for v in videos]
+    for name, texts in (("captions", captions), ("words", word_bundles(tiny_model))):
+        bank = tiny_model.make_texts(texts)
+        means = [combine(four_similarities(bank, video, "mean"), how)[:, 0].tolist() for video in videos]
+        popular = [np.log(np.mean([np.exp(10 * score) for score in of_one])) / 10 for of_one in means]
         lines = [
             [float(tiny_model.score(own[0], v)) - z for v, z in zip(videos, popular, strict=True)] for own in sentences
         ]

@@ -24,7 +24,9 @@ def model(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> SUMA:
 
 
 @pytest.fixture
-def index(model: SUMA, tmp_path: Path) -> VideoIndex:
+def index(model: SUMA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VideoIndex:
+    """Six videos, whose popularity is by few words: loops over many take seconds."""
+    monkeypatch.setattr(hubness, "BANK", 40)
     for n in range(6):
         video(tmp_path, n)
     index = VideoIndex(model)

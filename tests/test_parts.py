@@ -11,15 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from clips import noise_picture, write_video
+from stored import DIM, clip
 
 from suma import SUMA, VideoIndex
 from suma.__main__ import main
 from suma.index import merge
+from suma.index.catalog import describe
 from suma.index.files import look_for
 from suma.index.hubness import is_kept
 from suma.index.merge import merge_folders
@@ -107,6 +110,7 @@ def test_each_file_is_in_one_part_and_stays_there(tmp_path: Path):
     assert parts == [names(tmp_path / "elsewhere", k) for k in (1, 2, 3)]
     (tmp_path / "here" / "0.mp4").touch()
     assert all(part <= names(tmp_path / "here", k) for k, part in enumerate(parts, 1))
+    assert {f"a/{n}.mp4" for n in (2, 3)} <= parts[0]  # also in an index of which an earlier version has made parts
     assert len(look_for(f"{tmp_path}/here/*/*.mp4", part=Part(1, 1)).videos) == 60
     taken = [len(look_for(sorted(map(str, (tmp_path / "here/a").iterdir())), part=Part(k, 2)).videos) for k in (1, 2)]
     assert sum(taken) == 60 and min(taken) > 15
@@ -293,6 +297,18 @@ def test_indexes_of_machines_that_share_nothing_are_merged(
     assert suma("merge", indexes[0], "-o", indexes[0]) == 2
     assert "into itself" in capsys.readouterr().err
     assert suma("merge", tmp_path, "-o", output) == 2
+
+
+def test_of_two_indexes_the_one_that_saw_the_file_as_it_is_now_is_believed(tmp_path: Path):
+    file = tmp_path / "film.mp4"
+    file.write_bytes(b"overwritten")
+    (before, made), now = clip(1), replace(describe(file), reason="no video")
+    sources = [Store.create(tmp_path / name, "model", DIM) for name in ("early", "late")]
+    sources[0].commit([replace(before, path=str(file))], [made])
+    sources[1].commit([now])
+    for n, order in enumerate((sources, sources[::-1])):
+        report = merge.merge(Store.create(tmp_path / f"both {n}", "model", DIM), order)
+        assert report.failed == {str(file): "no video"} and report.added == []
 
 
 # Real processes, started by accelerate

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from suma.model.backbone import build_clip
 from suma.model.checkpoint import CONFIG, WEIGHTS
 from suma.model.config import fingerprint
 from suma.model.text_encoder import TextEncoder, _shapes, erf, load_for_search, supports
+from suma.model.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 SENTENCES = [
@@ -217,21 +216,18 @@ def test_towers_of_other_kinds_are_left_to_open_clip():
 @pytest.mark.parametrize("name", ["ViT-B-32", "RN50", "ViT-S-32-alt"])
 def test_the_weights_that_it_needs_have_open_clips_names_and_shapes(name: str, tiny_model: SUMA):
     cfg = open_clip.get_model_config(name)
-    theirs = {f"clip.{n}": tuple(x.shape) for n, x in build_clip(cfg).state_dict().items()}
+    with torch.device("meta"):  # shapes without memory
+        theirs = {f"clip.{n}": tuple(x.shape) for n, x in build_clip(cfg).state_dict().items()}
     config = type(tiny_model.config)(cfg, {}, words=["a", "b"], word_counts=[1, 1], num_concepts=2)
     needed = {n: shape for n, shape in _shapes(config).items() if n.startswith("clip.")}
     assert needed.items() <= theirs.items()
     assert {n for n in theirs if not n.startswith(("clip.visual", "clip.logit"))} == set(needed)
 
 
-def test_the_tokenizer_imports_torch_only_for_tensors():
-    program = (
-        "import sys; from suma.model.tokenizer import load_tokenizer; t = load_tokenizer('', {'vocab_size': 4096})\n"
-        "ids = t.encode('a dog runs'); before = 'torch' in sys.modules; x = t(['a dog runs'])\n"
-        "print(before, 'torch' in sys.modules, x[0, 1:1 + len(ids)].tolist() == ids, tuple(x.shape))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.stdout.strip() == "False True True (1, 77)", done.stderr
+def test_a_sentences_ids_are_those_of_its_tensor():
+    tokenizer = load_tokenizer("", {"vocab_size": 4096})
+    ids, tokens = tokenizer.encode("a dog runs"), tokenizer(["a dog runs"])
+    assert tokens.shape == (1, 77) and tokens[0, 1 : 1 + len(ids)].tolist() == ids and len(ids) >= 3
 
 
 def test_no_sentence_has_no_feature_and_a_bare_one_is_an_error(folder: Path, tiny_model: SUMA):

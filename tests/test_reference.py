@@ -67,11 +67,18 @@ def check(model: SUMA, name: str, video: Path) -> None:
     assert_equal(model.encode_text(SENTENCES), model.clip.encode_text(model.tokenizer(SENTENCES)))
 
 
-def test_towers_of_two_layers_give_the_features_of_open_clips_evaluation(video, monkeypatch):
+@pytest.fixture(scope="module")
+def two_layers() -> SUMA:
+    """A ViT-B-32 with two layers in each tower."""
     cfg = open_clip.get_model_config("ViT-B-32")
     cfg["vision_cfg"]["layers"] = cfg["text_cfg"]["layers"] = 2
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", cfg)
-    check(SUMA.from_clip("ViT-B-32", SENTENCES, num_concepts=2, temporal_layers=0), "ViT-B-32", video)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", cfg)
+        return SUMA.from_clip("ViT-B-32", SENTENCES, num_concepts=2, temporal_layers=0)
+
+
+def test_towers_of_two_layers_give_the_features_of_open_clips_evaluation(two_layers: SUMA, video):
+    check(two_layers, "ViT-B-32", video)
 
 
 @pytest.mark.slow
@@ -122,12 +129,9 @@ def transformers_state(clip: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def test_towers_of_two_layers_give_the_features_of_transformers(video, monkeypatch):
+def test_towers_of_two_layers_give_the_features_of_transformers(two_layers: SUMA, video):
     transformers = pytest.importorskip("transformers")
-    cfg = open_clip.get_model_config("ViT-B-32")
-    cfg["vision_cfg"]["layers"] = cfg["text_cfg"]["layers"] = 2
-    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", cfg)
-    model = SUMA.from_clip("ViT-B-32", SENTENCES, num_concepts=2, temporal_layers=0)
+    model = two_layers
     two = {"num_hidden_layers": 2, "hidden_act": "gelu"}
     text, vision = {**two, "eos_token_id": 49407, "bos_token_id": 49406}, {**two, "patch_size": 32}
     theirs = transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision)).eval()

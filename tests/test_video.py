@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from suma.index import files
 from suma.index.files import find_videos
 from suma.video import frames, timeline, upright
 from suma.video.frames import Frames, parts_of, read_frames, read_parts
@@ -528,7 +529,9 @@ def test_find_videos_names_what_is_not_there(tmp_path):
         find_videos(f"{tmp_path}/*.mp4")
 
 
-def test_find_videos_follows_links_once(tmp_path):
+def test_find_videos_follows_links_once(tmp_path, monkeypatch):
+    looked_at, is_file = [], files._is_file
+    monkeypatch.setattr(files, "_is_file", lambda path, found: looked_at.append(path) or is_file(path, found))
     touch(tmp_path, "real/1.mp4", "in/2.mp4", "in/a[1].mp4")
     try:
         (tmp_path / "in/linked").symlink_to(tmp_path / "real")
@@ -537,6 +540,7 @@ def test_find_videos_follows_links_once(tmp_path):
     except OSError:
         pytest.skip("no symbolic links here")
     assert find_videos(tmp_path / "in") == [tmp_path / "in" / name for name in ("2.mp4", "a[1].mp4", "linked/1.mp4")]
+    assert len(looked_at) == 4  # not again and again in the loop
     assert find_videos(tmp_path / "in/a[1].mp4") == [tmp_path / "in/a[1].mp4"]  # a name before a pattern
 
 
