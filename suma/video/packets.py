@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from suma.video.timeline import second
 from suma.video.upright import HLG, PQ, TURNS, View, shown_size, upright, view_from
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def copied(
         assert stream.time_base is not None
         shift, latest = round(zero / stream.time_base), 0
         if end is not None:
-            read.seek(shift - second(stream), stream=stream)
+            read.seek(int((zero - 1) * av.time_base))  # by the pictures: sound often has no index
         for packet in _timed(read.demux(stream)):
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
             if packet.pts < 0 and (end is not None or stream.type == "audio"):
@@ -136,7 +135,7 @@ def encoded_sound(path: str, index: int, written: "OutputContainer", zero: Fract
         channels = stream.codec_context.layout.nb_channels
         out = written.add_stream("aac", rate=SOUND_RATE, layout="mono" if channels == 1 else "stereo")
         shift = round(zero / stream.time_base)
-        read.seek(shift - second(stream), stream=stream)
+        read.seek(int((zero - 1) * av.time_base))
         for packet in read.demux(stream):
             try:
                 frames = packet.decode()
