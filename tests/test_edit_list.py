@@ -103,8 +103,11 @@ def test_otio_is_read_back(tmp_path: Path, matches: list[Match]):
     timeline = otio.adapters.read_from_file(str(tmp_path / "hits.otio"))
     clips = list(timeline.find_clips())
     assert [unquote(urlparse(c.media_reference.target_url).path) for c in clips] == [m.path for m in matches]
-    assert [c.source_range.start_time.to_seconds() for c in clips] == pytest.approx([m.start for m in matches])
-    assert [c.source_range.duration.to_seconds() for c in clips] == pytest.approx([m.end - m.start for m in matches])
+    assert [c.source_range.start_time.to_seconds() for c in clips] == pytest.approx(
+        [m.start for m in matches], abs=0.02
+    )
+    spans = [c.source_range.duration.to_seconds() for c in clips]
+    assert spans == pytest.approx([m.end - m.start for m in matches], abs=0.04)
     assert clips[0].metadata["suma"]["score"] == 0.5
 
 
@@ -117,7 +120,7 @@ def test_rates_that_editors_do_not_know_become_those_they_know(tmp_path: Path):
 
 def test_what_cannot_be_written_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "mine.csv").write_text("mine")
-    with pytest.raises(FileExistsError, match="mine.csv"):
+    with pytest.raises(FileExistsError, match=r"mine\.csv"):
         write_list(str(tmp_path / "mine.csv"), [])
     assert (tmp_path / "mine.csv").read_text() == "mine"
     with pytest.raises(ValueError, match=r"--list hits.xls: .*\.csv, \.json, \.edl, \.fcpxml, \.otio"):
