@@ -518,8 +518,8 @@ def test_a_clip_answers_by_api(client: Client, index: VideoIndex, tmp_path: Path
         (["secret.txt", 0, 1], "secret.txt"),
         (["../captions.json", 0, 1], "captions.json"),
         (["clip 0.mp4", 0, 121], "at most 120"),
-        (["clip 0.mp4", 2, 1], "start < end"),
-        (["clip 0.mp4", 50, 60], "start < end"),
+        (["clip 0.mp4", 2, 1], "in seconds, not 2, 1"),
+        (["clip 0.mp4", 50, 60], "^clip 0.mp4 lasts 2.400 s"),
         (["clip 0.mp4", None, 1], "must be seconds"),
     ],
 )

@@ -255,7 +255,7 @@ class Api:
             raise ValueError(f"start and end must be seconds, at most {LONGEST_CLIP} apart, got {start!r} and {end!r}")
         folder = Path(get_upload_folder(), token_hex(16))
         try:
-            return str(save_clip(row.path, start, min(end, row.duration), folder, padding))
+            return str(save_clip(row.path, start, end, folder, padding))
         except (ValueError, OSError):
             with suppress(OSError):
                 folder.rmdir()
