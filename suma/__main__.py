@@ -7,25 +7,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads starve a
 import argparse
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suma.index.caption_files import read_captions
 from suma.index.catalog import Row
+from suma.index.edit_list import write_list, writer_for
 from suma.index.files import find_videos
 from suma.index.milvus import is_server
 from suma.index.parts import Part, missing_parts
 from suma.index.query import Filter, parse
 from suma.index.report import Report
-from suma.index.search import Match
+from suma.index.search import Match, span_around
 from suma.index.store import refuse_other_things
 from suma.index.video_index import VideoIndex, model_of
 from suma.model.checkpoint import STRONGER
 from suma.model.text_encoder import TextEncoder, load_for_search
 from suma.options import build_parser
+from suma.player import play, player
 from suma.video.frames import SEGMENT
 
 if TYPE_CHECKING:
@@ -34,15 +37,44 @@ if TYPE_CHECKING:
     from suma.model.suma import SUMA
 
 
-def _show(matches: Sequence[Match], as_json: bool) -> int:
-    """Print the answers; the exit code."""
-    if as_json:
+def _show(matches: Sequence[Match], args: argparse.Namespace) -> int:
+    """Print the answers, then save, list and play them where that is asked for; the exit code."""
+    if args.json:
         print(json.dumps([asdict(match) for match in matches], ensure_ascii=False))
-    for match in [] if as_json else matches:
+    for match in [] if args.json else matches:
         why = "; ".join(name for name, _ in match.concepts)
-        where = f"at {match.moment:.1f} s" if match.duration else "photo"
-        print(f"{match.score:.3f}  {match.path}  {where}  {why}".rstrip())
-    return 0 if matches else 1
+        where = f"{match.path}  " + (f"at {match.moment:.1f} s" if match.duration else "photo")
+        if args.links:
+            where = f"{Path(match.path).absolute().as_uri()}#t={match.moment:.1f}"
+        print(f"{match.score:.3f}  {where}  {why}".rstrip())
+    code, spans = 0 if matches else 1, [span_around(match.moment, match.duration) for match in matches]
+    for match, (start, end) in zip(matches, spans, strict=True) if args.save else ():
+        from suma.video.cut import save_clip
+
+        try:
+            clip = save_clip(match.path, start, end, args.save, args.padding)
+            print(f"saved: {clip}", file=sys.stderr if args.json else sys.stdout)
+        except (ValueError, OSError) as error:
+            print(f"not saved: {error}", file=sys.stderr)
+            code = 2
+    if args.list:
+        cut = [replace(match, start=start, end=end) for match, (start, end) in zip(matches, spans, strict=True)]
+        write_list(args.list, cut)
+    if args.open and matches:
+        play(matches[0].path, matches[0].moment)
+    return code
+
+
+def _check_kept(args: argparse.Namespace) -> None:
+    """Raise for what cannot be saved, listed or played, before anything is searched."""
+    if not 0 <= args.padding < math.inf:
+        raise ValueError(f"--padding must be at least 0 seconds, got {args.padding:g}")
+    if args.save and os.path.exists(args.save) and not os.path.isdir(args.save):
+        raise ValueError(f"--save {args.save}: it is no folder: name one, new or not")
+    if args.list:
+        writer_for(args.list)
+    if args.open:
+        player()
 
 
 def _show_duplicates(groups: Sequence[Sequence[Row]], as_json: bool) -> None:
@@ -77,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         return _merge(args)
     if args.command == "doctor":
         return _doctor(args)
+    if args.command in ("search", "similar"):
+        _check_kept(args)
     name = args.model or model_of(args.index)
     model = _load_model(name) if args.command == "check" else load_for_search(name)
     if not isinstance(model, TextEncoder):
@@ -93,9 +127,9 @@ def run(args: argparse.Namespace) -> int:
         answers = index.search(query, within=args.within, hubness=args.hubness, **_page(args))
         for note in query.notes(model.space):
             print(note, file=sys.stderr)
-        return _show(answers, args.json)
+        return _show(answers, args)
     elif args.command == "similar":
-        return _show(index.similar(args.video, **_page(args)), args.json)
+        return _show(index.similar(args.video, **_page(args)), args)
     elif args.command == "duplicates":
         _show_duplicates(index.duplicates(), args.json)
     elif args.command == "captions":

@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import fill
 
 from suma.index.files import IGNORE_FILE, IGNORE_HELP
+from suma.video.cut import PADDING
 from suma.video.frames import SEGMENT
 from suma.video.worker import TIME_LIMIT
 
@@ -130,3 +131,10 @@ def _add_filters(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--shorter", type=float, default=math.inf, metavar="SECONDS", help="of at most that")
     sub.add_argument("--after", default="", metavar="DATE", help="only files from that day on, like 2024-01-31")
     sub.add_argument("--before", default="", metavar="DATE", help="only files of before that day")
+    sub.add_argument("--save", metavar="FOLDER", help="save each answer as an mp4 there; nothing is replaced")
+    pad = f"before and after what is saved (default: {PADDING:g})"
+    sub.add_argument("--padding", type=float, default=PADDING, metavar="SECONDS", help=pad)
+    kinds = "a new .csv, .json, or for editors .edl, .fcpxml or .otio"
+    sub.add_argument("--list", metavar="FILE", help=f"write the answers to a file: {kinds}")
+    sub.add_argument("--open", action="store_true", help="play the best answer at its moment, with mpv or vlc")
+    sub.add_argument("--links", action="store_true", help="print answers as links that terminals open at the moment")

@@ -63,9 +63,11 @@ def write_video(
     picture: Callable[[int, int, int], np.ndarray] = gray_picture,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    sound: str = "",
 ) -> Path:
     """Write `frames` pictures of `size` (width, height). `ticks`: each frame's time in 1/fps, for a variable rate;
-    `rotation`: degrees, counter-clockwise, that a player must turn the stored picture (display matrix)."""
+    `rotation`: degrees, counter-clockwise, that a player must turn the stored picture (display matrix);
+    `sound`: the codec of a track that is loud in each odd second, and silent in each even one."""
     path = Path(path)
     codec = codec or CODECS[path.suffix]
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -77,13 +79,34 @@ def write_video(
         stream.codec_context.time_base = Fraction(1, fps)
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        heard = container.add_stream(sound, rate=48000, layout="mono") if sound else None
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             frame.pts = ticks[index] if ticks is not None else index
             frame.time_base = Fraction(1, fps)
             container.mux(stream.encode(frame))
+            if heard and index % fps == 0:
+                wave = np.sin(np.arange(48000) / 10) * (index // fps % 2) * 0.5
+                tone = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), format="fltp", layout="mono")
+                tone.sample_rate, tone.pts = 48000, index // fps * 48000
+                container.mux(heard.encode(tone))
         container.mux(stream.encode(None))
+        if heard:
+            container.mux(heard.encode(None))
     return path
+
+
+def loud_seconds(path: str | Path) -> list[float]:
+    """When a file's sound becomes loud or silent, in seconds on the file's clock, to a twentieth."""
+    changes, before, resample = [], False, av.AudioResampler("fltp", "mono", 48000)
+    with av.open(str(path)) as container:
+        for frame in container.decode(audio=0):
+            for plain in resample.resample(frame):
+                loud = float(np.abs(plain.to_ndarray()).max()) > 0.1
+                if loud != before:
+                    changes.append(round(float(plain.pts * plain.time_base) * 20) / 20)
+                before = loud
+    return changes
 
 
 def write_audio(path: str | Path, seconds: float = 0.5) -> Path:

@@ -34,9 +34,9 @@ from suma.app import page as app
 from suma.app.api import MAX_QUERY
 from suma.app.errors import error_text
 from suma.app.gallery import Progress
-from suma.app.handlers import MODES, NOTHING_YET, Handlers, chips, download, heading
+from suma.app.handlers import MODES, NOTHING_YET, Handlers
 from suma.app.tabs import launch_options
-from suma.app.views import ENVIRONMENT, concept_map, render, tiles
+from suma.app.views import ENVIRONMENT, chips, concept_map, download, heading, render, tiles
 from suma.explain import explain
 from suma.index import query as query_language
 from suma.model.checkpoint import BUNDLED, read_config
@@ -532,15 +532,43 @@ def test_what_was_wrong_reaches_the_caller(client: Client):
         client.predict("a dog longer:ten", api_name="/search")
 
 
-def test_only_these_six_are_public_and_documented(client: Client):
+def test_only_these_seven_are_public_and_documented(client: Client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/search", "/explain", "/captions", "/similar", "/concepts", "/add"}
+    assert set(endpoints) == {"/search", "/explain", "/captions", "/similar", "/concepts", "/clip", "/add"}
     for endpoint in endpoints.values():
         assert len(endpoint["description"]) > 40
     arguments = {p["parameter_name"]: p["python_type"]["type"] for p in endpoints["/search"]["parameters"]}
     assert arguments == {"query": "str", "top_k": "int", "weights": "None | dict(str, float)", "offset": "int"} | {
         "hide_doubles": "bool"
     }
+
+
+def test_a_clip_answers_by_api(client: Client, index: VideoIndex, tmp_path: Path):
+    clip = client.predict("clip 0.mp4", 0.5, 1.5, api_name="/clip")
+    assert clip.endswith(".mp4") and read_frames(clip, 1).duration == pytest.approx(1.0, abs=0.6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["secret.txt", 0, 1], "secret.txt"),
+        (["../captions.json", 0, 1], "captions.json"),
+        (["clip 0.mp4", 0, 121], "at most 120"),
+        (["clip 0.mp4", 2, 1], "in seconds, not 2, 1"),
+        (["clip 0.mp4", 50, 60], "^clip 0.mp4 lasts 2.400 s"),
+        (["clip 0.mp4", None, 1], "must be seconds"),
+    ],
+)
+def test_no_clip_of_what_is_not_shown(client: Client, arguments: list[Any], message: str):
+    with pytest.raises(AppError, match=message):
+        client.predict(*arguments, api_name="/clip")
+
+
+def test_a_saved_clip_goes_with_its_visitor(handlers: app.Handlers):
+    first, second = (Path(handlers.save_clip("a dog", "clip 0.mp4", SESSION)) for _ in range(2))
+    assert not first.parent.exists() and read_frames(second, 1).duration > 1
+    handlers.forget_upload(SESSION)
+    assert not second.parent.exists()
 
 
 def test_nothing_but_what_was_played_is_served(url: str, index: VideoIndex, folder: Path):

@@ -11,7 +11,7 @@ import pytest
 from clips import noise_picture, write_video
 from test_app import make_gallery
 
-from suma import SUMA, VideoIndex
+from suma import SUMA, VideoIndex, read_frames
 from suma.app import page as app
 from suma.app.api import MAX_QUERY, Options
 from suma.app.handlers import Handlers
@@ -392,6 +392,18 @@ def test_an_explanation_is_saved_as_png_and_json(page: Any, made: tuple[str, Pat
     found = json.loads(Path(text.value.path()).read_text())
     best = made[2].search("a dog runs", 1)[0]
     assert found["path"] == Path(best.path).name and found["score"] == pytest.approx(best.score, abs=1e-3)
+
+
+def test_the_best_moment_is_saved_as_a_clip(page: Any, tmp_path: Path):
+    search(page, "a dog runs")
+    quiet(page)
+    name = Path(page.locator("#results .suma-tile").first.get_attribute("data-video")).stem
+    for _ in range(2):  # a second time, too
+        with page.expect_download(timeout=60_000) as clip:
+            page.get_by_role("button", name="Save clip").click()
+        clip.value.save_as(tmp_path / "clip.mp4")
+        assert clip.value.suggested_filename == f"{name} 0-00-00.mp4"
+        assert read_frames(tmp_path / "clip.mp4", 3).frames.shape == (3, 64, 96, 3)
 
 
 def test_own_captions_are_ranked(page: Any):

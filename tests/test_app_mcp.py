@@ -67,7 +67,7 @@ def answer(result: Any) -> Any:
 
 def test_the_tools_say_what_they_do_and_take(server: str):
     tools, _ = ask(server)
-    assert set(tools) == {"search", "captions", "similar", "explain", "concepts", "add"}
+    assert set(tools) == {"search", "captions", "similar", "explain", "concepts", "clip", "add"}
     for tool in tools.values():
         assert len(tool.description) > 40
         for name, argument in tool.inputSchema["properties"].items():

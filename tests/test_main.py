@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,70 @@ def test_the_length_of_parts_is_asked_for_once(place: Path, tmp_path: Path, caps
     assert suma(place, "index", str(tmp_path / "long.mp4"), "-o", index, "--segment", "3") == 2
     assert "parts of 2 s, not 3 s" in capsys.readouterr().err
     assert suma(place, "index", str(tmp_path / "long.mp4"), "-o", str(tmp_path / "new"), "--segment", "-1") == 2
+
+
+def test_answers_are_saved_and_listed(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    index, clips, hits = str(tmp_path / "index"), tmp_path / "clips", tmp_path / "hits.csv"
+    assert suma(place, "index", str(place / "videos"), "-o", index) == 0
+    options = ("-k", "2", "--save", str(clips), "--padding", "0.2", "--list", str(hits))
+    capsys.readouterr()
+    assert suma(place, "search", index, "a dog", *options) == 0
+    told = [line.removeprefix("saved: ") for line in capsys.readouterr().out.splitlines() if "saved: " in line]
+    assert {Path(clip) for clip in told} == set(clips.iterdir()) and len(told) == 2
+    assert len(hits.read_text().splitlines()) == 3
+    assert suma(place, "search", index, "a dog", "-k", "2", "--json", "--save", str(clips)) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2 and len(list(clips.iterdir())) == 4
+    assert suma(place, "search", index, "a dog", "-k", "1", "--links") == 0
+    link = capsys.readouterr().out.split()[1]
+    assert link.startswith((place / "videos").as_uri()) and ".mp4#t=" in link
+
+
+def test_an_answer_that_is_gone_is_not_saved_but_the_others_are(place: Path, tmp_path: Path, capsys):
+    shutil.copytree(place / "videos", tmp_path / "videos")
+    index = str(tmp_path / "index")
+    assert suma(place, "index", str(tmp_path / "videos"), "-o", index) == 0
+    (tmp_path / "videos" / "1.mp4").unlink()
+    assert suma(place, "search", index, "a dog", "--save", str(tmp_path / "clips")) == 2
+    assert "not saved: " in (error := capsys.readouterr().err) and "1.mp4" in error
+    assert len(list((tmp_path / "clips").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--padding", "-1"), "--padding must be at least 0 seconds, got -1"),
+        (("--save", "FILE"), "--save FILE: it is no folder"),
+        (("--list", "hits.doc"), "--list hits.doc: the name must end in one of .csv"),
+        (("--list", "FILE"), "--list FILE: the name"),
+        (("--open",), "--open needs one of mpv, vlc, and none is installed"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_before_the_search(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, options: tuple[str, ...], told: str
+):
+    (tmp_path / "FILE").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert suma(place, "search", "no-index", "a dog", *options) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "start"), [("mpv", "--start="), ("vlc", "--start-time=")])
+def test_the_best_answer_is_played_at_its_moment(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, name: str, start: str
+):
+    (tmp_path / name).write_text('#!/bin/sh\necho "$@" > "$0.told.part"\n/bin/mv "$0.told.part" "$0.told"\n')
+    (tmp_path / name).chmod(0o755)
+    index = str(tmp_path / "index")
+    assert suma(place, "index", str(place / "videos"), "-o", index) == 0
+    monkeypatch.setenv("PATH", str(tmp_path))
+    capsys.readouterr()
+    assert suma(place, "search", index, "a dog", "--json", "--open") == 0
+    best = json.loads(capsys.readouterr().out)[0]
+    told = tmp_path / f"{name}.told"
+    for _ in range(600):
+        if told.exists():
+            break
+        time.sleep(0.05)
+    words = told.read_text().split()
+    assert words[0] == f"{start}{best['moment']:.2f}" and words[-1] == best["path"]

@@ -3,10 +3,13 @@
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Literal
+
+from gradio.utils import get_upload_folder
 
 from suma import Match, VideoIndex
 from suma.app.errors import error_text, show_user_errors
@@ -15,12 +18,15 @@ from suma.app.media import prepare, readable
 from suma.app.space import on_gpu, zero_gpu
 from suma.app.uploads import Uploads, keep_upload
 from suma.explain import Explanation, explain
+from suma.index.catalog import Row
 from suma.index.query import Query, parse
 from suma.model.encoder import Queries
+from suma.video.cut import save_clip
 
 TOP, LARGEST_TOP = 12, 1000  # results: on the page, and at most in one call
 MAX_QUERY = 2000  # characters that are read; the model itself reads fewer
 MAX_LINES = 200  # captions of a visitor's own
+LONGEST_CLIP = 120  # seconds
 KEPT_TEXTS = 512  # queries whose encoding is kept
 
 
@@ -50,7 +56,7 @@ def read_query(text: str, weights: dict[str, float] | None = None) -> Query:
 
 
 class Api:
-    """The six functions over one index. They call a video by its name in the gallery."""
+    """The seven functions over one index. They call a video by its name in the gallery."""
 
     def __init__(self, index: VideoIndex, options: Options | None = None):
         self.index, self.gallery, self.options = index, Gallery(index), options or Options()
@@ -195,6 +201,20 @@ class Api:
             "videos": len(self.gallery.names),
         }
 
+    @show_user_errors
+    def clip(self, video: str, start: float, end: float) -> str:
+        """Cut a stretch out of a video of the gallery, as an mp4 file with its sound.
+
+        Args:
+            video: the name of a video of the gallery (as /search returns it).
+            start: where the clip begins, in seconds; it may begin up to half a second earlier.
+            end: where it ends, in seconds, at most 120 later.
+
+        Returns:
+            The file; it is deleted after some hours.
+        """
+        return self.cut(self.gallery.row(_text(video)), start, end)
+
     # ---- what these functions and the page are made of ------------------------------------------------------------
 
     def find(self, query: Query, top_k: int = TOP, offset: int = 0, hide_doubles: bool = False) -> list[Match]:
@@ -235,6 +255,18 @@ class Api:
             folded = scorer.fold_texts(self.index.model.encode_queries(own))
             scores = scorer.score(folded, parts).max(1).tolist()
         return sorted(zip(own, (round(s, 4) for s in scores), strict=True), key=lambda pair: -pair[1])[:top_k]
+
+    def cut(self, row: Row, start: float, end: float, padding: float = 0.0) -> str:
+        """Return a clip of a video in a folder of its own among the temporary files."""
+        if not (isinstance(start, int | float) and isinstance(end, int | float) and end - start <= LONGEST_CLIP):
+            raise ValueError(f"start and end must be seconds, at most {LONGEST_CLIP} apart, got {start!r} and {end!r}")
+        folder = Path(get_upload_folder(), token_hex(16))
+        try:
+            return str(save_clip(row.path, start, end, folder, padding))
+        except (ValueError, OSError):
+            with suppress(OSError):
+                folder.rmdir()
+            raise
 
     def _encoded(self, query: Query) -> Queries:
         """Return a query as the model reads it; the last ones are kept."""

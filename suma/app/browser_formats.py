@@ -7,7 +7,7 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from suma.video.timeline import list_frames, video_stream
+from suma.video.timeline import list_frames, next_key, video_stream
 from suma.video.upright import HLG, PQ
 
 if TYPE_CHECKING:
@@ -70,16 +70,7 @@ def _begins_at_keys(container: "InputContainer", stream: "VideoStream") -> bool:
     Where it cannot, Chromium shows one picture, whichever moment is sought. Raises av.FFmpegError where there is none.
     """
     container.seek((container.start_time or 0) + (container.duration or 0))
-    key = None
-    for packet in container.demux(stream):
-        if key is None:
-            if packet.is_discard:  # an edit list hides it, so that it gives no picture
-                return True
-            key = packet.pts
-        for frame in packet.decode():
-            if frame.pts is None or key is None or frame.pts >= key:  # those before it belong to an open group
-                return frame.pts == key and not frame.is_corrupt
-    return False
+    return next_key(container, stream)[0]
 
 
 def sounds_of(path: str) -> dict[int, str]:

@@ -9,32 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from suma.app.browser_formats import SOUNDS, plan_for, sounds_of
+from suma.video.packets import copied, encoded, in_order
 from suma.video.timeline import Timeline, every_frame, list_frames, video_stream
-from suma.video.upright import HLG, PQ, TURNS, View, shown_size, upright, view_from
+from suma.video.upright import upright
 
-if TYPE_CHECKING:
-    from av.packet import Packet
-    from av.video.frame import VideoFrame
-
-ENCODERS = {  # of copies that are encoded again
-    ".mp4": ("libx264", {"preset": "veryfast"}),
-    ".webm": ("libvpx", {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "4M"}),
-}
 LONGEST_SIDE = 720  # pixels of such a copy
-BT601, UNSAID, LIMITED = 6, 2, 1  # two matrices as ITU-T H.273 numbers them; a colour range as FFmpeg numbers it
 PATIENCE = 5.0  # seconds after the last call of `ask` until a copy is given up
 MEMORY_LIMIT = 4 << 30  # bytes of address space, of each process
-TICK = Fraction(1, 1000)  # seconds, the clock of an encoded copy
 
 
 @dataclass
@@ -184,44 +173,16 @@ def remux(source: str, target: Path, line: Timeline, share: list[float]) -> None
     """Put the packets of the picture and of one sound track into another container, unchanged."""
     import av
 
-    with av.open(source, metadata_errors="ignore") as read, av.open(str(target), "w") as written:
+    with av.open(source, metadata_errors="ignore") as read:
         video = video_stream(read)
         assert video.time_base is not None
-        sounds = [read.streams[index] for index, codec in sounds_of(source).items() if codec in SOUNDS[target.suffix]]
-        out = {s.index: written.add_stream_from_template(s) for s in (video, *sounds[:1])}
-        start = int(line.ticks[0]) * video.time_base - Fraction(float(line.times[0]))  # seconds: 0 of the copy
-        for packet in _timed(read.demux(*(read.streams[index] for index in out))):
-            share[0] = float(packet.pts * packet.time_base - start) / max(line.duration, 1e-3)
-            shift = round(start / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            if packet.stream.type == "audio" and packet.pts < 0:  # before the first picture
-                continue
-            packet.stream = out[packet.stream.index]
+        zero = int(line.ticks[0]) * video.time_base - Fraction(float(line.times[0]))
+        sounds = [index for index, codec in sounds_of(source).items() if codec in SOUNDS[target.suffix]]
+        indices = [video.index, *sounds[:1]]
+    with av.open(str(target), "w") as written:
+        for packet in in_order(copied(source, index, written, zero) for index in indices):
+            share[0] = float(packet.pts * packet.time_base) / max(line.duration, 1e-3)
             written.mux(packet)
-
-
-def _timed(packets: "Iterator[Packet]") -> "Iterator[Any]":
-    """Yield packets, each with a presentation and a decoding time.
-
-    Matroska stores no decoding times, and FFmpeg guesses none for the first packets before B-frames: they are counted
-    back from the first one that is known.
-    """
-    waiting: list[Any] = []
-    for packet in packets:
-        if packet.pts is None:  # the end of a stream
-            continue
-        if packet.dts is None:
-            waiting.append(packet)
-            continue
-        if waiting and packet.stream is waiting[0].stream:
-            for back, early in enumerate(reversed(waiting), 1):
-                early.dts = packet.dts - back * (packet.duration or 1)
-            yield from waiting
-            waiting = []
-        yield packet
-    for early in waiting:
-        early.dts = early.pts
-        yield early
 
 
 def encode(source: str, target: Path, line: Timeline, share: list[float]) -> None:
@@ -231,39 +192,11 @@ def encode(source: str, target: Path, line: Timeline, share: list[float]) -> Non
     """
     import av
 
-    codec, options = ENCODERS[target.suffix]
     rate = Fraction(max(1.0, len(line.times) / max(line.duration, 1e-3))).limit_denominator(1000)
-    out: Any = None
-    view, size, last = line.view, (0, 0), -1
     with av.open(str(target), "w") as written:
-        for seconds, frame in every_frame(source, line):
-            if out is None:
-                view, size = view_from(frame, view), shown_size(frame, view, LONGEST_SIDE)
-                out = written.add_stream(codec, rate=rate, options=options)
-                out.height, out.width = (max(2, side // 2 * 2) for side in upright(frame, view, size).shape[:2])
-                out.pix_fmt, out.codec_context.time_base = "yuv420p", TICK
-                first = _picture(frame, view, size, out.width, out.height)
-                out.codec_context.colorspace, out.codec_context.color_range = first.colorspace, LIMITED
-            made = _picture(frame, view, size, out.width, out.height)
-            last = max(last + 1, round(seconds / TICK))
-            made.pts, made.time_base = last, TICK
-            written.mux(out.encode(made))
-            share[0] = seconds / max(line.duration, 1e-3)
-        if out is None:
-            raise ValueError("no frame can be decoded")
-        written.mux(out.encode(None))
-
-
-def _picture(frame: "VideoFrame", view: View, size: tuple[int, int], width: int, height: int) -> "VideoFrame":
-    """Return the frame as `upright` shows it, as the encoder takes it, at this width and height in pixels."""
-    import av
-
-    if view.turn != TURNS[1] or view.transfer in (PQ, HLG):  # else the scaler does it all at once
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(frame, view, size)), "rgb24")
-    matrix = BT601 if frame.format.is_rgb or frame.colorspace == UNSAID else frame.colorspace  # as `upright` takes it
-    made = frame.reformat(width, height, "yuv420p", dst_colorspace=matrix, dst_color_range=LIMITED)
-    made.colorspace = matrix
-    return made
+        for packet in encoded(written, target.suffix, every_frame(source, line), line.view, rate, LONGEST_SIDE):
+            share[0] = float(packet.pts * packet.time_base) / max(line.duration, 1e-3)
+            written.mux(packet)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What the page shows: a handler for each thing a visitor does, in the order of the tabs."""
 
-import base64
 import html
 import io
 import json
@@ -19,11 +18,13 @@ from suma.app.errors import error_text, show_user_errors, visible_error
 from suma.app.gallery import Filling, Progress
 from suma.app.playing import Players
 from suma.app.uploads import playable_upload
-from suma.app.views import concept_map, lay_out, length, render, tiles
+from suma.app.views import chips, concept_map, download, heading, lay_out, length, render, tiles
 from suma.explain import Explanation, heat_map
 from suma.index.catalog import Row
 from suma.index.files import find_videos
 from suma.index.query import Query
+from suma.index.search import span_around
+from suma.video.cut import PADDING
 
 PAGE = 24  # videos of a page of the picker
 NOTHING_YET = render("note", text="Its captions and similar videos appear here.")
@@ -37,21 +38,6 @@ class Best(NamedTuple):
     query: Query
     video: str  # its name
     moment: float  # seconds
-
-
-def heading(title: str, note: str, query: str = "", missing: str = "") -> str:
-    """Return a title, a note on it, and a line saying why there is nothing to play."""
-    return render("heading", title=title, note=note, query=query) + render("note", text=missing)
-
-
-def chips(texts: Sequence[str], label: str = "Try") -> str:
-    """Return queries to click."""
-    return render("queries", texts=texts, label=label)
-
-
-def download(name: str, media_type: str, data: bytes) -> str:
-    """Return a file that the browser saves at once."""
-    return render("download", name=name, type=media_type, content=base64.b64encode(data).decode())
 
 
 class Handlers(Api):
@@ -181,6 +167,15 @@ class Handlers(Api):
         heat_map(found, frames).savefig(out, format="png", dpi=150)
         return download(f"{name}.png", "image/png", out.getvalue())
 
+    @show_user_errors
+    def save_clip(self, text: str, video: str, request: gr.Request) -> str:
+        """Return the best moment of the video that is shown as an mp4 file; it is deleted when the visitor leaves."""
+        row, found = self.gallery.row(video), self._why(text, video, next(iter(MODES)))
+        best = found.frame_scores.index(max(found.frame_scores)) if found.frame_scores else 0
+        path = self.cut(row, *span_around(found.times[best], row.duration), PADDING)
+        self.options.uploads.hold(path, f"{request.session_hash} clip")
+        return path
+
     def _detail(self, name: str, text: str, query: Query, mode: str, moment: float, play: bool) -> list[Any]:
         row = self.gallery.row(name)
         found = self.why(row.path, text, query, MODES[mode])
@@ -240,8 +235,9 @@ class Handlers(Api):
         return self._captions(path, lines) if path else ""
 
     def forget_upload(self, request: gr.Request) -> None:
-        """Delete the upload of a visitor who has left."""
-        self.options.uploads.forget_session(request.session_hash or "")
+        """Delete the upload and the clip of a visitor who has left."""
+        for session in (request.session_hash or "", f"{request.session_hash} clip"):
+            self.options.uploads.forget_session(session)
 
     def _clicked(self, event: gr.EventData) -> Row:
         return self.gallery.row(event._data.get("video", ""))

@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from suma.app.copies import Copies
 from suma.app.uploads import played_copy, upload_plays
 from suma.index.caption_files import read_captions, read_text
 from suma.index.catalog import Row
+from suma.index.files import readable
 from suma.model.vocabulary import nfc
 from suma.video.frames import read_frames
 
@@ -45,11 +45,6 @@ MISSING = "data:image/svg+xml," + quote(
 COPIES = Copies()
 SERVED_FROM = "suma-gallery"  # a folder that does not exist: `serve` answers for the files in it
 _served: dict[str, str] = {}  # key -> the file that is sent; only what was shown of the gallery is here
-
-
-def readable(name: str) -> str:
-    """Return a file name as text for people and JSON: control characters, and bytes that are not UTF-8, as \\xNN."""
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", name)
 
 
 def by_name(failed: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from suma.app.handlers import Handlers
 from suma.app.media import prepare
 from suma.app.space import zero_gpu
 from suma.app.startup import load_model, open_index, options_of, parser, use_own_temp
-from suma.app.tabs import MODEL, WRITING, concepts_tab, gallery_tab, launch_options, search_tab, video_tab
+from suma.app.tabs import CLIPS, MODEL, WRITING, concepts_tab, gallery_tab, launch_options, search_tab, video_tab
 from suma.app.views import render
 from suma.model.cpu import use_fast_matmul
 
@@ -40,7 +40,7 @@ def build_demo(index: VideoIndex, options: Options | None = None, waiting: Seque
 
 
 def add_api(h: Handlers) -> None:
-    """Add the six functions for programs. Those that take a file need components: gradio then stores the upload."""
+    """Add the seven functions for programs. Those that take a file need components: gradio then stores the upload."""
     for function in (h.search, h.explain, h.concepts):
         gr.api(function, api_name=function.__name__, **MODEL)
     name, file = gr.Textbox("", visible=False, label="video"), gr.File(visible=False, label="file")
@@ -48,6 +48,8 @@ def add_api(h: Handlers) -> None:
     answer, call = gr.JSON(visible=False), gr.Button(visible=False)
     call.click(h.captions, [name, file, number, own], answer, api_name="captions", **MODEL)
     call.click(h.similar, [name, file, number], answer, api_name="similar", **MODEL)
+    span = [gr.Number(0, visible=False, label=label) for label in ("start", "end")]
+    call.click(h.clip, [name, *span], gr.File(visible=False), api_name="clip", **{**CLIPS, "api_visibility": "public"})
     call.click(h.add, file, answer, api_name="add", **{**WRITING, "api_visibility": "public"})
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from suma.app.api import MAX_QUERY, TOP
-from suma.app.handlers import MODES, NOTHING_YET, PAGE, Handlers, chips
+from suma.app.handlers import MODES, NOTHING_YET, PAGE, Handlers
 from suma.app.media import ROUTES
-from suma.app.views import render
+from suma.app.views import chips, render
 from suma.video.frames import VIDEO_EXTENSIONS
 
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif"]
@@ -81,6 +81,7 @@ LATEST: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}  # several r
 EACH: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
 WRITING: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "writing", "concurrency_limit": 1}
 COPYING: dict[str, Any] = {**EACH, "concurrency_id": "copies", "concurrency_limit": None}  # beside all searches
+CLIPS: dict[str, Any] = {**EACH, "concurrency_id": "clips", "concurrency_limit": 1}  # to encode takes all processors
 ON_LOAD = "window.sumaListen(element, trigger, watch)"  # page.js
 
 Ask = Callable[[gr.HTML], None]  # lets the queries of a part of the page be clicked to search by them
@@ -163,6 +164,8 @@ def _detail(
     with gr.Row():
         with gr.Column(scale=5, min_width=280, elem_id="stage"):
             player, bar = screen("player")
+            save_clip = gr.Button("Save clip", size="sm", elem_id="save-clip")
+            clip = gr.DownloadButton(visible="hidden", elem_id="clip")
         with gr.Column(scale=6, min_width=280):
             shares = clickable("shares")
     plain: dict[str, Any] = {"show_label": False, "container": False}
@@ -176,6 +179,9 @@ def _detail(
     then_copy(h, results.select(h.show_video, [query, mode], detail, **EACH), video, player, bar, True)
     mode.change(h.show_mode, [query, video, mode], why, **PRIVATE)
     why.submit(h.save, [query, video, mode], saved, **PRIVATE)
+    busy = {**CLIPS, "show_progress": "minimal", "show_progress_on": save_clip}
+    made = save_clip.click(h.save_clip, [query, video], clip, **busy)
+    made.success(None, js="() => setTimeout(() => document.querySelector('#clip').click(), 100)", **PRIVATE)
     return then_best, (why, shares)
 
 

@@ -3,6 +3,7 @@
 Values are escaped, and a value that a template misses is an error. Shapes: K concepts, D joint width.
 """
 
+import base64
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,21 @@ def render(name: str, /, **values: Any) -> str:
 def length(seconds: float) -> str:
     """Return how long a video is, in words."""
     return f"{seconds:.1f} s long" if seconds else "photo"
+
+
+def heading(title: str, note: str, query: str = "", missing: str = "") -> str:
+    """Return a title, a note on it, and a line saying why there is nothing to play."""
+    return render("heading", title=title, note=note, query=query) + render("note", text=missing)
+
+
+def chips(texts: Sequence[str], label: str = "Try") -> str:
+    """Return queries to click."""
+    return render("queries", texts=texts, label=label)
+
+
+def download(name: str, media_type: str, data: bytes) -> str:
+    """Return a file that the browser saves at once."""
+    return render("download", name=name, type=media_type, content=base64.b64encode(data).decode())
 
 
 def tiles(

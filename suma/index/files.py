@@ -5,6 +5,7 @@ import functools
 import glob
 import itertools
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,11 @@ IGNORE_HELP = (
     "counts. Hidden names and the bins, snapshots and thumbnails of file servers (@eaDir, #recycle, $RECYCLE.BIN, "
     "lost+found and others) are left out anyway."
 )
+
+
+def readable(name: str) -> str:
+    """Return a file name as text for people and JSON: control characters, and bytes that are not UTF-8, as \\xNN."""
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]", lambda c: f"\\x{ord(c[0]) & 0xFF:02x}", name)
 
 
 @dataclass

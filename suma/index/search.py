@@ -38,6 +38,11 @@ class Match:
     end: float = 0.0
 
 
+def span_around(moment: float, duration: float) -> tuple[float, float]:
+    """Return start and end (seconds) of what is saved of a video for the answer at `moment`."""
+    return max(0.0, moment - 2), min(duration, moment + 3)
+
+
 @dataclass(frozen=True)
 class Page:
     """Which answers are wanted. Raises ValueError for a top_k below 1 or a negative offset."""

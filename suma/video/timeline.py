@@ -5,6 +5,7 @@ neither we nor other frames need (the same bytes as decord's, at about half the 
 is decoded from the beginning.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -108,6 +109,43 @@ def every_frame(path: str, line: Timeline) -> "Iterator[tuple[float, VideoFrame]
         if last < number < len(line.ticks) and line.ticks[number] == tick:
             yield (0.0 if last < 0 else float(line.times[number])), frame
             last = number
+
+
+def frames_from(path: str, key: int | None, first: int) -> "Iterator[tuple[int, VideoFrame]]":
+    """Yield tick and frame of all that can be decoded from the key frame with tick `key` on; None: from the beginning.
+
+    Frames before the tick `first` may be missing where no other frame needs them.
+    """
+    with _open(path) as container:
+        stream = video_stream(container)
+        stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
+        if key is not None:
+            container.seek(key - second(stream), stream=stream)  # a little early: some formats are sought inexactly
+        yield from _decodable(container, stream, False, key, range(first, sys.maxsize), False)
+
+
+def second(stream: Any) -> int:
+    """Return how many of a stream's time units a second has."""
+    return round(1 / stream.time_base)
+
+
+def next_key(container: "InputContainer", stream: "VideoStream") -> "tuple[bool, VideoFrame | None]":
+    """Return whether decoding can begin at the next key frame of an open file, and the first picture from there on.
+
+    There is no picture where an edit list hides it, or no key frame follows. Raises av.FFmpegError for damage.
+    """
+    key = None
+    for packet in container.demux(stream):
+        if key is None:
+            if packet.is_discard:
+                return True, None
+            if not packet.is_keyframe:
+                continue
+            key = packet.pts
+        for frame in packet.decode():
+            if frame.pts is None or key is None or frame.pts >= key:  # those before it belong to an open group
+                return frame.pts == key and not frame.is_corrupt, frame
+    return False, None
 
 
 def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":

@@ -1,0 +1,178 @@
+"""Save a stretch of a video as an mp4 file: its packets if a key frame is near the beginning, else encoded again."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from suma.video.packets import copied, encoded, encoded_sound, in_order
+from suma.video.timeline import Timeline, every_frame, frames_from, list_frames, next_key, second, video_stream
+from suma.video.upright import View, upright, view_of
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+
+PADDING = 1.0  # seconds before and after what is to be saved
+SLACK = 0.5  # seconds that a clip may begin early, so that it begins at a key frame
+COPIED = {"h264", "hevc", "av1", "vp9", "aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}  # codecs that mp4 holds
+TOLERANCE = 1e-3  # seconds; times nearer than this are equal
+LEFTOVER = 3600.0  # seconds after which a hidden partial file is one that a killed run left
+
+
+def save_clip(path: str | Path, start: float, end: float, folder: str | Path, padding: float = PADDING) -> Path:
+    """Save a video from `start` to `end` (seconds) and `padding` on either side as a new mp4 file; return its path.
+
+    It begins at a key frame and keeps the packets if there is one in the padding, or at most SLACK before it. Else the
+    pictures are encoded again, upright and SDR. The sound is that of the track which players choose. Files that are not
+    MP4, MOV or Matroska are read through first, AVI is also decoded from its beginning. The clip appears under its name
+    when it is whole, and no file is ever replaced.
+
+    Raises ValueError for a bad span, or where no frame of it can be decoded; OSError.
+    """
+    if not (0 <= start < end < math.inf and 0 <= padding < math.inf):
+        raise ValueError(f"a clip needs 0 <= start < end and padding >= 0, in seconds, not {start}, {end}, {padding}")
+    import av
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".suma-*.partial"):
+        if time.time() - left.stat().st_mtime > LEFTOVER:
+            left.unlink(missing_ok=True)
+    partial = folder / f".suma-{os.getpid()}-{threading.get_ident()}.partial"
+    try:
+        _cut(os.path.abspath(path), str(partial), max(0.0, start - padding), start, end + padding)
+        return _publish(partial, Path(path).stem, start)
+    except av.FFmpegError as error:
+        raise ValueError(f"no clip can be made of {path}, {start:g} to {end:g} s: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, stem: str, start: float) -> Path:
+    """Give a file its name, the first one that is not taken: `film 0-01-23.mp4`, `film 0-01-23 (2).mp4`, ..."""
+    minutes, seconds = divmod(int(start), 60)
+    name = os.fsdecode(os.fsencode(stem)[:200])  # bytes; a whole name has at most 255
+    for n in count(1):
+        number = f" ({n})" if n > 1 else ""
+        target = partial.with_name(f"{name} {minutes // 60}-{minutes % 60:02}-{seconds:02}{number}.mp4")
+        with suppress(FileExistsError):
+            target.open("xb").close()  # the name is ours from now on
+            break
+    return partial.replace(target)
+
+
+class _Film(NamedTuple):
+    """An open file, and what is to be known of it for a clip."""
+
+    path: str
+    read: "InputContainer"
+    video: Any  # its stream
+    zero: Fraction  # seconds in the file where the player's clock shows 0
+    line: Timeline | None  # None: the file's own times are a player's
+    view: View
+    sound: int | None  # number of the stream
+
+    def write(
+        self, target: str, begin: Fraction, end: float, pictures: "Callable[[OutputContainer], Iterator[Packet]]"
+    ) -> None:
+        """Write the pictures and the sound between `begin` (seconds in the file) and `end` (seconds of the clip)."""
+        import av
+
+        with av.open(target, "w", format="mp4") as written:
+            streams = [pictures(written)]
+            if self.sound is not None:
+                codec = self.read.streams[self.sound].codec_context.codec.canonical_name
+                sound = copied if codec in COPIED else encoded_sound
+                streams.append(sound(self.path, self.sound, written, begin, end))
+            for packet in in_order(streams):
+                written.mux(packet)
+
+    def key_before(self, at: Fraction) -> "VideoFrame | None":
+        """Return the last key frame at `at` (seconds in the file) or before, if decoding can begin there."""
+        tick = int((at + Fraction(TOLERANCE)) / self.video.time_base)
+        for back in (0, 2, 10):  # seconds: formats without an index are sought inexactly
+            self.read.seek(tick - back * second(self.video), stream=self.video)
+            good, frame = next_key(self.read, self.video)
+            if frame is not None and frame.pts is not None and frame.pts <= tick:
+                return frame if good else None
+        return None
+
+
+def _film(path: str, read: "InputContainer", start: float) -> _Film:
+    """Return what is to be known of an open file for a clip that starts at `start` seconds."""
+    import av
+
+    video, sound, zero, line = video_stream(read), read.streams.best("audio"), Fraction(0), None
+    if not (read.format.name.startswith(("mov", "matroska")) and start < (read.duration or 0) / av.time_base):
+        line = list_frames(path)
+        if start >= line.duration:
+            raise ValueError(f"{path} lasts {line.duration:.3f} s: there is no clip from {start:g} s on")
+        zero = int(line.ticks[0]) * (video.time_base or 1) - Fraction(float(line.times[0]))
+    heard = sound is not None and sound.codec_context and not (line and line.joined)  # else no time of it is known
+    return _Film(path, read, video, zero, line, view_of(read, video), sound.index if sound and heard else None)
+
+
+def _cut(path: str, target: str, begin: float, start: float, end: float) -> None:
+    """Write the clip from `begin`, or from a key frame up to `start`, to `end`: seconds on the player's clock."""
+    import av
+
+    with av.open(path, metadata_errors="ignore") as read:
+        film = _film(path, read, start)
+        zero, unit, key = film.zero, film.video.time_base, None
+        if not (film.line and (film.line.joined or film.line.counted)):  # else its own times do not lead there
+            with suppress(av.FFmpegError, ValueError):  # damage, or packets that mp4 cannot hold
+                key = film.key_before(zero + Fraction(begin))
+                if _copy(film, target, key, begin, end) or _copy(
+                    film, target, film.key_before(zero + Fraction(start)), begin, end
+                ):
+                    return
+            tick = None if key is None else key.pts
+            first = round((zero + Fraction(begin) - 1) / unit)  # the picture on screen at `begin` may have come earlier
+            seen = ((float(t * unit - zero), frame) for t, frame in frames_from(path, tick, first))
+        else:
+            seen = every_frame(path, film.line)
+        pictures, rate = _on_screen(seen, begin, end), Fraction(film.video.average_rate or 25)
+        film.write(
+            target, zero + Fraction(begin), end - begin, lambda to: encoded(to, ".mp4", pictures, film.view, rate)
+        )
+
+
+def _copy(film: _Film, target: str, key: "VideoFrame | None", begin: float, end: float) -> bool:
+    """Write the clip from a key frame without encoding; return False if that is too early, or shows something else."""
+    if key is None or key.pts is None or film.video.codec_context.codec.canonical_name not in COPIED:
+        return False
+    at = key.pts * film.video.time_base
+    if at - film.zero < max(0, begin - SLACK):
+        return False
+    last = float(end + film.zero - at)
+    film.write(target, at, last, lambda to: copied(film.path, film.video.index, to, at, last))
+    line = list_frames(target)
+    shown = next((frame for _, frame in every_frame(target, line)), None)  # is it turned, and in shape, as before?
+    return shown is not None and np.array_equal(upright(shown, line.view), upright(key, film.view))
+
+
+def _on_screen(frames: "Iterator[tuple[float, VideoFrame]]", begin: float, end: float) -> Any:
+    """Yield the frames that are on screen between `begin` and `end`, with seconds since `begin`."""
+    before = None
+    for seconds, frame in frames:
+        if seconds >= end - TOLERANCE:
+            break
+        if seconds <= begin + TOLERANCE:
+            before = frame
+            continue
+        if before is not None:
+            yield 0.0, before
+            before = None
+        yield seconds - begin, frame
+    if before is not None:
+        yield 0.0, before
