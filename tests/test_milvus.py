@@ -27,7 +27,7 @@ from suma.index import milvus, milvus_client
 from suma.index.catalog import Row
 from suma.index.first_stage import Candidates
 from suma.index.milvus import MANIFEST, TEXT, MilvusStore
-from suma.index.milvus_client import Client
+from suma.index.milvus_client import Client, read_manifest
 from suma.index.query import Filter
 from suma.index.storage import StoreError
 from suma.index.store import NewClip, Store
@@ -124,7 +124,9 @@ def held(store: MilvusStore | Store) -> list[tuple]:
 
 def stored(store: MilvusStore) -> tuple[int, int]:
     """How many rows of parts, and of features, the collections really hold."""
-    return len(list(store.client.scan("", ["id"]))), len(store.client.query("features", "owner > 0", ["id"]))
+    captions = (read_manifest(store.client) or {})["captions"]
+    features = store.client.query("features", f"owner > 0 and owner != {captions}", ["id"])
+    return len(list(store.client.scan("", ["id"]))), len(features)
 
 
 # What is kept
@@ -578,6 +580,7 @@ def test_the_command_line_answers_as_from_a_folder(filled: str, gallery: Gallery
     assert len(told[0]) == 10 and len(told[-1]["failed"]) == 1 and told[-1]["parts"] > told[-1]["videos"] == 14
     assert gallery.add(filled) == 0 and gallery.run("check", filled) == 0
     assert "0 added, 15 unchanged, 1 failed" in capsys.readouterr().out
+    assert stored(opened(gallery, filled).store)[1] == told[-1]["parts"]
 
 
 def test_the_page_shows_what_another_process_has_just_added(gallery: Gallery, tmp_path: Path):
