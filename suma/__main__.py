@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from suma.index.milvus import is_server
 from suma.index.parts import Part, missing_parts
 from suma.index.query import Filter, parse
 from suma.index.report import Report
-from suma.index.search import Match, span_around
+from suma.index.search import Match
 from suma.index.store import refuse_other_things
 from suma.index.video_index import VideoIndex, model_of
 from suma.model.checkpoint import STRONGER
@@ -47,19 +47,18 @@ def _show(matches: Sequence[Match], args: argparse.Namespace) -> int:
         if args.links:
             where = f"{Path(match.path).absolute().as_uri()}#t={match.moment:.1f}"
         print(f"{match.score:.3f}  {where}  {why}".rstrip())
-    code, spans = 0 if matches else 1, [span_around(match.moment, match.duration) for match in matches]
-    for match, (start, end) in zip(matches, spans, strict=True) if args.save else ():
+    code = 0 if matches else 1
+    for match in matches if args.save else ():
         from suma.video.cut import save_clip
 
         try:
-            clip = save_clip(match.path, start, end, args.save, args.padding)
+            clip = save_clip(match.path, match.start, match.end, args.save, args.padding)
             print(f"saved: {clip}", file=sys.stderr if args.json else sys.stdout)
         except (ValueError, OSError) as error:
             print(f"not saved: {error}", file=sys.stderr)
             code = 2
     if args.list:
-        cut = [replace(match, start=start, end=end) for match, (start, end) in zip(matches, spans, strict=True)]
-        write_list(args.list, cut)
+        write_list(args.list, matches)
     if args.open and matches:
         play(matches[0].path, matches[0].moment)
     return code

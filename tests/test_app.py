@@ -460,7 +460,7 @@ def test_search_answers_by_api(client: Client, handlers: app.Handlers, folder: P
     matches = handlers.index.search("a dog", 12)
     assert [Path(m.path).name for m in matches] == [f["video"] for f in found]
     assert [m.score for m in matches] == [f["score"] for f in found]
-    assert set(found[0]) == {"video", "caption", "score", "moment", "duration", "concepts"}
+    assert set(found[0]) == {"video", "caption", "score", "moment", "span", "duration", "concepts"}
     assert str(folder) not in json.dumps(found)
     assert client.predict(query="a dog", top_k=2, offset=1, api_name="/search") == found[1:3]
     steered = handlers.search("a dog [snow -1]")

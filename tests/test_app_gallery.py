@@ -312,7 +312,7 @@ def test_a_full_queue_says_so(client: Client, monkeypatch: pytest.MonkeyPatch):
     release, find = threading.Event(), app.Handlers.find
     monkeypatch.setattr(app.Handlers, "find", lambda self, *a: release.wait(90) and find(self, *a))
     try:
-        call = f"{client.src}gradio_api/call/search", {"data": ["a dog", 9, None, 0]}
+        call = f"{client.src}gradio_api/call/search", {"data": ["a dog", 9, None, 0, False]}
         answers = [httpx.post(call[0], json=call[1], timeout=60) for _ in range(12)]
     finally:
         release.set()

@@ -81,7 +81,7 @@ def test_a_picture_of_one_minute_finds_that_minute_and_the_film_once(index: Vide
     assert [Path(match.path).name for match in found].count("film.mp4") == 1 and len(found) == 3
     best = next(match for match in found if match.path.endswith("film.mp4"))
     assert best == found[0]
-    assert EVENT <= best.moment < EVENT + 60 and (best.start, best.end) == (EVENT, EVENT + 60)
+    assert EVENT <= best.start <= best.moment <= best.end <= EVENT + 60
     whole = index.similar(still, top_k=8, group=False)
     assert len(whole) == 8 and sum(match.path == best.path for match in whole) == 6
 
@@ -94,7 +94,7 @@ def test_a_text_that_fits_one_minute_answers_with_it(index: VideoIndex, videos: 
     texts = Queries(parts.features[v : v + 1], videos_.concepts[v : v + 1].numpy())
     found = index.search(texts, top_k=3)
     assert [Path(m.path).name for m in found].count("film.mp4") == 1 and found[0].path == rows[v].path
-    assert (found[0].start, found[0].end) == (rows[v].start, rows[v].end)
+    assert rows[v].start <= found[0].start <= found[0].moment <= found[0].end <= rows[v].end
     assert EVENT <= found[0].moment < EVENT + 60
     assert found[0].score == pytest.approx(float(tiny_model.score(texts_of(texts), videos_)[0].max()), abs=1e-4)
     why = explain(index, found[0].path, texts=texts)

@@ -88,8 +88,8 @@ class Api:
             hide_doubles: of videos that show the same, return only the best.
 
         Returns:
-            A list, best first, of {video: its name, caption, score, moment: seconds of its best moment, duration:
-            seconds, concepts: [{name, part: of the score}]}.
+            A list, best first, of {video: its name, caption, score, moment: seconds of its best moment, span: the
+            start and end of that moment, duration: seconds, concepts: [{name, part: of the score}]}.
         """
         asked = read_query(_text(query), _weights(weights))
         return [self._json(match) for match in self.find(asked, top_k, _count(offset, "offset"), hide_doubles)]
@@ -323,6 +323,7 @@ class Api:
             "caption": self.gallery.title(match.path),
             "score": match.score,
             "moment": match.moment,
+            "span": [match.start, match.end],
             "duration": match.duration,
             "concepts": [{"name": name, "part": part} for name, part in match.concepts],
         }

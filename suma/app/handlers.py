@@ -5,11 +5,12 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+import numpy as np
 
 from suma import VideoIndex
 from suma.app import media, views
@@ -23,7 +24,7 @@ from suma.explain import Explanation, heat_map
 from suma.index.catalog import Row
 from suma.index.files import find_videos
 from suma.index.query import Query
-from suma.index.search import span_around
+from suma.index.search import span_of
 from suma.video.cut import PADDING
 
 PAGE = 24  # videos of a page of the picker
@@ -171,8 +172,9 @@ class Handlers(Api):
     def save_clip(self, text: str, video: str, request: gr.Request) -> str:
         """Return the best moment of the video that is shown as an mp4 file; it is deleted when the visitor leaves."""
         row, found = self.gallery.row(video), self._why(text, video, next(iter(MODES)))
-        best = found.frame_scores.index(max(found.frame_scores)) if found.frame_scores else 0
-        path = self.cut(row, *span_around(found.times[best], row.duration), PADDING)
+        scores, part = np.array(found.frame_scores or [0.0] * len(found.times)), replace(row, times=found.times)
+        part = replace(part, start=found.start, end=found.end)
+        path = self.cut(row, *span_of(scores, part, int(scores.argmax())), PADDING)
         self.options.uploads.hold(path, f"{request.session_hash} clip")
         return path
 

@@ -3,6 +3,7 @@
 Shapes: Q queries, n clips, V parts of a video, F frames, D joint width.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from suma.model.word_clusters import unit
 CANDIDATES = 100  # clips of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000
 NAMED = 3  # concepts of a match
+STANDS_OUT = 0.4  # of the way from the lowest to the best frame; chosen on training clips of Scenes
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,22 @@ class Match:
     moment: float  # seconds: where the best frame is
     concepts: tuple[tuple[str, float], ...]  # concepts that made it match: name, part of the score
     duration: float  # seconds
-    start: float = 0.0  # seconds: the part of the video
+    start: float = 0.0  # seconds: the span around the moment that answers the query
     end: float = 0.0
 
 
-def span_around(moment: float, duration: float) -> tuple[float, float]:
-    """Return start and end (seconds) of what is saved of a video for the answer at `moment`."""
-    return max(0.0, moment - 2), min(duration, moment + 3)
+def span_of(scores: np.ndarray, row: Row, best: int) -> tuple[float, float]:
+    """Return start and end (seconds) of the moment around frame `best` of a part of a video, by its frames' scores.
+
+    It is the run of frames whose scores stand out most, in sum, from a level between the lowest and the best one (our
+    reading). It ends halfway between two frames.
+    """
+    low, high = float(scores.min()), float(scores[best])
+    above = scores - (low + STANDS_OUT * (high - low))
+    first = best - int(np.cumsum(above[best::-1]).argmax())
+    last = best + int(np.cumsum(above[best:]).argmax())
+    edges = [row.start, *((a + b) / 2 for a, b in itertools.pairwise(row.times)), row.end or row.duration]
+    return (edges[first], edges[last + 1]) if high > low else (edges[0], edges[-1])
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Searcher:
         frames, matches = self.scorer.frame_scores(folded, clips)[0].round(6), []  # of equal frames the first
         for i, (row, (value, _)) in enumerate(zip(rows, best, strict=True)):
             parts = self.scorer.concept_parts(texts.anchors[0], clips.one(i))
-            matches.append(_as_match(row, value, row.times[int(frames[i].argmax())], self._named(parts)))
+            matches.append(_as_match(row, value, frames[i], self._named(parts)))
         return matches
 
     def moments(self, rows: Sequence[Row], clips: Clips, texts: Queries, page: Page) -> list[Match]:
@@ -133,7 +144,7 @@ class Searcher:
             v, f = divmod(at, scores.shape[1])
             activations = scorer.concepts @ clips.frames[v, f] * clips.inverse_norms[v, 1 + f]
             parts = scorer.how.concept_share * texts.anchors[0] * activations
-            matches.append(_as_match(rows[v], score, rows[v].times[f], self._named(parts)))
+            matches.append(_as_match(rows[v], score, scores[v], self._named(parts), f))
         return matches
 
     def by_video(self, store: AnyStore, clips: Clips, itself: Sequence[int], page: Page) -> list[Match]:
@@ -158,7 +169,7 @@ class Searcher:
         matches = []
         for (value, position), row in zip(best, snapshot.rows([p for _, p in best], page.filter), strict=True):
             frames = self.clips(snapshot, [position]).frames[0]
-            matches.append(_as_match(row, value, row.times[int((query @ frames.T).max(0).argmax())]))
+            matches.append(_as_match(row, value, (query @ frames.T).max(0)))
         return matches
 
     def _ranked(
@@ -207,8 +218,13 @@ class Searcher:
         return tuple((self.space.name(k), round(value, 4)) for k, value in named if value > 0)
 
 
-def _as_match(row: Row, score: float, moment: float, concepts: tuple[tuple[str, float], ...] = ()) -> Match:
-    return Match(row.path, round(score, 4), moment, concepts, row.duration, row.start, row.end)
+def _as_match(
+    row: Row, score: float, frames: np.ndarray, concepts: tuple[tuple[str, float], ...] = (), best: int | None = None
+) -> Match:
+    """Return a part of a video as an answer, by its frames' scores (F or more,)."""
+    frames = frames[: len(row.times)]
+    at = int(frames.argmax()) if best is None else best
+    return Match(row.path, round(score, 4), row.times[at], concepts, row.duration, *span_of(frames, row, at))
 
 
 def nearest(rows: Sequence[Row], at: float) -> int:
