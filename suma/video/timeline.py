@@ -7,7 +7,7 @@ is decoded from the beginning.
 
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,13 +117,10 @@ def frames_from(path: str, key: int | None, first: int) -> "Iterator[tuple[int, 
         stream = video_stream(container)
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
         if key is not None:
-            container.seek(key - second(stream), stream=stream)  # a little early: some formats are sought inexactly
+            container.seek(
+                key - round(1 / (stream.time_base or 1)), stream=stream
+            )  # a little early: some formats are sought inexactly
         yield from _decodable(container, stream, False, key, range(first, sys.maxsize), False)
-
-
-def second(stream: Any) -> int:
-    """Return how many of a stream's time units a second has."""
-    return round(1 / stream.time_base)
 
 
 def next_key(container: "InputContainer", stream: "VideoStream") -> "tuple[bool, VideoFrame | None]":
@@ -318,7 +315,7 @@ def _decodable(
     stream: "VideoStream",
     counted: bool,
     begin: int | None,
-    wanted: set[int],
+    wanted: Container[int],
     only_wanted: bool,
 ) -> "Iterator[tuple[int, VideoFrame]]":
     """Yield tick and frame of all that can be decoded, from packet `begin` on or of the `wanted` packets only."""
