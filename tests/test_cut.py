@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import corner_picture, gray_picture, loud_seconds, numbers, write_video
+from clips import can_encode, corner_picture, gray_picture, loud_seconds, numbers, write_video
 
 from suma import read_frames
 from suma.video.cut import save_clip
@@ -72,6 +72,13 @@ def test_a_clip_stands_as_its_film_does(tmp_path: Path, gop: int):
     shown = [read_frames(path, 1).frames[0] for path in (film, save_clip(film, 2.0, 3.0, tmp_path))]
     assert shown[0].shape == shown[1].shape == (64, 48, 3)
     assert np.abs(shown[0].astype(int) - shown[1]).mean() < 3
+
+
+@pytest.mark.skipif(not can_encode("libx265"), reason="this PyAV encodes no HEVC")
+def test_hevc_is_marked_as_apples_players_know_it(tmp_path: Path):
+    film = write_video(tmp_path / "film.mkv", 40, codec="libx265", options={"x265-params": "log-level=none"})
+    with av.open(str(save_clip(film, 2.0, 3.0, tmp_path))) as clip:
+        assert clip.streams.video[0].codec_context.codec_tag == "hvc1"
 
 
 def test_recordings_in_one_file_are_cut_on_the_players_clock(tmp_path: Path):

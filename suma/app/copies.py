@@ -194,7 +194,8 @@ def encode(source: str, target: Path, line: Timeline, share: list[float]) -> Non
 
     rate = Fraction(max(1.0, len(line.times) / max(line.duration, 1e-3))).limit_denominator(1000)
     with av.open(str(target), "w") as written:
-        for packet in encoded(written, target.suffix, every_frame(source, line), line.view, rate, LONGEST_SIDE):
+        packets = encoded(written, target.suffix, every_frame(source, line), line.view, rate, LONGEST_SIDE)
+        for packet in in_order([packets]):
             share[0] = float(packet.pts * packet.time_base) / max(line.duration, 1e-3)
             written.mux(packet)
 

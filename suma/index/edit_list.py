@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.sax.saxutils import quoteattr
 
 from suma.index.files import readable
@@ -18,18 +18,18 @@ RATES += [Fraction(n) for n in (24, 25, 30, 50, 60)]
 
 
 class _Event(NamedTuple):
-    """A match in a list for editors, in whole frames of the first match's film."""
+    """A match in a list for editors."""
 
     match: Match
     name: str
     url: str
-    rate: Fraction  # frames per second, as editors know them
-    width: int = 1920  # these are guesses for a film that cannot be opened now
-    height: int = 1080
-    sound: bool = True
-    begin: int = 0  # in the film
-    length: int = 1
-    at: int = 0  # in the list
+    rate: Fraction  # of the film: frames per second, as editors know them
+    width: int
+    height: int
+    sound: bool
+    begin: int  # in the film; this and what follows in whole frames of the first match's film
+    length: int
+    at: int  # in the list
 
 
 def write_list(file: str, matches: Sequence[Match]) -> None:
@@ -58,27 +58,30 @@ def writer_for(file: str) -> Callable[[Sequence[Match]], str]:
 
 
 def _events(matches: Sequence[Match]) -> Iterator[_Event]:
+    first, at = None, 0
+    for match in matches:
+        rate, *looks = _look(match.path)
+        first = first or rate
+        begin = round(match.start * first)
+        length = max(1, round(match.end * first) - begin)
+        path = Path(match.path).absolute()
+        yield _Event(match, readable(path.name), path.as_uri(), rate, *looks, begin, length, at)
+        at += length
+
+
+def _look(path: str) -> tuple[Fraction, int, int, bool]:
+    """Return a film's rate, width, height and whether it has sound; a guess where it cannot be opened now."""
     import av
 
     from suma.video.timeline import video_stream
 
-    first, at = None, 0
-    for match in matches:
-        path = Path(match.path).absolute()
-        event = _Event(match, readable(path.name), path.as_uri(), Fraction(25))
-        try:
-            with av.open(match.path, metadata_errors="ignore") as film:
-                video = video_stream(film)
-                rate = min(RATES, key=lambda known: abs(known - (video.average_rate or 25)))
-                sound = len(film.streams.audio) > 0
-                event = event._replace(rate=rate, width=video.width, height=video.height, sound=sound)
-        except (av.FFmpegError, ValueError):
-            pass
-        first = first or event.rate
-        begin = round(match.start * first)
-        event = event._replace(begin=begin, length=max(1, round(match.end * first) - begin), at=at)
-        at += event.length
-        yield event
+    try:
+        with av.open(path, metadata_errors="ignore") as film:
+            video = video_stream(film)
+            rate = min(RATES, key=lambda known: abs(known - (video.average_rate or 25)))
+            return rate, video.width, video.height, len(film.streams.audio) > 0
+    except (av.FFmpegError, ValueError):
+        return Fraction(25), 1920, 1080, True
 
 
 def _csv(matches: Sequence[Match]) -> str:
@@ -106,28 +109,27 @@ def _edl(matches: Sequence[Match]) -> str:
 
 
 def _fcpxml(matches: Sequence[Match]) -> str:
-    resources, clips, ids, rate = [], [], {}, Fraction(25)
-    for n, e in enumerate(_events(matches)):
-        rate = rate if n else e.rate
-        tick, name = f"{rate.denominator}/{rate.numerator}s", quoteattr(e.name)
-        offset, start, length, whole = (
-            f"{frames * rate.denominator}/{rate.numerator}s"
-            for frames in (e.at, e.begin, e.length, round(e.match.duration * rate))
-        )
+    events = list(_events(matches))
+    base = events[0].rate if events else Fraction(25)
+    resources, clips, ids = [], [], {}
+
+    def time(frames: int, rate: Fraction = base) -> str:
+        return f'"{frames * rate.denominator}/{rate.numerator}s"'
+
+    for n, e in enumerate(events):
+        name, has = quoteattr(e.name), 'hasVideo="1" hasAudio="1"' if e.sound else 'hasVideo="1"'
         if ids.setdefault(e.url, n) == n:
-            tick = f"{e.rate.denominator}/{e.rate.numerator}s"
-            resources += [f'<format id="f{n}" frameDuration="{tick}" width="{e.width}" height="{e.height}"/>']
-            has = 'hasVideo="1" hasAudio="1"' if e.sound else 'hasVideo="1"'
-            source = f'src={quoteattr(e.url)} start="0s" duration="{whole}" {has} format="f{n}"'
-            resources += [f'<asset id="a{n}" name={name} {source}/>']
-        times = f'offset="{offset}" start="{start}" duration="{length}"'
+            source = f'src={quoteattr(e.url)} start="0s" duration={time(round(e.match.duration * base))}'
+            resources += [
+                f'<format id="f{n}" frameDuration={time(1, e.rate)} width="{e.width}" height="{e.height}"/>',
+                f'<asset id="a{n}" name={name} {source} {has} format="f{n}"/>',
+            ]
+        times = f"offset={time(e.at)} start={time(e.begin)} duration={time(e.length)}"
         note = f"<note>score {e.match.score:.3f}</note>"
         clips += [f'<asset-clip ref="a{ids[e.url]}" name={name} {times}>{note}</asset-clip>']
-    return "\n".join(
-        ['<?xml version="1.0" encoding="UTF-8"?>', "<!DOCTYPE fcpxml>", '<fcpxml version="1.8">', "<resources>"]
-        + [*resources, "</resources>", '<event name="SUMA"><project name="SUMA"><sequence format="f0"><spine>']
-        + [*clips, "</spine></sequence></project></event>", "</fcpxml>", ""]
-    )
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE fcpxml>\n<fcpxml version="1.8">\n<resources>'
+    body = '</resources>\n<event name="SUMA"><project name="SUMA"><sequence format="f0"><spine>'
+    return "\n".join([head, *resources, body, *clips, "</spine></sequence></project></event>\n</fcpxml>\n"])
 
 
 def _otio(matches: Sequence[Match]) -> str:
@@ -136,14 +138,15 @@ def _otio(matches: Sequence[Match]) -> str:
     timeline = otio.schema.Timeline("SUMA")
     timeline.tracks.append(otio.schema.Track("V1", kind=otio.schema.TrackKind.Video))
     for e in _events(matches):
-
-        def span(begin: float, end: float, rate: float = float(e.rate)) -> Any:
-            times = (otio.opentime.RationalTime(round(seconds * rate), rate) for seconds in (begin, end))
-            return otio.opentime.range_from_start_end_time(*times)
-
-        film = otio.schema.ExternalReference(e.url, span(0, e.match.duration))
+        film, clip = (
+            otio.opentime.range_from_start_end_time(
+                *(otio.opentime.from_seconds(round(seconds * e.rate) / e.rate, float(e.rate)) for seconds in span)
+            )
+            for span in ((0, e.match.duration), (e.match.start, e.match.end))
+        )
         about = {"suma": {"score": e.match.score, "moment": e.match.moment, "concepts": dict(e.match.concepts)}}
-        timeline.tracks[0].append(otio.schema.Clip(e.name, film, span(e.match.start, e.match.end), metadata=about))
+        source = otio.schema.ExternalReference(e.url, film)
+        timeline.tracks[0].append(otio.schema.Clip(e.name, source, clip, metadata=about))
     return timeline.to_json_string()
 
 

@@ -9,13 +9,13 @@ from contextlib import suppress
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from suma.video.packets import copied, encoded, encoded_sound, in_order
-from suma.video.timeline import Timeline, every_frame, frames_from, list_frames, next_key, second, video_stream
-from suma.video.upright import View, upright, view_of
+from suma.video.timeline import Timeline, every_frame, frames_from, list_frames, next_key, video_stream
+from suma.video.upright import upright, view_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -71,16 +71,23 @@ def _publish(partial: Path, stem: str, start: float) -> Path:
     return partial.replace(target)
 
 
-class _Film(NamedTuple):
-    """An open file, and what is to be known of it for a clip."""
+class _Film:
+    """An open file, and what is to be known of it for a clip that starts at `start` seconds."""
 
-    path: str
-    read: "InputContainer"
-    video: Any  # its stream
-    zero: Fraction  # seconds in the file where the player's clock shows 0
-    line: Timeline | None  # None: the file's own times are a player's
-    view: View
-    sound: int | None  # number of the stream
+    def __init__(self, path: str, read: "InputContainer", start: float):
+        import av
+
+        self.path, self.read, self.video = path, read, cast("Any", video_stream(read))
+        self.zero = Fraction(0)  # seconds in the file where the player's clock shows 0
+        self.line: Timeline | None = None  # not needed where the file's own times are a player's
+        if not (read.format.name.startswith(("mov", "matroska")) and start < (read.duration or 0) / av.time_base):
+            self.line = list_frames(path)
+            if start >= self.line.duration:
+                raise ValueError(f"{path} lasts {self.line.duration:.3f} s: there is no clip from {start:g} s on")
+            self.zero = int(self.line.ticks[0]) * self.video.time_base - Fraction(float(self.line.times[0]))
+        self.view, sound = view_of(read, self.video), read.streams.best("audio")
+        heard = sound is not None and sound.codec_context and not (self.line and self.line.joined)
+        self.sound = sound.index if sound and heard else None  # of joined recordings no time of it is known
 
     def write(
         self, target: str, begin: Fraction, end: float, pictures: "Callable[[OutputContainer], Iterator[Packet]]"
@@ -101,25 +108,11 @@ class _Film(NamedTuple):
         """Return the last key frame at `at` (seconds in the file) or before, if decoding can begin there."""
         tick = int((at + Fraction(TOLERANCE)) / self.video.time_base)
         for back in (0, 2, 10):  # seconds: formats without an index are sought inexactly
-            self.read.seek(tick - back * second(self.video), stream=self.video)
+            self.read.seek(tick - round(back / self.video.time_base), stream=self.video)
             good, frame = next_key(self.read, self.video)
             if frame is not None and frame.pts is not None and frame.pts <= tick:
                 return frame if good else None
         return None
-
-
-def _film(path: str, read: "InputContainer", start: float) -> _Film:
-    """Return what is to be known of an open file for a clip that starts at `start` seconds."""
-    import av
-
-    video, sound, zero, line = video_stream(read), read.streams.best("audio"), Fraction(0), None
-    if not (read.format.name.startswith(("mov", "matroska")) and start < (read.duration or 0) / av.time_base):
-        line = list_frames(path)
-        if start >= line.duration:
-            raise ValueError(f"{path} lasts {line.duration:.3f} s: there is no clip from {start:g} s on")
-        zero = int(line.ticks[0]) * (video.time_base or 1) - Fraction(float(line.times[0]))
-    heard = sound is not None and sound.codec_context and not (line and line.joined)  # else no time of it is known
-    return _Film(path, read, video, zero, line, view_of(read, video), sound.index if sound and heard else None)
 
 
 def _cut(path: str, target: str, begin: float, start: float, end: float) -> None:
@@ -127,7 +120,7 @@ def _cut(path: str, target: str, begin: float, start: float, end: float) -> None
     import av
 
     with av.open(path, metadata_errors="ignore") as read:
-        film = _film(path, read, start)
+        film = _Film(path, read, start)
         zero, unit, key = film.zero, film.video.time_base, None
         if not (film.line and (film.line.joined or film.line.counted)):  # else its own times do not lead there
             with suppress(av.FFmpegError, ValueError):  # damage, or packets that mp4 cannot hold
@@ -138,10 +131,11 @@ def _cut(path: str, target: str, begin: float, start: float, end: float) -> None
                     return
             tick = None if key is None else key.pts
             first = round((zero + Fraction(begin) - 1) / unit)  # the picture on screen at `begin` may have come earlier
-            seen = ((float(t * unit - zero), frame) for t, frame in frames_from(path, tick, first))
+            frames = frames_from(path, tick, first)
+            pictures = _on_screen(((float(t * unit - zero), frame) for t, frame in frames), begin, end)
         else:
-            seen = every_frame(path, film.line)
-        pictures, rate = _on_screen(seen, begin, end), Fraction(film.video.average_rate or 25)
+            pictures = _on_screen(every_frame(path, film.line), begin, end)
+        rate = Fraction(film.video.average_rate or 25)
         film.write(
             target, zero + Fraction(begin), end - begin, lambda to: encoded(to, ".mp4", pictures, film.view, rate)
         )

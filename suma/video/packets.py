@@ -5,6 +5,7 @@ Each function adds its stream to the open container when its first packet is ask
 
 import heapq
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,6 @@ ENCODERS = {  # of pictures, by container
 }
 BT601, UNSAID, LIMITED = 6, 2, 1  # two matrices as ITU-T H.273 numbers them; a colour range as FFmpeg numbers it
 TICK = Fraction(1, 1000)  # seconds, the clock of encoded pictures
-SOUND_RATE = 48000  # samples a second of encoded sound
 
 
 def in_order(streams: "Iterable[Iterator[Packet]]") -> "Iterator[Any]":
@@ -131,21 +131,18 @@ def encoded_sound(path: str, index: int, written: "OutputContainer", zero: Fract
     import av
 
     with av.open(path, metadata_errors="ignore") as read:
-        stream = read.streams[index]
-        channels = stream.codec_context.layout.nb_channels
-        out = written.add_stream("aac", rate=SOUND_RATE, layout="mono" if channels == 1 else "stereo")
+        stream: Any = read.streams[index]
+        out = written.add_stream("aac", rate=48000, layout="mono" if stream.channels == 1 else "stereo")
         shift = round(zero / stream.time_base)
         read.seek(int((zero - 1) * av.time_base))
         for packet in read.demux(stream):
-            try:
+            frames: list[Any] = []
+            with suppress(av.FFmpegError):  # damage
                 frames = packet.decode()
-            except av.FFmpegError:  # damage
-                continue
             for frame in frames:
                 frame.pts -= shift
-                if frame.pts * stream.time_base >= end:
-                    yield from out.encode(None)
-                    return
-                if frame.pts >= 0:
+                if 0 <= frame.pts * stream.time_base < end:
                     yield from out.encode(frame)
+            if packet.pts is not None and (packet.pts - shift) * stream.time_base >= end:
+                break
         yield from out.encode(None)

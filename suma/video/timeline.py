@@ -7,7 +7,7 @@ is decoded from the beginning.
 
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -104,7 +104,7 @@ def every_frame(path: str, line: Timeline) -> "Iterator[tuple[float, VideoFrame]
     The first one is on screen from 0, even if its own time is later.
     """
     last = -1
-    for tick, frame in _decodable(path, line, None, set(line.ticks.tolist()), threads=True):
+    for tick, frame in _shown(path, line, None, set(line.ticks.tolist()), threads=True):
         number = int(np.searchsorted(line.ticks, tick))
         if last < number < len(line.ticks) and line.ticks[number] == tick:
             yield (0.0 if last < 0 else float(line.times[number])), frame
@@ -120,13 +120,9 @@ def frames_from(path: str, key: int | None, first: int) -> "Iterator[tuple[int, 
         stream = video_stream(container)
         stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
         if key is not None:
-            container.seek(key - second(stream), stream=stream)  # a little early: some formats are sought inexactly
+            early = key - round(1 / (stream.time_base or 1))  # some formats are sought inexactly
+            container.seek(early, stream=stream)
         yield from _decodable(container, stream, False, key, range(first, sys.maxsize), False)
-
-
-def second(stream: Any) -> int:
-    """Return how many of a stream's time units a second has."""
-    return round(1 / stream.time_base)
 
 
 def next_key(container: "InputContainer", stream: "VideoStream") -> "tuple[bool, VideoFrame | None]":
@@ -272,7 +268,7 @@ def decode_spans(
     """
     wanted = {tick for ticks, _, _ in spans for tick in ticks}
     open_spans = deque(_Open(list(ticks), low, high) for ticks, low, high in spans)
-    for tick, frame in _decodable(path, line, begin, wanted, only_wanted):
+    for tick, frame in _shown(path, line, begin, wanted, only_wanted):
         for span in open_spans:
             if tick < span.low:
                 break
@@ -314,10 +310,10 @@ class _Open:
         return dict(sorted(dict(self.kept.values()).items()))
 
 
-def _decodable(
+def _shown(
     path: str, line: Timeline, begin: int | None, wanted: set[int], only_wanted: bool = False, threads: bool = False
 ) -> "Iterator[tuple[int, VideoFrame]]":
-    """Yield tick and frame of all that can be decoded, from packet `begin` on or of the `wanted` packets only."""
+    """Yield tick and frame of all that can be decoded of a file; see `_decodable`."""
     import av
 
     if line.picture:
@@ -327,23 +323,37 @@ def _decodable(
         stream = video_stream(container)
         if threads:
             stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
-        count, current = 0, None
-        for tick, packet in _ticked(container, stream):
-            if packet.size and not line.counted:
-                current = current if tick is None else tick  # a second field belongs to the picture before
-                if begin is not None and current != begin:
-                    continue
-                begin = None
-                if only_wanted and current not in wanted:
-                    continue
-                if stream.codec_context.name in SKIPPING:  # skip frames that nobody needs
-                    stream.codec_context.skip_frame = "DEFAULT" if current in wanted else "NONREF"
-                packet.pts = tick  # the frame will carry it
-            try:
-                frames: list[Any] = packet.decode()
-            except av.FFmpegError:
+        yield from _decodable(container, stream, line.counted, begin, wanted, only_wanted)
+
+
+def _decodable(
+    container: "InputContainer",
+    stream: "VideoStream",
+    counted: bool,
+    begin: int | None,
+    wanted: Container[int],
+    only_wanted: bool,
+) -> "Iterator[tuple[int, VideoFrame]]":
+    """Yield tick and frame of all that can be decoded, from packet `begin` on or of the `wanted` packets only."""
+    import av
+
+    count, current = 0, None
+    for tick, packet in _ticked(container, stream):
+        if packet.size and not counted:
+            current = current if tick is None else tick  # a second field belongs to the picture before
+            if begin is not None and current != begin:
                 continue
-            for frame in frames:
-                tick, count = (count if line.counted else frame.pts), count + 1
-                if tick is not None:
-                    yield tick, frame
+            begin = None
+            if only_wanted and current not in wanted:
+                continue
+            if stream.codec_context.name in SKIPPING:  # skip frames that nobody needs
+                stream.codec_context.skip_frame = "DEFAULT" if current in wanted else "NONREF"
+            packet.pts = tick  # the frame will carry it
+        try:
+            frames: list[Any] = packet.decode()
+        except av.FFmpegError:
+            continue
+        for frame in frames:
+            tick, count = (count if counted else frame.pts), count + 1
+            if tick is not None:
+                yield tick, frame
