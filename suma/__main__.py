@@ -108,20 +108,17 @@ def run(args: argparse.Namespace) -> int:
         return _merge(args)
     if args.command == "doctor":
         return _doctor(args)
+    if args.command == "check":
+        return _check(args)
     if args.command in ("search", "similar"):
         _check_kept(args)
-    name = args.model or model_of(args.index)
-    model = _load_model(name) if args.command == "check" else load_for_search(name)
+    model = load_for_search(args.model or model_of(args.index))
     if not isinstance(model, TextEncoder):
         from suma.model.cpu import use_fast_matmul
 
         use_fast_matmul()
     index = VideoIndex.load(args.index, model)
-    if args.command == "check":
-        index.store.verify()
-        model.verify()
-        print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
-    elif args.command == "search":
+    if args.command == "search":
         query = parse(args.query)
         answers = index.search(query, within=args.within, hubness=args.hubness, **_page(args))
         for note in query.notes(model.space):
@@ -144,6 +141,16 @@ def run(args: argparse.Namespace) -> int:
             "failed": {row.path: row.reason for row in index.failed},
         }
         print(json.dumps(values, ensure_ascii=False, indent=None if args.json else 2))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Read all of an index and its model; return 0 where both are sound. Raise as their `verify` do."""
+    model = _load_model(args.model or model_of(args.index))
+    index = VideoIndex.load(args.index, model)
+    index.store.verify()
+    model.verify()
+    print(json.dumps({"sound": True, "videos": index.num_videos}) if args.json else f"{args.index} is sound")
     return 0
 
 

@@ -400,7 +400,8 @@ def test_a_long_video_plays_and_is_explained_at_its_moment(tiny_model: SUMA, tmp
     *_, title, why, _ = handlers.show_video("a dog", MODE, event)
     assert f"score {match.score:.3f} · best moment at {match.moment:.1f} s · 9.0 s long" in title
     assert f'data-start="{match.moment:.6f}"' in why
-    frames = read_frames(match.path, 12, match.start, match.end)
+    told = explain(index, match.path, "a dog", at=match.moment)
+    frames = read_frames(match.path, 12, told.start, told.end)
     assert json.dumps([round(float(t), 6) for t in frames.times]) in html.unescape(why)
     pictures = media.pictures(explain(index, match.path, "a dog"), 12)
     assert len(pictures) == 12 and why.count("<image") == 12

@@ -74,19 +74,18 @@ class Scorer:
         The second half holds the aligned space: scaling a text's halves changes the balance of the spaces.
         """
         share, equal = self.how.shares, clips.mask / clips.mask.sum(-1, keepdims=True)  # (V, F)
-        weights = np.concatenate([np.full_like(equal[:, :1], share["coarse"]), share["fine"] * equal], 1)
-        aligned = np.concatenate(
-            [np.full_like(equal[:, :1], share["concept_coarse"]), share["concept_fine"] * equal], 1
-        )
-        halves = [np.einsum("vf,vfd->vd", w, clips.rows) for w in (weights, aligned * clips.inverse_norms)]
-        return np.concatenate(halves, -1).astype(clips.rows.dtype)
+        scaled = clips.rows * clips.inverse_norms[..., None]
+        frames, scaled_frames = (np.einsum("vf,vfd->vd", equal, x[:, 1:]) for x in (clips.rows, scaled))
+        original = share["coarse"] * clips.features + share["fine"] * frames
+        aligned = share["concept_coarse"] * scaled[:, 0] + share["concept_fine"] * scaled_frames
+        return np.concatenate([original, aligned], -1).astype(clips.rows.dtype)
 
     # ---- exact scores ----------------------------------------------------------------------------------------------
 
     def score(self, folded: np.ndarray, clips: Clips) -> np.ndarray:
         """Return the score (T, V) of folded texts (T, 2D) and videos."""
-        similarities, shares = self.similarities(folded, clips), self.how.shares
-        return sum((shares[name] * similarities[name] for name in shares), np.float32(0))
+        shares = self.how.shares
+        return np.sum([shares[name] * cosines for name, cosines in self.similarities(folded, clips).items()], axis=0)
 
     def similarities(self, folded: np.ndarray, clips: Clips) -> dict[str, np.ndarray]:
         """Return the four similarities (T, V) by name, as `suma.similarity.Similarities` has them."""

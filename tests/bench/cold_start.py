@@ -1,8 +1,9 @@
 """What a search from the command line costs from a cold start. `python tests/bench/cold_start.py [--rounds 5]`
 
 `python -m suma search` on the bundled gallery, against a process that imports every package that this one uses, and
-against one that imports torch alone, which is the floor for any search that computes in torch. Processor seconds (user
-and system) and the clock's, medians, in turns; one round before them fills the file cache.
+against one that imports torch alone, which is the floor for any search that computes in torch; with --rclip, against
+rclip's. Processor seconds (user and system) and the clock's, medians, in turns; one round before them fills the file
+cache.
 """
 
 import argparse
@@ -24,11 +25,11 @@ PROGRAMS = {
 }
 
 
-def spent(program: list[str]) -> tuple[float, float]:
+def spent(program: list[str], folder: Path) -> tuple[float, float]:
     """Processor seconds and seconds of one process."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, *program], cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(program, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, time.perf_counter() - began
 
@@ -37,10 +38,16 @@ def main() -> None:
     """Print seconds and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    times = np.array([[spent(program) for program in PROGRAMS.values()] for _ in range(1 + rounds)][1:])  # (R, 3, 2)
+    parser.add_argument("--rclip", type=Path, help="a folder of pictures that rclip, on the path, has indexed")
+    args = parser.parse_args()
+    programs = {name: ([sys.executable, *program], ROOT) for name, program in PROGRAMS.items()}
+    if args.rclip:
+        programs["rclip"] = (["rclip", "--no-indexing", "-t", "3", "an elephant falls down"], args.rclip)
+    times = np.array(
+        [[spent(*program) for program in programs.values()] for _ in range(1 + args.rounds)][1:]
+    )  # (R, n, 2)
     middle, ratio = np.median(times, axis=0), np.median(times / times[:, :1], axis=0)
-    for name, (cpu, wall), (by_cpu, by_wall) in zip(PROGRAMS, middle, ratio, strict=True):
+    for name, (cpu, wall), (by_cpu, by_wall) in zip(programs, middle, ratio, strict=True):
         print(f"{name}: {cpu:.2f} CPU s, {wall:.2f} s = {by_cpu:.2f} x / {by_wall:.2f} x the search")
 
 
