@@ -60,12 +60,12 @@ def writer_for(file: str) -> Callable[[Sequence[Match]], str]:
 def _events(matches: Sequence[Match]) -> Iterator[_Event]:
     first, at = None, 0
     for match in matches:
-        rate, *looks = _look(match.path)
+        rate, width, height, heard = _look(match.path)
         first = first or rate
         begin = round(match.start * first)
         length = max(1, round(match.end * first) - begin)
         path = Path(match.path).absolute()
-        yield _Event(match, readable(path.name), path.as_uri(), rate, *looks, begin, length, at)
+        yield _Event(match, readable(path.name), path.as_uri(), rate, width, height, heard, begin, length, at)
         at += length
 
 
@@ -111,7 +111,7 @@ def _edl(matches: Sequence[Match]) -> str:
 def _fcpxml(matches: Sequence[Match]) -> str:
     events = list(_events(matches))
     base = events[0].rate if events else Fraction(25)
-    resources, clips, ids = [], [], {}
+    resources, clips, ids = [], [], dict[str, int]()
 
     def time(frames: int, rate: Fraction = base) -> str:
         return f'"{frames * rate.denominator}/{rate.numerator}s"'

@@ -56,7 +56,7 @@ def frames_of(path: str) -> Iterator[np.ndarray]:
 def _open(path: str) -> "ImageFile":
     from PIL import Image
 
-    formats = FORMATS
+    formats: tuple[str, ...] = FORMATS
     with open(path, "rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:12] in HEIF:
