@@ -66,7 +66,7 @@ def clips(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def page(browser: Any, clips: tuple[str, VideoIndex]) -> Iterator[Any]:  # noqa: F811
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page = browser.new_page(viewport={"width": 1440, "height": 1200})
     page.set_default_timeout(15_000)
     page.add_init_script(STILL)
     page.goto(f"{clips[0]}?q=a+bird")

@@ -228,11 +228,10 @@ def compare(
 ) -> None:
     """Recall@10 against the exact score of all videos, for each way of aggregating frames."""
     snapshot, number = index.store.snapshot, 30
-    some = Texts(texts.features[:number], texts.anchors[:number])
     vectors = np.concatenate(
         [unit(snapshot.vectors(range(i, min(i + 5000, count))).astype(np.float32)) for i in range(0, count, 5000)]
     )
-    alone = np.argsort(-(some.features.numpy() @ vectors.T), axis=1)[:, :100]
+    alone = np.argsort(-(texts.features[:number].numpy() @ vectors.T), axis=1)[:, :100]
     for how in ("mean", "max", "softmax"):
         model.config.aggregation = how
         scores = np.concatenate([score(0, number, range(i, min(i + 1000, count))) for i in range(0, count, 1000)], 1)
@@ -242,8 +241,7 @@ def compare(
         theirs = []
         for i in range(number):
             kept = alone[i].tolist()
-            best = scores[i, kept].topk(10).indices.tolist()
-            theirs.append([kept[k] for k in best])
+            theirs.append([kept[k] for k in np.argsort(-scores[i, kept])[:10].tolist()])
         print(
             f"  {how}: recall@10 {ours:.4f} with 100 rescored; {recall(theirs, true):.4f} by the video "
             f"vector alone; R@1 {100 * hits / number:.0f} %",
