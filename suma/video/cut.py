@@ -46,8 +46,9 @@ def save_clip(path: str | Path, start: float, end: float, folder: str | Path, pa
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(".suma-*.partial"):
-        if time.time() - left.stat().st_mtime > LEFTOVER:
-            left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process may clear up, too
+            if time.time() - left.stat().st_mtime > LEFTOVER:
+                left.unlink()
     partial = folder / f".suma-{os.getpid()}-{threading.get_ident()}.partial"
     try:
         _cut(os.path.abspath(path), str(partial), max(0.0, start - padding), start, end + padding)
