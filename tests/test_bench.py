@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def printed(script: str, *options: str) -> str:
     command = [sys.executable, str(ROOT / "tests" / "bench" / script), *options]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -30,9 +30,9 @@ def test_training_steps_and_cached_frames():
 
 @pytest.mark.slow
 def test_large_batches_take_the_memory_of_small_ones_and_have_the_same_gradients():
-    found = printed("train_memory.py", "--pairs", "128", "--chunk", "16", "--frames", "1", "--rounds", "1")
-    (chunked,) = re.findall(r"128 pairs in chunks of 16.*\((.*?) x\)", found)
-    (plain,) = re.findall(r"128 pairs plain.*\((.*?) x\)", found)
+    found = printed("train_memory.py", "--pairs", "64", "--chunk", "16", "--frames", "1", "--rounds", "1")
+    (chunked,) = re.findall(r"64 pairs in chunks of 16.*\((.*?) x\)", found)
+    (plain,) = re.findall(r"64 pairs plain.*\((.*?) x\)", found)
     assert float(chunked) < 2 < float(plain)
     assert float(re.search(r"relative difference (\S+)", found)[1]) < 1e-5
     assert float(re.search(r"\(([\d.]+)x less\)", found)[1]) > 10

@@ -342,5 +342,5 @@ def test_240_damaged_files_of_6_formats(tiny_model: SUMA, tmp_path: Path):
     again = VideoIndex.load(tmp_path / "index", tiny_model)
     assert len(again) == len(report.added) and len(again.failed) == len(report.failed)
     features = again.videos(range(len(again))).features
-    assert bool(features.isfinite().all()) and float((features.norm(dim=-1) - 1).abs().max()) < 1e-3
+    assert np.isfinite(features).all() and abs(np.linalg.norm(features, axis=-1) - 1).max() < 1e-3
     print(len(report.added), "read", len(report.failed), "failed")
