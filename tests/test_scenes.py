@@ -71,7 +71,11 @@ def test_layout_is_that_of_msrvtt(dataset: Path) -> None:
             assert row["video"] == row["video_id"] + ".mp4"
             names.add("video/" + row["video"])
             ids.append(row["video_id"])
-    assert len(rows(dataset, "train_9k")) == len(rows(dataset, "short")) == 12
+    training = rows(dataset, "train_9k")
+    assert len(training) == len(rows(dataset, "short")) == 12
+    urls = [row["url"] for row in training]
+    twins = rows(dataset, "twins")
+    assert twins == [row for row in training if urls.count(row["url"]) == 2] and len(twins) == 4
     specs = all_specs(12, 1)
     with_sides = [*specs, *sides(12, specs[-1].source + 1)]
     shown = [*with_sides, *more(5, 1, with_sides[-1].source + 1)]

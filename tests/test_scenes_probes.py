@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from benchmarks import Clip
-from emoji_scenes.probes import time_probe
+from emoji_scenes.probes import moment_spans, time_probe
 
-from suma.similarity import Texts
+from suma.similarity import Texts, Videos
 
 
 class Stub:
@@ -55,3 +56,34 @@ def test_the_time_probe_by_hand():
     assert found == {"order": (100.0, 1), "side": (50.0, 2), "side, the same words in another order": (50.0, 1)}
     with pytest.raises(ValueError, match="pair 1"):
         time_probe(model, clips[:3], None)
+
+
+def test_the_spans_of_two_successive_events_by_hand():
+    def make_texts(sentences: list[str]) -> Texts:  # the first event of a clip looks one way, the second another
+        assert all("dog" in s or "hound" in s or "puppy" in s for s in sentences) and len(sentences) == 4
+        at = torch.eye(2)[[int("spins" in s) for s in sentences]]
+        return Texts(at, torch.zeros(4, 1))
+
+    model = SimpleNamespace(
+        device=torch.device("cpu"),
+        eval=lambda: None,
+        make_texts=make_texts,
+        config=SimpleNamespace(concept_share=0.0),
+    )
+    actor = {
+        "name": "dog",
+        "setting": "snow",
+        "actions": [["grow", 0.0, 2.0], ["spin", 2.0, 4.0]],
+        "boxes": [None] * 40,
+    }
+    scene = {"kind": "seq", "fps": 10, "actors": [actor]}
+    clips = [Clip(f"v{n}", Path("none"), ("x",), 0, "s", "Scenes") for n in range(3)]
+    scenes = {"v0": scene, "v1": scene, "v2": {**scene, "kind": "solo"}}
+    frames = torch.zeros(3, 8, 2)
+    frames[0, :4, 0] = frames[0, 4:, 1] = 1.0  # each event in its half
+    frames[1, :, 0] = frames[1, 7, 1] = 1.0  # the first event everywhere, the second in the last frame alone
+    videos = Videos(frames[:, 0], frames, torch.ones(3, 8, dtype=torch.bool), frames[:, 0, :1], frames[..., :1])
+    found = moment_spans(model, clips, videos, scenes)
+    # spans: [0, 2] and [2, 4], then [0, 4] and [3.5, 4]; halves: [0, 1.25], [1.25, 3.25], [0, 1.25], [2.75, 4]
+    assert found["span, IoU 0.5"] == (75.0, 4) and found["span, IoU 0.7"] == (50.0, 4)
+    assert found["half of the video, IoU 0.5"][0] == 75.0 and found["half of the video, IoU 0.7"][0] == 0.0

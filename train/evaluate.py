@@ -211,7 +211,7 @@ def evaluate_scenes(
 ) -> dict[str, object]:
     """Return what only the truth of Scenes can tell of a model. Import Scenes here alone: it needs its sprites."""
     from emoji_scenes.errors import count_errors, one_act
-    from emoji_scenes.probes import pointing, read_truth, time_probe, visitor_ranks
+    from emoji_scenes.probes import moment_spans, pointing, read_truth, time_probe, visitor_ranks
     from emoji_scenes.purity import purity
 
     scenes = read_truth(truth)
@@ -219,6 +219,7 @@ def evaluate_scenes(
         "errors": count_errors(scores, clips, scenes),
         "one act": one_act(model, clips, videos, scenes),
         "pointing": pointing(model, clips, videos, scenes),
+        "spans": moment_spans(model, clips, videos, scenes),
         "purity": purity(model, clips, videos, scenes),
         "visitors": visitor_ranks(model, clips, videos, scenes),
         "time": time_probe(model, probe, probe_videos),
@@ -256,6 +257,7 @@ def results_table(results: dict[str, Any]) -> str:
     for title, key in (
         ("minimal pair in time (chance 50)", "time"),
         ("concept heat against the scenes' truth", "pointing"),
+        ("moments of one of two successive events", "spans"),
     ):
         if key in results:
             lines += ["", f"| {title} | % | of |", "|---|---|---|"]

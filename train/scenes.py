@@ -5,7 +5,7 @@
 writes 9,000 training and 1,000 test clips in the layout of MSR-VTT on the Hub, minimal pairs that differ only in time
 ("probe"), single pictures ("stills", "sides"), short captions of the training clips ("short"), and the truth of every
 frame. Test clips have combinations that no training clip has; two in five training clips are twins, which differ only
-in time.
+in time ("twins").
 
 The folder emoji_scenes holds the parts: specs.py draws clips and splits, captions.py words them, render.py paints them.
 """
@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,7 @@ CONFIGS = {  # split of ours: config, split of the config
     "stills": ("stills", "train"),
     "sides": ("sides", "train"),
     "short": ("short", "train"),
+    "twins": ("twins", "train"),
     "more": ("more", "train"),
 }
 CARD = """---
@@ -56,7 +58,8 @@ configs:
 
 Short captioned clips of emoji actors doing things in settings, made by `train/scenes.py` (seed {seed}); the layout is
 that of MSR-VTT on the Hub. The pictures are Fluent Emoji by Microsoft (MIT License). `short` holds further captions of
-the clips of `train_9k`, as visitors type them, `sides` mirrored pictures, and `more`, where asked for, more clips.
+the clips of `train_9k`, as visitors type them, `twins` those of its clips that have a twin, `sides` mirrored pictures,
+and `more`, where asked for, more clips.
 
 {counts}
 
@@ -146,7 +149,10 @@ def write_dataset(out: Path, videos: int = 9000, seed: int = 0, workers: int = 1
             archive.writestr(zipfile.ZipInfo(f"video/{spec.video_id}.mp4", (2020, 1, 1, 0, 0, 0)), data)
             lines.write(json.dumps(truth(spec, boxes), separators=(",", ":")) + "\n")
     configs, counts = [], []
-    shown = [*specs, *(replace(s, split="short", captions=short_captions(s)) for s in specs if s.split == "train")]
+    training = [spec for spec in specs if spec.split == "train"]
+    clips_of = Counter(spec.source for spec in training)
+    shown = [*specs, *(replace(spec, split="short", captions=short_captions(spec)) for spec in training)]
+    shown += [replace(spec, split="twins") for spec in training if clips_of[spec.source] == 2]
     for split, (config, name) in CONFIGS.items():
         rows = [row(spec) for spec in shown if spec.split == split]
         if not rows:
@@ -249,7 +255,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in args.out.iterdir())
         for split, (config, _) in CONFIGS.items():
             count = sum(spec.split == split for spec in specs)
-            print(f"{config:10} {count:6} clips" if count else f"{config:10} further captions of the training clips")
+            print(f"{config:10} {count:6} clips" if count else f"{config:10} captions of the training clips")
         print(f"{args.out}: {size / 1e6:.1f} MB\n\n{oracle_table(specs)}")
     if args.gallery is not None:
         write_gallery(args.out, args.gallery, args.gallery_clips)

@@ -4,6 +4,7 @@ Shapes: V videos, F frames, K concepts.
 """
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from benchmarks import Clip
 from encode import encode_captions
 from metrics import ranks
 
+from emoji_scenes.captions import choose_words
+from emoji_scenes.specs import draw_act
+from suma.index.catalog import Row
+from suma.index.search import span_of
 from suma.model.suma import SUMA
 from suma.model.vocabulary import split_words
 from suma.similarity import Videos
@@ -86,6 +91,40 @@ def pointing(
             place = (standard[v, :count] > standard[v, :count, k : k + 1]).sum(1).numpy()
             top.append(float((place[own] < 5).any()))
     return {"pointing": (100 * float(np.mean(hotter)), len(hotter)), "top-5": (100 * float(np.mean(top)), len(top))}
+
+
+def moment_spans(
+    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
+) -> dict[str, tuple[float, int]]:
+    """Return how often, in percent, and of how many queries, the span found for one of two successive events has an
+    intersection over union with it of 0.5 and of 0.7; beside it, half of the video around the best frame."""
+    rng, queries, events = random.Random(0), [], []
+    for v, clip in enumerate(clips):
+        scene = scenes[clip.video_id]
+        for actor in scene["actors"] if scene["kind"] in ("seq", "twoact", "cut") else ():
+            for action, *event in actor["actions"]:
+                act = draw_act(rng, actor["name"], action)
+                word = choose_words(act, rng)
+                queries.append(f"{word.noun} {word.motion(act, 'finite')}")
+                events.append((v, event, len(actor["boxes"]) / scene["fps"]))
+    texts, share = encode_captions(model, queries), model.config.concept_share
+    found: dict[str, list[float]] = {"span": [], "half of the video": []}
+    for n, (v, (start, stop), seconds) in enumerate(events):
+        original = videos.frames[v, videos.mask[v]] @ texts.features[n]  # (F,)
+        aligned = videos.frame_concepts[v, videos.mask[v]] @ texts.anchors[n]
+        scores = ((1 - share) * original + share * aligned).cpu().numpy()
+        times = [(i + 0.5) / len(scores) * seconds for i in range(len(scores))]
+        best = int(scores.argmax())
+        half = (max(0.0, times[best] - seconds / 4), min(seconds, times[best] + seconds / 4))
+        span = span_of(scores, Row("", 0, 0.0, "", duration=seconds, times=times), best)
+        for name, (first, last) in (("span", span), ("half of the video", half)):
+            shared = max(0.0, min(last, stop) - max(first, start))
+            found[name].append(shared / (max(last, stop) - min(first, start)))
+    return {
+        f"{name}, IoU {least}": (100 * float(np.mean([overlap >= least for overlap in overlaps])), len(overlaps))
+        for name, overlaps in found.items()
+        for least in (0.5, 0.7)
+    }
 
 
 def visitor_ranks(
