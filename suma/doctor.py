@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from suma.atomic_io import cache_folder
-from suma.model.checkpoint import BUNDLED, CONFIG, WEIGHTS, find
-from suma.model.open_clip_models import check_name, is_named
+from suma.model.checkpoint import BUNDLED, CONFIG, WEIGHTS, check_name, find, is_named
 
 PACKAGES = ("torch", "open_clip_torch", "timm", "gradio", "av", "decord", "faiss-cpu", "huggingface_hub")
 EXTRAS = {

@@ -47,7 +47,7 @@ class Explanation:
     duration: float  # seconds, of the whole file
     start: float = 0.0  # seconds: the part of a long video that is explained
     end: float = 0.0
-    untrained: bool = False  # concepts that no video has trained (suma/model/zero_shot.py)
+    untrained: bool = False  # concepts that no video has trained (suma/model/from_clip.py)
 
 
 def explain(

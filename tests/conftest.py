@@ -19,7 +19,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from suma.index import ingest, video_index  # noqa: E402
-from suma.model import zero_shot  # noqa: E402
+from suma.model import from_clip  # noqa: E402
 from suma.model.suma import SUMA  # noqa: E402
 from suma.model.vocabulary import common_words  # noqa: E402
 from suma.video import worker  # noqa: E402
@@ -140,9 +140,9 @@ def few_words(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     words, captions = common_words()
     few = dict(itertools.islice(words.items(), 600)) | {word: words[word] for word in ("dog", "guitar", "snow")}
     folder = tmp_path_factory.mktemp("posters")
-    for poster in itertools.islice(zero_shot.PICTURES.glob("*.jpg"), 8):
+    for poster in itertools.islice(from_clip.PICTURES.glob("*.jpg"), 8):
         shutil.copy(poster, folder)
-    monkeypatch.setattr(zero_shot, "PICTURES", folder)
+    monkeypatch.setattr(from_clip, "PICTURES", folder)
     monkeypatch.setattr("suma.model.from_clip.common_words", lambda: (dict(few), captions))
 
 

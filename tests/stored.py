@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from suma.index.store import NewClip, Row, Store
+from suma.index.storage import NewClip, Row
+from suma.index.store import Store
 
 DIM = 8
 

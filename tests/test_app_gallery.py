@@ -33,7 +33,7 @@ from suma.app.media import ask
 from suma.app.startup import options_of, parser
 from suma.app.tabs import launch_options
 from suma.app.uploads import Uploads, keep_upload, playable_upload
-from suma.index.catalog import describe
+from suma.index.storage import describe
 from suma.similarity import score
 from suma.video.timeline import list_frames
 

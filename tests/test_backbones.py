@@ -19,18 +19,18 @@ from torch import Tensor
 from suma import SUMA, SUMAConfig, VideoIndex
 from suma.model.backbone import (
     build_clip,
+    can_shorten,
     cell_width,
     encode_trunk,
     family_preprocessing,
     load_backbone,
     project,
+    token_table,
 )
 from suma.model.config import ANCHORS
-from suma.model.from_clip import ZERO_SHOT_SHARE
-from suma.model.text_tower import can_shorten, token_table
+from suma.model.from_clip import PROMPTS, ZERO_SHOT_SHARE, base_form, mean_picture
 from suma.model.tokenizer import load_tokenizer
 from suma.model.vocabulary import common_words, ignored_words, split_words
-from suma.model.zero_shot import PROMPTS, base_form, mean_picture
 from suma.video.frames import read_frames
 from suma.video.preprocess import resize_frames
 
@@ -356,7 +356,7 @@ def test_the_bundled_words_are_lower_case_whole_and_weighted_like_captions():
 def zero_shot(tower: dict[str, Any]) -> SUMA:
     """A model of all common words, each in one prompt alone: more would only take longer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("suma.model.zero_shot.PROMPTS", PROMPTS[:1])
+        patch.setattr("suma.model.from_clip.PROMPTS", PROMPTS[:1])
         return SUMA.from_clip(tower, temporal_layers=0)
 
 

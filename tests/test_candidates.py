@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from test_store import Row
 
-from suma.index import first_stage, quantizer
-from suma.index.first_stage import Candidates, keep_cache
-from suma.index.quantizer import Codes
-from suma.index.store import NewClip, Store
+from suma.index import first_stage
+from suma.index.first_stage import Candidates, Codes, keep_cache
+from suma.index.storage import NewClip
+from suma.index.store import Store
 
 WIDTH = 64
 SPECTRUM = np.arange(1, WIDTH + 1) ** -0.5  # as features have it; noise without any is no case for a quantiser
@@ -44,7 +44,7 @@ def three_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("candidates") / "index"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_stage, "EXACT_LIMIT", 1000)
-        patch.setattr(quantizer, "BLOCK", 500)
+        patch.setattr(first_stage, "BLOCK", 500)
         keep_cache(made(folder, 3000))
     return folder
 
@@ -165,7 +165,7 @@ def test_the_cache_is_used_while_it_is_whole_and_holds_most(tmp_path: Path, monk
 
 def test_the_codes_name_what_is_near_without_the_vectors(monkeypatch: pytest.MonkeyPatch):
     vectors = (np.random.default_rng(0).normal(size=(5000, WIDTH)) * SPECTRUM).astype(np.float16)
-    monkeypatch.setattr(quantizer, "FIRST", 1000)
+    monkeypatch.setattr(first_stage, "FIRST", 1000)
     made = Codes.from_bytes(Codes.of(vectors).to_bytes())
     assert len(made) == 5000 and made.bytes_each <= WIDTH  # half a byte for each direction, twice
     hits, allowed = [], np.arange(5000) % 3 > 0
@@ -203,18 +203,19 @@ def test_codes_of_another_version_are_no_codes(tmp_path: Path, monkeypatch: pyte
 
 def test_every_subspace_of_the_first_code_has_its_share_of_the_variance():
     variances = np.arange(1, 65) ** -1.5
-    order = quantizer._in_balance(variances, 4, 16)
+    order = first_stage._in_balance(variances, 4, 16)
     assert sorted(order) == list(range(64))
     products = np.log(variances[order]).reshape(16, 4).sum(1)
     in_a_row = np.log(variances).reshape(16, 4).sum(1)
     assert products.std() < 0.2 * in_a_row.std()
-    assert sorted(quantizer._in_balance(variances, 1, 16)) == list(range(16))  # the first ones where not all are taken
+    few = first_stage._in_balance(variances, 1, 16)  # the first ones where not all are taken
+    assert sorted(few) == list(range(16))
 
 
 def test_the_codes_know_what_scores_are_lessened_by(monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(0)
     vectors = (random.normal(size=(20_000, WIDTH)) * SPECTRUM).astype(np.float16)
-    monkeypatch.setattr(quantizer, "FIRST", 1000)
+    monkeypatch.setattr(first_stage, "FIRST", 1000)
     made, hits = Codes.of(vectors), {True: [], False: []}
     for query in queries():
         scores = vectors.astype(np.float32) @ query

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from suma.app import media
-from suma.index.caption_files import read_captions
+from suma.index.captions import read_captions
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "cases" / "captions_files"
 BY_VIDEO = {"a.mp4": ["a dog runs", "a cat"], "b.mp4": ["ein Bär"]}

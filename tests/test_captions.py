@@ -14,7 +14,7 @@ from tensors import videos_of
 from suma import SUMA, VideoIndex
 from suma.index import captions, first_stage
 from suma.index.captions import CaptionList
-from suma.index.quantizer import Codes
+from suma.index.first_stage import Codes
 
 MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor"
 WORDS = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import Clip
-from concept_precision import LEAST, average_precision, concept_precision, named_concepts
+from metrics import LEAST, average_precision, concept_precision, named_concepts
 
 from suma import SUMA
 from suma.similarity import Videos

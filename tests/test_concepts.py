@@ -14,9 +14,9 @@ import torch
 from suma import SUMA, VideoIndex
 from suma.model import concept_space
 from suma.model.concept_space import ConceptSpace
+from suma.model.from_clip import cluster_words, naming_order
 from suma.model.text_encoder import load_for_search
 from suma.model.vocabulary import Vocabulary, count_words, nfc, split_words
-from suma.model.word_clusters import cluster_words, naming_order
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from suma.index.duplicates import SLOTS, groups, likeness, time_maps
-from suma.index.store import NewClip, Row, Store
+from suma.index.storage import NewClip, Row
+from suma.index.store import Store
 
 DIM, FINE = 32, 120  # moments of a made video, of which twelve are read
 RANDOM = np.random.default_rng(0)

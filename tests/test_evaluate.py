@@ -18,8 +18,7 @@ from clips import noise_picture, write_video
 from data import pick_frames
 from evaluate import results_table
 from frame_cache import FrameCache
-from metrics import Retrieval
-from rerank import Rerank
+from metrics import Rerank, Retrieval
 from test_data import row, write_layout
 from test_metrics import naive_rank
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import frame_features
+import frame_cache
 import numpy as np
 import pytest
 import torch
 from benchmarks import load_clips
 from encode import encode_videos
-from frame_cache import FrameCache
-from frame_features import FrameFeatures
+from frame_cache import FrameCache, FrameFeatures
 from test_data import benchmark  # noqa: F401  (a fixture)
 
 from suma import SUMA
@@ -20,7 +19,7 @@ from suma import SUMA
 @pytest.fixture(autouse=True, params=[False, True])
 def bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
     """On processors with and without bfloat16: how far features may then be off."""
-    monkeypatch.setattr(frame_features, "has_bf16", lambda: request.param)
+    monkeypatch.setattr(frame_cache, "has_bf16", lambda: request.param)
     return 0.05 if request.param else 2e-3
 
 

@@ -25,13 +25,12 @@ from suma import SUMA, VideoIndex
 from suma.__main__ import main
 from suma.app import gallery as app_gallery
 from suma.index import milvus, milvus_client
-from suma.index.catalog import Row
 from suma.index.first_stage import Candidates
 from suma.index.milvus import MANIFEST, TEXT, MilvusStore
 from suma.index.milvus_client import Client, read_manifest
 from suma.index.query import Filter
-from suma.index.storage import StoreError
-from suma.index.store import NewClip, Store
+from suma.index.storage import NewClip, Row, StoreError
+from suma.index.store import Store
 
 ROOT = Path(__file__).parents[1]
 DIM = 8
@@ -116,9 +115,9 @@ def held(store: MilvusStore | Store) -> list[tuple]:
         (row.digest, row.start, row.end, *row.times, *f[v].sum(1).tolist(), *s[v].tolist())
         for row, f, s, v in zip(state.rows(state.live), features, scales, valid, strict=True)
     )
-    files = sorted((r.path, r.size, r.mtime, r.digest, r.duration, r.reason) for r in state.table.files_below("/"))
+    files = sorted((r.path, r.size, r.mtime, r.digest, r.duration, r.reason) for r in state.files_below("/"))
     shown = sorted({row.path for row in state.rows(state.live)})
-    first = sorted({state.table.files_of(row.digest)[0].path for row in state.rows(state.live)})
+    first = sorted({state.files_of(row.digest)[0].path for row in state.rows(state.live)})
     assert shown == first and state.total == len(clips)
     return [*clips, *files, *sorted((r.path, r.reason) for r in state.failed())]
 
@@ -336,9 +335,9 @@ def test_odd_names_are_found_and_folders_hold_what_is_below_them(store: MilvusSt
     assert {row.path for row in state.rows(state.live)} == set(ODD)
     for number, path in enumerate(ODD):
         assert (known := state.file(path)) is not None and known.digest == f"{number:064x}"
-    assert {row.path for row in state.table.files_below("/a b")} == {p for p in ODD if p.startswith("/a b/")}
-    assert [row.path for row in state.table.files_below("/a b/😀")] == [ODD[5]]
-    assert len(state.table.files_below("/")) == len(ODD) and not state.table.files_below("/a b/ü")
+    assert {row.path for row in state.files_below("/a b")} == {p for p in ODD if p.startswith("/a b/")}
+    assert [row.path for row in state.files_below("/a b/😀")] == [ODD[5]]
+    assert len(state.files_below("/")) == len(ODD) and not state.files_below("/a b/ü")
 
 
 def test_a_filter_holds_for_some_file_of_a_content(store: MilvusStore):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from suma import SUMA, SUMAConfig, VideoIndex
 from suma.model.config import ACTIVATIONS
 from suma.model.temporal import TemporalEncoder
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import unit
 
 
 def pixels(videos: int = 2, frames: int = 5, seed: int = 0) -> torch.Tensor:

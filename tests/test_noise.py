@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from noise import corrupt_captions
+from data import corrupt_captions
 from test_data import clip
 
 

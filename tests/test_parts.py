@@ -22,11 +22,10 @@ from stored import DIM, clip
 from suma import SUMA, VideoIndex
 from suma.__main__ import main
 from suma.index import merge
-from suma.index.catalog import describe
-from suma.index.files import look_for
+from suma.index.files import Part, look_for
 from suma.index.hubness import is_kept
 from suma.index.merge import merge_folders
-from suma.index.parts import Part
+from suma.index.storage import describe
 from suma.index.store import Store, newest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +87,7 @@ def assert_same(got: VideoIndex, whole: VideoIndex) -> None:
     assert np.array_equal(a.live, b.live)
     for one, other in zip((a.folded, *a.gather(a.live)), (b.folded, *b.gather(b.live)), strict=True):
         assert np.allclose(one, other, atol=1e-3)
-    tables = [{(f.path, f.size, f.mtime, f.digest, f.reason) for f in s.table.files()} for s in (a, b)]
+    tables = [{(f.path, f.size, f.mtime, f.digest, f.reason) for f in s.files()} for s in (a, b)]
     assert tables[0] == tables[1]
     for query in ("a dog runs", "a small bird", "two people on a stage"):
         found, expected = got.search(query, 12), whole.search(query, 12)

@@ -13,10 +13,9 @@ from clips import noise_picture, write_video
 from suma import SUMA, VideoIndex
 from suma.__main__ import main
 from suma.app import startup
-from suma.index.catalog import key
 from suma.index.files import find_videos
-from suma.index.ingest import Report
 from suma.index.query import Filter
+from suma.index.storage import Report, key
 
 NAMES = ["0.mp4", "1.mp4", "2.mp4"]
 

@@ -18,8 +18,7 @@ from tensors import texts_of, videos_of
 
 from suma import SUMA, Filter, VideoIndex, read_frames
 from suma.explain import explain
-from suma.index.query import MAX_TERMS, Query, parse
-from suma.index.steering import concepts_of
+from suma.index.query import MAX_TERMS, Query, concepts_of, parse
 from suma.index.store import Store
 from suma.model.encoder import Queries
 

@@ -3,11 +3,10 @@
 import doctest
 import math
 
+import metrics
 import pytest
-import rerank
 import torch
-from metrics import retrieval
-from rerank import Rerank, dual_softmax, inverted_softmax, popularity
+from metrics import Rerank, dual_softmax, inverted_softmax, popularity, retrieval
 
 
 def random_scores(*size: int) -> torch.Tensor:
@@ -69,4 +68,4 @@ def test_wrong_options_are_named(options: dict, told: str):
 
 
 def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(rerank).failed == 0
+    assert doctest.testmod(metrics).failed == 0

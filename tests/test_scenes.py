@@ -18,10 +18,10 @@ from emoji_scenes import visitors
 from emoji_scenes.backgrounds import SPRITES
 from emoji_scenes.captions import GERUND_LEADS, inflect
 from emoji_scenes.extra import more, short_captions, sides
-from emoji_scenes.oracle import recall_at_1
 from emoji_scenes.render import render
 from emoji_scenes.specs import OPPOSITE, PAIRS, PROBES, Spec, all_specs, held_out, twin
 from emoji_scenes.words import ACTORS, MOTIONS, SETTINGS, VERBS
+from scenes import recall_at_1
 
 KEYS = ["video_id", "video", "caption", "source", "category", "url", "start time", "end time", "id"]
 

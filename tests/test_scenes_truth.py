@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from benchmarks import Clip
-from emoji_scenes import errors
-from emoji_scenes.errors import count_errors, difference, one_act
-from emoji_scenes.purity import average_precision, naming_words, purity
+from emoji_scenes import probes
+from emoji_scenes.probes import average_precision, count_errors, difference, naming_words, one_act, purity
 
 from suma.similarity import Videos
 
@@ -53,7 +52,7 @@ def test_one_act_is_asked_for_where_one_video_answers(monkeypatch: pytest.Monkey
     down = ("cat", "snow", "down", 0.0)
     scenes = {"v0": scene(DOG), "v1": scene(DOG, CAT, kind="duo"), "v2": scene(down, kind="cut")}
     asked: list[str] = []
-    monkeypatch.setattr(errors, "encode_captions", lambda model, queries: asked.extend(queries))
+    monkeypatch.setattr(probes, "encode_captions", lambda model, queries: asked.extend(queries))
     always_the_second = SimpleNamespace(score=lambda texts, videos: torch.tensor([[0.0, 1.0, 0.5]] * len(asked)))
     found = one_act(always_the_second, [clip(n) for n in range(3)], None, scenes)  # type: ignore[arg-type]
     assert found == {"cut": (0.0, 1), "duo": (100.0, 1)} and len(asked) == 2  # the dog goes left in two of them

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from suma.index.catalog import Row
 from suma.index.search import span_of
+from suma.index.storage import Row
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from tensors import texts_of, videos_of
 
 from suma import SUMA, VideoIndex
 from suma.explain import explain
-from suma.index.query import Query
-from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
+from suma.index.query import MAX_STEERED, Query, concepts_of, parse_steering, unparse_steering
 from suma.model.encoder import Queries
 from suma.similarity import four_similarities
 
@@ -89,9 +88,9 @@ def test_bad_steering_is_refused(tiny_model: SUMA, weights: dict[str, float], to
 @pytest.mark.parametrize("sentence", ["a dog runs", "", "a [strange query"])
 @pytest.mark.parametrize("weights", [{}, {"ball": 0.8, "snow": -1.0}])
 def test_text_and_steering_go_both_ways(sentence: str, weights: dict[str, float]):
-    assert parse(unparse(sentence, weights)) == (sentence, weights)
+    assert parse_steering(unparse_steering(sentence, weights)) == (sentence, weights)
 
 
 def test_what_is_no_steering_stays_in_the_sentence():
-    assert parse("a dog [runs] [ball x] (ball 1)") == ("a dog [runs] [ball x] (ball 1)", {})
-    assert parse("[BALL 7] dog") == ("dog", {"ball": 1.0})
+    assert parse_steering("a dog [runs] [ball x] (ball 1)") == ("a dog [runs] [ball x] (ball 1)", {})
+    assert parse_steering("[BALL 7] dog") == ("dog", {"ball": 1.0})

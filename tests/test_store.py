@@ -21,7 +21,8 @@ from suma.atomic_io import IndexBusyError
 from suma.index import ingest
 from suma.index import store as on_disk
 from suma.index.query import Filter
-from suma.index.store import Row, Store
+from suma.index.storage import Row
+from suma.index.store import Store
 from suma.model.suma import BATCH_FRAMES
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from suma import SUMA
-from suma.model.text_tower import can_shorten, encode_tokens, text_tower, token_table
+from suma.model.backbone import can_shorten, encode_tokens, text_tower, token_table
 from suma.model.tokenizer import CLIP_VOCABULARY, clean, load_tokenizer
 
 MSRVTT = Path(__file__).resolve().parents[2] / "shared" / "msrvtt" / "friedrichor" / "msrvtt_train_7k.json"

@@ -14,8 +14,7 @@ import towers
 from PIL import Image
 from torch import Tensor
 
-from suma.model.backbone import build_clip
-from suma.model.text_tower import encode_tokens, tokenize
+from suma.model.backbone import build_clip, encode_tokens, tokenize
 from suma.model.tokenizer import load_tokenizer
 from suma.video.preprocess import normalize, resize_frames
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from benchmarks import load_clips
-from checkpoints import by_step, newest_checkpoint
 from clips import noise_picture, write_video
 from config import TrainConfig, parse
 from data import Batches, Part, hold_out
 from frame_cache import FrameCache
 from metrics import Retrieval
+from monitor import by_step, newest_checkpoint
 from safetensors.torch import load_file
 from test_data import row, write_layout
 

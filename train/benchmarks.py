@@ -15,7 +15,7 @@ from typing import Any
 
 from video_files import fetch, hub_videos, local_videos, suffix, without_suffix
 
-from suma.index.caption_files import read_text
+from suma.index.captions import read_text
 
 MSRVTT = "friedrichor/MSR-VTT"
 OPTIONS = ("video_column", "caption_column", "limit", "paragraph")  # of load_clips, on the command line

@@ -11,8 +11,7 @@ import torch
 from accelerate import Accelerator
 from benchmarks import Clip
 from data import pad_frames, pick_frames
-from frame_cache import FrameCache
-from frame_features import FrameFeatures
+from frame_cache import FrameCache, FrameFeatures
 
 from suma.index.scoring import Clips, Scorer
 from suma.model.suma import SUMA

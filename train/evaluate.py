@@ -25,12 +25,21 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import MSRVTT, OPTIONS, Clip, load_clips
-from concept_precision import concept_precision
 from encode import ORDERS, clips_of, encode_captions, encode_videos, similarities
-from frame_cache import FrameCache
-from frame_features import FrameFeatures
-from metrics import Retrieval, both_ways, owners, ranks, retrieval
-from rerank import RERANKS, Rerank, dual_softmax, inverted_softmax, popularity
+from frame_cache import FrameCache, FrameFeatures
+from metrics import (
+    RERANKS,
+    Rerank,
+    Retrieval,
+    both_ways,
+    concept_precision,
+    dual_softmax,
+    inverted_softmax,
+    owners,
+    popularity,
+    ranks,
+    retrieval,
+)
 from torch import Tensor
 
 from suma.index.hubness import evenly, word_bundles
@@ -210,9 +219,16 @@ def evaluate_scenes(
     probe_videos: Videos,
 ) -> dict[str, object]:
     """Return what only the truth of Scenes can tell of a model. Import Scenes here alone: it needs its sprites."""
-    from emoji_scenes.errors import count_errors, one_act
-    from emoji_scenes.probes import moment_spans, pointing, read_truth, time_probe, visitor_ranks
-    from emoji_scenes.purity import purity
+    from emoji_scenes.probes import (
+        count_errors,
+        moment_spans,
+        one_act,
+        pointing,
+        purity,
+        read_truth,
+        time_probe,
+        visitor_ranks,
+    )
 
     scenes = read_truth(truth)
     return {

@@ -28,9 +28,8 @@ from benchmarks import load_clips
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from suma.model.backbone import build_clip
+from suma.model.backbone import build_clip, encode_tokens, tokenize
 from suma.model.cpu import has_bf16, use_fast_attention_backward, use_fast_matmul
-from suma.model.text_tower import encode_tokens, tokenize
 from suma.model.tokenizer import load_tokenizer
 from suma.progress import Progress
 

@@ -21,19 +21,16 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from benchmarks import OPTIONS, Clip
 from card import model_card, push
-from checkpoints import RESULTS, check_same_run, load_checkpoint, save_checkpoint
 from config import TrainConfig, parse
-from data import Batches, Part, read_vectors
+from data import Batches, Part, corrupt_captions, read_vectors
 from encode import encode_captions, encode_videos, similarities
 from evaluate import evaluate, load_split, results_table
-from frame_cache import FrameCache
-from frame_features import FrameFeatures
+from frame_cache import FrameCache, FrameFeatures
 from gradcache import cached_step
 from losses import Losses, suma_loss
 from metrics import choose_share, diagonal
 from mixture import load_mixture
-from monitor import Monitor
-from noise import corrupt_captions
+from monitor import RESULTS, Monitor, check_same_run, load_checkpoint, save_checkpoint
 from optimizer import freeze, learning_rate, parameter_groups, set_train_mode
 from torch import Tensor, nn
 

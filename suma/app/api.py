@@ -18,8 +18,8 @@ from suma.app.media import prepare, readable
 from suma.app.space import on_gpu, zero_gpu
 from suma.app.uploads import Uploads, keep_upload
 from suma.explain import Explanation, explain
-from suma.index.catalog import Row
 from suma.index.query import Query, parse
+from suma.index.storage import Row
 from suma.model.encoder import Queries
 from suma.video.cut import save_clip
 

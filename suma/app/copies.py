@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from suma.app.browser_formats import SOUNDS, plan_for, sounds_of
-from suma.video.packets import copied, encoded, in_order
+from suma.video.cut import copied, encoded, in_order
 from suma.video.timeline import Timeline, every_frame, list_frames, video_stream
 from suma.video.upright import upright
 

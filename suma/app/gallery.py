@@ -27,7 +27,7 @@ from suma.app.media import (
     readable,
     thumbnails,
 )
-from suma.index.catalog import Row
+from suma.index.storage import Row
 from suma.model.vocabulary import fold, nfc, split_words
 
 EXAMPLES = 6
@@ -72,7 +72,7 @@ class Gallery:
             rows: dict[str, Row] = {}
             for row in self.index.rows:
                 rows.setdefault(row.path, row)  # the first part of a long video
-            copies = {row.path: row for row in self.index.store.snapshot.table.copies() if row.path not in rows}
+            copies = {row.path: row for row in self.index.store.snapshot.copies() if row.path not in rows}
             names = {name: path for name, path in self.names.items() if path in rows}
             name_of = {path: name for name, path in names.items()}
             for path in rows:
@@ -99,7 +99,7 @@ class Gallery:
         """Remove a video and its copies for good; delete the files among them that lie in `own`, the library."""
         with self.lock:
             row = self.row(name)
-            paths = {row.path, *(copy.path for copy in self.index.store.snapshot.table.files_of(row.digest))}
+            paths = {row.path, *(copy.path for copy in self.index.store.snapshot.files_of(row.digest))}
             self.index.remove(paths, for_good=True)
             self.refresh()
         forget(row)

@@ -21,10 +21,10 @@ from suma.app.playing import Players
 from suma.app.uploads import playable_upload
 from suma.app.views import chips, concept_map, download, heading, lay_out, length, render, tiles
 from suma.explain import Explanation, heat_map
-from suma.index.catalog import Row
 from suma.index.files import find_videos
 from suma.index.query import Query
 from suma.index.search import span_of
+from suma.index.storage import Row
 from suma.video.cut import PADDING
 
 PAGE = 24  # videos of a page of the picker

@@ -27,9 +27,9 @@ from starlette.routing import Route
 from suma.app.browser_formats import plan_for
 from suma.app.copies import Copies
 from suma.app.uploads import played_copy, upload_plays
-from suma.index.caption_files import read_captions, read_text
-from suma.index.catalog import Row
+from suma.index.captions import read_captions, read_text
 from suma.index.files import readable
+from suma.index.storage import Row
 from suma.model.vocabulary import nfc
 from suma.video.frames import read_frames
 

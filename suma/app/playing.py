@@ -11,7 +11,7 @@ from suma.app.errors import error_text
 from suma.app.gallery import Gallery
 from suma.app.uploads import playable_upload
 from suma.app.views import render
-from suma.index.catalog import Row
+from suma.index.storage import Row
 
 
 class Players:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from suma.model.open_clip_models import check_name, is_named
+from suma.model.checkpoint import check_name, is_named
 
 Function = TypeVar("Function", bound=Callable)
 

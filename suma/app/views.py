@@ -17,8 +17,7 @@ import numpy as np
 
 from suma.app.media import Tile
 from suma.explain import Explanation
-from suma.index.query import Query
-from suma.index.steering import MAX_STEERED, concepts_of, parse, unparse
+from suma.index.query import MAX_STEERED, Query, concepts_of, parse_steering, unparse_steering
 from suma.model.encoder import Encoder
 from suma.model.vocabulary import NEGATIONS, fold, split_words
 
@@ -146,7 +145,7 @@ SETS = {"ban": -1.0, "add": 0.8}  # what a button of the bar sets a weight to
 
 def changed_query(text: str, event: Mapping[str, Any]) -> str:
     """Return the query's text after a click in the bar: one weight set or let go, or all of them reset."""
-    sentence, weights = parse(text)
+    sentence, weights = parse_steering(text)
     kind, word = str(event.get("kind", "")), fold(str(event.get("word", "")).strip())
     if kind == "reset":
         return sentence
@@ -160,7 +159,7 @@ def changed_query(text: str, event: Mapping[str, Any]) -> str:
         weights[word] = SETS[kind]
     if kind != "free" and len(weights) > MAX_STEERED:
         raise ValueError(f"at most {MAX_STEERED} concepts can be steered")
-    return unparse(sentence, weights)
+    return unparse_steering(sentence, weights)
 
 
 def steering_bar(model: Encoder, text: str, query: Query) -> str:

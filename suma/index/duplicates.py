@@ -11,9 +11,8 @@ from functools import cache
 
 import numpy as np
 
-from suma.index.catalog import Row
-from suma.index.storage import State
-from suma.model.word_clusters import unit
+from suma.index.storage import Row, State
+from suma.model.vocabulary import unit
 
 SLOTS = 12  # moments that are compared, evenly spaced in a clip
 NEIGHBOURS = 20  # candidates of a clip, at most
@@ -99,7 +98,7 @@ def compare(snapshot: State) -> tuple[np.ndarray, np.ndarray]:
 
 def groups(snapshot: State) -> list[list[Row]]:
     """Return the files of each group of doubles, copies among them, the longest and largest first."""
-    table, seen, found = snapshot.table, set[str](), []
+    table, seen, found = snapshot, set[str](), []
     copied = dict.fromkeys(row.digest for row in table.copies())
     for digests in [*group_contents(snapshot), *([digest] for digest in copied)]:
         files = [row for digest in digests if digest not in seen for row in table.files_of(digest)]

@@ -17,16 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from suma.atomic_io import digest_of, interrupts_wait
-from suma.index.catalog import REMOVED, Row, describe, key
-from suma.index.files import Found, look_for, sort_missing
+from suma.index.files import Found, Part, look_for, sort_missing
 from suma.index.first_stage import keep_cache
-from suma.index.parts import Part
-from suma.index.report import Report
 from suma.index.scoring import Scorer
-from suma.index.storage import AnyStore, Known, StoreError
-from suma.index.store import NewClip, Store
+from suma.index.storage import REMOVED, AnyStore, NewClip, Report, Row, State, StoreError, describe, key
+from suma.index.store import Store
 from suma.model.encoder import Encoder
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import unit
 from suma.progress import Progress
 from suma.video.preprocess import prepare
 from suma.video.worker import Decoder, refuse_sparse
@@ -78,9 +75,9 @@ class Builder:
         self._real_folder = functools.cache(os.path.realpath)
 
     @property
-    def table(self) -> Known:
+    def indexed(self) -> State:
         """The files and contents that are indexed so far."""
-        return self.store.snapshot.table
+        return self.store.snapshot
 
     def run(
         self,
@@ -114,7 +111,7 @@ class Builder:
         `asked`: files named one by one, which brings back those that a visitor removed.
         """
         todo = []
-        known = self.table.files_at([row.path for row in now])
+        known = self.indexed.files_at([row.path for row in now])
         for row in now:
             old = known.get(row.path)
             again = old and old.reason and (retry or (old.reason == REMOVED and row.path in asked))
@@ -128,7 +125,7 @@ class Builder:
 
     def _look_for_missing(self, folders: Sequence[str | Path], found: Found, now: set[str], prune: bool) -> None:
         """Report which known files below these folders are gone, out of reach, or left out by a pattern."""
-        known = {row.path: row for folder in folders for row in self.table.files_below(folder)}
+        known = {row.path: row for folder in folders for row in self.indexed.files_below(folder)}
         gone, self.report.out_of_reach = sort_missing(known, found.other_folders)
         excluded = [path for path in known.keys() - now if found.leaves_out(path)]
         if prune:
@@ -140,8 +137,8 @@ class Builder:
 
     def _same_content(self, row: Row) -> Row | None:
         """Link a path to content that is already indexed. Return the old row if the file was moved, else None."""
-        others = [other for other in self.table.files_of(row.digest) if other.path != row.path]
-        old = self.table.file(row.path)
+        others = [other for other in self.indexed.files_of(row.digest) if other.path != row.path]
+        old = self.indexed.file(row.path)
         if old is not None and old.digest == row.digest:
             self.report.skipped.append(row.path)
             return None
@@ -156,7 +153,7 @@ class Builder:
 
     def _jobs(self, rows: Sequence[Row]) -> Generator[_Job, None, None]:
         """Yield jobs in the order of the rows while workers decode ahead; each keeps at most PARTS_AHEAD in memory."""
-        counted: dict[int, int] = dict.fromkeys(self.table.sizes() if rows else (), 1)
+        counted: dict[int, int] = dict.fromkeys(self.indexed.sizes() if rows else (), 1)
         for row in rows:
             counted[row.size] = counted.get(row.size, 0) + 1
         shared = {size for size, count in counted.items() if count > 1}
@@ -215,7 +212,7 @@ class Builder:
         """Return True if this content is indexed or in progress; otherwise mark it as in progress."""
         row.digest = digest_of(row.path)
         with self._claiming:
-            known = row.digest in self._claimed or self.table.has_content(row.digest)
+            known = row.digest in self._claimed or self.indexed.has_content(row.digest)
             self._claimed.add(row.digest)
         return known and bool(row.digest)
 
@@ -319,7 +316,7 @@ class Builder:
         """Write the copies whose content is indexed by now; the others stay in `_later`."""
         files, forget = [], []
         for row in self._later:
-            twin = next(iter(self.table.files_of(row.digest)), None)
+            twin = next(iter(self.indexed.files_of(row.digest)), None)
             if twin is not None:
                 row.duration = twin.duration
                 moved = self._same_content(row)

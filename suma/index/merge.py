@@ -1,4 +1,4 @@
-"""One index from several: the parts of one collection (parts.py), or indexes made on machines that share nothing.
+"""One index from several: the parts of one collection (files.Part), or indexes made on machines that share nothing.
 
 Each content is stored once, whatever the number of indexes that hold it, and a merge that was killed continues.
 """
@@ -8,12 +8,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from suma.index.catalog import REMOVED, Row, describe
 from suma.index.first_stage import keep_cache
 from suma.index.hubness import is_kept
 from suma.index.milvus import is_server
-from suma.index.report import Report
-from suma.index.store import NewClip, Store, newest
+from suma.index.storage import REMOVED, NewClip, Report, Row, describe
+from suma.index.store import Store, newest
 from suma.index.video_index import VideoIndex
 from suma.model.encoder import Encoder
 

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from suma.index.catalog import Row, key
 from suma.index.milvus_client import (
     FILE,
     FOLDERS,
@@ -49,8 +48,7 @@ from suma.index.milvus_client import (
     unquoted,
 )
 from suma.index.query import Filter
-from suma.index.storage import StoreError
-from suma.index.store import NewClip
+from suma.index.storage import NewClip, Row, StoreError, key
 from suma.model.vocabulary import nfc
 from suma.video.frames import SEGMENT
 
@@ -68,7 +66,7 @@ class State:
     """What the collections hold now; `live`, `cut` and `folders` as they were when they were first asked for."""
 
     def __init__(self, client: Client, dim: int):
-        self.client, self.dim, self.table = client, dim, self
+        self.client, self.dim = client, dim
         self.digest_of: dict[int, str] = {}  # of the clips that were found
 
     def file(self, path: str | Path) -> Row | None:

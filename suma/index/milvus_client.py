@@ -20,9 +20,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 
-from suma.index.catalog import Row
-from suma.index.storage import StoreError
-from suma.index.store import NewClip
+from suma.index.storage import NewClip, Row, StoreError
 
 PLACE = re.compile(
     r"milvus:(?://(?:(?P<token>[^/]+)@)?(?P<server>[^/@]+)|(?P<file>.*\.db))/(?P<name>[A-Za-z_]\w{0,200})"

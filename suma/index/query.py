@@ -7,7 +7,7 @@
 | `-night`, `-"two dogs"` | not this: the term is subtracted |
 | `+beach^2`, `-night^0.5` | the term weighs so much (1 where nothing is said, 10 at most) |
 | `a dog^2 runs`, `"red car"^2 at night` | stays in the sentence, and counts so many times |
-| `[snow -1]`, `[ball 0.8]` | a concept banned, or made stronger (suma/index/steering.py) |
+| `[snow -1]`, `[ball 0.8]` | a concept banned, or made stronger |
 | `in:holidays`, `in:"my films/2024"`, `in:/data/films` | in a folder of this name, at any depth; an absolute one |
 | `longer:10`, `shorter:60` | at least, at most so many seconds |
 | `after:2024-01-31`, `before:2024-03-01` | the file's date: from that day on; before that day |
@@ -16,12 +16,21 @@
 Terms combine before the score, which stays the same function (our reading; the paper has no such queries): with s(t)
 and a(t) the unit feature and anchor of a text, the query is s = unit(s(sentence) + sum of w_i s(t_i)), and its anchor
 likewise with a; a minus sign makes w_i negative, and a word with weight w inside the sentence adds w - 1 times itself.
-Then concepts are steered. So one inner product still finds the candidates, and an explanation adds up as ever.
+So one inner product still finds the candidates, and an explanation adds up as ever.
+
+Then concepts are steered (the paper does not). A sentence is a unit feature s (D) and a unit anchor a (K), which says
+how much it names each concept. Steering sets some of the anchor's weights to values in [-1, 1] and brings the anchor to
+length 1 again; s stays as it is. So 0 takes a concept out of the concept space's half of the score, and a negative
+weight (-1: banned) takes score from videos that show it. A query without a sentence has s = 0: its score is the concept
+space's half alone.
+
+Shapes: T texts, D joint width, K concepts.
 """
 
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,10 +38,57 @@ import numpy as np
 
 from suma.atomic_io import on_disk
 from suma.index.catalog import Database
-from suma.index.steering import parse as parse_steering
-from suma.index.steering import steer
 from suma.model.encoder import Encoder, Queries
-from suma.model.vocabulary import NEGATIONS, Vocabulary, ignored_words, nfc, split_words
+from suma.model.vocabulary import NEGATIONS, Vocabulary, fold, ignored_words, nfc, split_words, unit
+
+MAX_STEERED = 32  # concepts of one query
+_BRACKET = re.compile(r"\[\s*([^\[\]\s]+)\s+([-+]?\d*\.?\d+)\s*\]")
+
+
+def parse_steering(text: str) -> tuple[str, dict[str, float]]:
+    """A steered query as text -> the sentence, and word -> weight, cut to [-1, 1].
+
+    >>> parse_steering("a dog runs [ball 0.8] [snow -1]")
+    ('a dog runs', {'ball': 0.8, 'snow': -1.0})
+    """
+    weights = {fold(word): max(-1.0, min(1.0, float(value))) for word, value in _BRACKET.findall(text)}
+    return " ".join(_BRACKET.sub(" ", text).split()), weights
+
+
+def unparse_steering(sentence: str, weights: Mapping[str, float]) -> str:
+    """The text that `parse_steering` reads.
+
+    >>> unparse_steering("a dog runs", {"ball": 0.8, "snow": -1.0})
+    'a dog runs [ball 0.8] [snow -1]'
+    """
+    return " ".join([sentence, *(f"[{word} {round(value, 2):g}]" for word, value in weights.items())]).strip()
+
+
+def concepts_of(model: Encoder, weights: Mapping[str, float]) -> dict[int, float]:
+    """word -> weight into concept -> weight; of two words of one concept the later counts.
+
+    Raises ValueError for what is no single word, a weight outside [-1, 1], or more than MAX_STEERED words.
+    """
+    if len(weights) > MAX_STEERED:
+        raise ValueError(f"at most {MAX_STEERED} concepts can be steered, got {len(weights)}")
+    for word, value in weights.items():
+        if split_words(word) != [fold(word)]:
+            raise ValueError(f"a concept is steered by one of its words, and {word!r} is not one word")
+        if not -1 <= float(value) <= 1:
+            raise ValueError(f"the weight of {word!r} must lie in [-1, 1], got {value}")
+    found = model.space.concept_of([fold(word) for word in weights], model.embed_words)
+    return dict(zip(found, (float(value) for value in weights.values()), strict=True))
+
+
+def steer(model: Encoder, texts: Queries | None, weights: Mapping[str, float]) -> Queries:
+    """One text (T = 1; None: no sentence) with some of its anchor's weights set."""
+    if texts is None:
+        texts = Queries(*(np.zeros((1, n), np.float32) for n in (model.dim, model.space.num_concepts)))
+    anchors = texts.anchors.copy()
+    for concept, value in concepts_of(model, weights).items():
+        anchors[0, concept] = value
+    return Queries(texts.features, unit(anchors))
+
 
 MAX_TERMS, MAX_WEIGHT = 32, 10.0
 CANCELLED = 1e-3  # length below which what is left of a sum is noise

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from suma.index.catalog import Row
 from suma.index.duplicates import group_contents
 from suma.index.first_stage import Candidates
 from suma.index.hubness import Popularity
 from suma.index.query import ALL, Filter
 from suma.index.scoring import Clips, Scorer
-from suma.index.storage import AnyStore, FirstStage, State
+from suma.index.storage import AnyStore, FirstStage, Row, State
 from suma.model.encoder import Encoder, Queries
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import unit
 
 CANDIDATES = 100  # clips of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000

@@ -1,93 +1,161 @@
-"""What the rest asks of the place where an index is kept: a folder (store.py) or Milvus (milvus.py).
+"""What the rooms of an index share: what is known of a file, a new clip, a report, and what a store promises.
 
-A folder gives snapshots, complete states that later commits do not change, and takes commits that come in whole or not
-at all; Milvus gives the present state, and takes commits file by file. Clips have positions, whole numbers that mean
-something to their snapshot only.
+A store is a folder (store.py) or Milvus (milvus.py). A folder gives snapshots, complete states that later commits do
+not change, and takes commits that come in whole or not at all; Milvus gives the present state, and takes commits file
+by file. Clips have positions, whole numbers that mean something to their snapshot only.
 
 Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from suma.index.catalog import Row
-from suma.index.store import NewClip
+REMOVED = "removed by a visitor"  # the reason of a file that is not added again with its folder
 
 
 class StoreError(RuntimeError):
     """The place where an index is kept does not answer."""
 
 
-class Known(Protocol):
-    """What a run of `add` asks: the files that are known."""
+@dataclass
+class Row:
+    """One clip: a video file, or a part of a long one. A file that cannot be read keeps its `reason` and no frames."""
 
-    def file(self, path: str | Path) -> Row | None:
-        """What is known of a file, without its frames."""
-
-    def files_at(self, paths: Sequence[str]) -> dict[str, Row]:
-        """The files among these paths that are known."""
-
-    def files_of(self, digest: str) -> list[Row]:
-        """The files of a content, in the order in which they came in."""
-
-    def copies(self) -> list[Row]:
-        """Return the files of each content that has more than one."""
-
-    def files_below(self, folder: str | Path) -> list[Row]:
-        """The files below a folder."""
-
-    def has_content(self, digest: str) -> bool:
-        """Whether a content's clips are there."""
-
-    def sizes(self) -> list[int]:
-        """The sizes, each once, of the files that could be read."""
+    path: str
+    size: int  # bytes
+    mtime: float  # seconds
+    digest: str  # sha256 of the content
+    duration: float = 0.0  # seconds, of the whole file
+    times: list[float] = field(default_factory=list)  # of its frames, seconds on the player's clock
+    reason: str = ""
+    start: float = 0.0  # seconds: the part of the file that this row stands for
+    end: float = 0.0
 
 
-class State(Known, Protocol):
-    """What a search asks of a snapshot."""
+class NewClip(NamedTuple):
+    """A clip to be added: the content it belongs to, its part of the file in seconds, and its features."""
 
-    @property
-    def table(self) -> Any:
-        """The `Known` of this state."""
+    digest: str
+    start: float
+    end: float
+    times: list[float]  # of its frames, seconds, F
+    features: np.ndarray  # (1 + F, D): the video's, then the frames'
+    folded: np.ndarray  # (2D,)
+    scales: np.ndarray  # (1 + F,) float32
+
+
+@dataclass
+class Report:
+    """What `add` or a merge did, by path."""
+
+    added: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)  # unchanged
+    failed: dict[str, str] = field(default_factory=dict)  # with the reason; also those that failed before
+    moved: dict[str, str] = field(default_factory=dict)  # new path: old path; not encoded again
+    duplicates: dict[str, str] = field(default_factory=dict)  # path: another file of the same content
+    missing: list[str] = field(default_factory=list)  # in the index, but known to be gone
+    excluded: list[str] = field(default_factory=list)  # in the index, but left out by a pattern now
+    pruned: list[str] = field(default_factory=list)  # missing and excluded ones that were removed from the index
+    out_of_reach: dict[str, str] = field(default_factory=dict)  # kept in the index, not there now, with the reason
+    unreadable: dict[str, str] = field(default_factory=dict)  # folders and files that were left out, with the reason
+
+    def summary(self) -> str:
+        """Return the counts as one line.
+
+        >>> Report(added=["a.mp4", "b.mp4"], moved={"c.mp4": "d.mp4"}).summary()
+        '2 added, 0 unchanged, 0 failed, 1 moved'
+        """
+        line = f"{len(self.added)} added, {len(self.skipped)} unchanged, {len(self.failed)} failed"
+        for name in ("moved", "duplicates", "missing", "excluded", "pruned", "out_of_reach"):
+            count = len(getattr(self, name))
+            line += f", {count} {name.replace('_', ' ')}" * bool(count)
+        return line
+
+    def notes(self) -> list[str]:
+        """Return a line for each folder that could not be read, or whose videos are out of reach."""
+        lines = [f"not read: {path}: {reason}" for path, reason in self.unreadable.items()]
+        counts = Counter(self.out_of_reach.values())
+        return lines + [f"out of reach, and kept in the index: {n} videos of {why}" for why, n in counts.items()]
+
+
+def key(path: str | Path, real_folder: Callable[[str], str] = os.path.realpath) -> str:
+    """Return the one name of a file in an index: the real path of its folder, and the file's own name, which may be a
+    link. `real_folder`: os.path.realpath, or a cache of it for many files."""
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.realpath(path) if name in ("", ".", "..") else os.path.join(real_folder(folder), name)
+
+
+def describe(path: Path, real_folder: Callable[[str], str] = os.path.realpath) -> Row:
+    """Return a file's size and time, without reading it."""
+    name = key(path, real_folder)
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return Row(name, 0, 0.0, "", reason=f"{error.strerror or error}: {path}")
+    return Row(name, stat.st_size, stat.st_mtime, "")
+
+
+class State(Protocol):
+    """What a store holds at one moment."""
 
     @property
     def live(self) -> np.ndarray:
         """Positions (N,) int64 of the clips that can be found, in the order in which they are listed."""
 
     @property
-    def total(self) -> int:
-        """N."""
+    def cut(self) -> bool:
+        """True if a file has more than one clip."""
 
-    def rows(self, positions: Sequence[int] | np.ndarray, chosen: Any = None) -> list[Row]:
-        """Return these clips, each with the first of its files that is there and that a filter, if given,
-        lets through; with the first one let through where none is there; with an empty path where it has no file."""
+    def file(self, path: str | Path) -> Row | None:
+        """Return what is known of a file, by any spelling of its path, without its frames."""
 
-    def positions_of(self, path: str | Path) -> list[int]:
-        """The clips of a file, in the order of time."""
+    def files_at(self, paths: Sequence[str]) -> dict[str, Row]:
+        """Return the files among these paths, as `key` names them, that are known."""
+
+    def files_of(self, digest: str) -> list[Row]:
+        """Return the files of a content, in the order in which they came in."""
+
+    def files_below(self, folder: str | Path) -> list[Row]:
+        """Return the files below a folder."""
+
+    def copies(self) -> list[Row]:
+        """Return the files of each content that has more than one."""
 
     def failed(self) -> list[Row]:
-        """The files that could not be read, with reasons."""
+        """Return the files that could not be read, with reasons."""
 
-    @property
-    def cut(self) -> bool:
-        """Whether a file has more than one clip."""
+    def sizes(self) -> list[int]:
+        """Return the sizes, each once, of the files that could be read."""
+
+    def has_content(self, digest: str) -> bool:
+        """Return True if a content's clips are there."""
+
+    def rows(self, positions: Sequence[int] | np.ndarray, chosen: Any = None) -> list[Row]:
+        """Return these clips, each with the first of its files that is there and that a filter (query.Filter), if
+        given, lets through; else with the first one let through; with an empty path where it has no file."""
+
+    def positions_of(self, path: str | Path) -> list[int]:
+        """Return the clips of a file, in the order of time."""
 
     def digests(self, positions: Sequence[int] | np.ndarray) -> list[str]:
-        """The contents that these clips belong to."""
+        """Return the contents that these clips belong to."""
 
     def allowed(self, chosen: Any) -> Any:
-        """The clips with a file that a filter lets through, as the first stage takes it; None: all."""
+        """Return the clips with a file that a filter lets through, as the first stage takes it; None: all."""
 
     def gather(self, positions: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are valid
-        (n, 1 + F); what follows a clip's last frame is anything."""
+        """Return features (n, 1 + F, D) float16, the videos' first, their scales (n, 1 + F) float32, and which are
+        valid (n, 1 + F); what follows a clip's last frame is anything."""
 
     def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The videos' features (n, D) float16, without their frames."""
+        """Return the videos' features (n, D) float16, without their frames."""
 
 
 class AnyStore(Protocol):
@@ -101,35 +169,36 @@ class AnyStore(Protocol):
     def place(self) -> str:
         """Where it is."""
 
-    def refresh(self) -> None:
-        """Take over what other processes have written."""
-
-    def writing(self) -> AbstractContextManager[None]:
-        """Write from the last complete state on. A folder has one writer: raises IndexBusyError naming who it is."""
-
-    def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
-        """Add clips, add files or replace what is known of them, forget paths: all or nothing."""
-
     @property
     def segment(self) -> float | None:
         """Seconds of the parts into which longer videos are cut; 0: none is cut."""
 
+    def refresh(self) -> None:
+        """Take over what other processes have written."""
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Write from the last complete state on. A folder has one writer: raise IndexBusyError naming who it is."""
+
+    def commit(self, files: Sequence[Row] = (), clips: Sequence[NewClip] = (), forget: Sequence[str] = ()) -> None:
+        """Add clips, add files or replace what is known of them, forget paths. Remove the clips of contents that no
+        file has any more."""
+
     def captions(self) -> tuple[int, list[str]]:
-        """The caption list, and where its vectors begin."""
+        """Return the caption list, and where its vectors begin."""
 
     def caption_vectors(self, first: int, count: int) -> np.ndarray | None:
-        """The folded vectors (count, 2D) of captions, where they are kept."""
+        """Return the folded vectors (count, 2D) of captions, where they are kept."""
 
     def set_captions(self, captions: Sequence[str], vectors: Iterable[np.ndarray]) -> None:
-        """Replace the caption list; their folded vectors come in blocks (n, 2D), and are made as they are taken."""
+        """Replace the caption list; its folded vectors come in blocks (n, 2D), and are made as they are taken."""
 
     def verify(self) -> None:
-        """Raises ValueError where features are damaged or missing."""
+        """Raise ValueError where features are damaged or missing."""
 
 
 class FirstStage(Protocol):
     """The first stage of a search."""
 
     def search(self, store: Any, snapshot: Any, query: np.ndarray, number: int, allowed: Any = None) -> list[int]:
-        """Positions of the best `number` clips for a query (2D,), best first; of those that the snapshot's
+        """Return the positions of the best `number` clips for a query (2D,), best first; of those that the snapshot's
         `allowed` named, if given."""

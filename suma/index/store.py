@@ -23,13 +23,12 @@ import threading
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from suma.atomic_io import LOCK, WRITER, append, clear_errors, rename, writer_lock
-from suma.index.catalog import Database, Row, put_file, remove_clips
-from suma.index.snapshot import Snapshot
+from suma.index.catalog import Database, Snapshot, put_file, remove_clips
+from suma.index.storage import NewClip, Row
 from suma.video.frames import SEGMENT
 
 FORMAT_VERSION = 4
@@ -37,18 +36,6 @@ MAPPED = 2000  # vectors from which on they are kept in a file of their own, too
 VERIFY_BYTES = 1 << 28  # a larger index is checked by `verify` only, not at every opening
 DAMAGE = ("SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_NOTADB")
 COMPACT_SHARE = 0.5  # of the clips; when more have died the others are copied into a new file
-
-
-class NewClip(NamedTuple):
-    """A clip to be added: the content it belongs to, its part of the file in seconds, and its features."""
-
-    digest: str
-    start: float
-    end: float
-    times: list[float]  # of its frames, seconds, F
-    features: np.ndarray  # (1 + F, D): the video's, then the frames'
-    folded: np.ndarray  # (2D,)
-    scales: np.ndarray  # (1 + F,) float32
 
 
 class Store:

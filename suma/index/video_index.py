@@ -15,22 +15,20 @@ import numpy as np
 
 from suma.atomic_io import digest_of, on_disk
 from suma.index.captions import CaptionList
-from suma.index.catalog import REMOVED, Row, describe, key
 from suma.index.duplicates import groups
+from suma.index.files import Part
 from suma.index.hubness import Popularity, evenly, is_kept, word_bundles
 from suma.index.milvus import MilvusStore, is_server
 from suma.index.milvus_client import without_token
-from suma.index.parts import Part
 from suma.index.query import ALL, Filter, Query, parse
-from suma.index.report import Report
 from suma.index.scoring import Clips
 from suma.index.search import Match, Page, Searcher, nearest
-from suma.index.storage import AnyStore, State
+from suma.index.storage import REMOVED, AnyStore, Report, Row, State, describe, key
 from suma.index.store import Store, newest, remembered_model
 from suma.model.checkpoint import BUNDLED
 from suma.model.encoder import Encoder, Queries
 from suma.model.text_encoder import load_for_search
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import unit
 from suma.video.frames import SEGMENT
 from suma.video.worker import TIME_LIMIT, Decoder
 
@@ -180,7 +178,7 @@ class VideoIndex:
         """Forget these videos (their files stay); return how many were in the index. `for_good`: they are not added
         again with their folder, only by their own path, with `retry`, or when they changed."""
         with self.store.writing():
-            found = self.store.snapshot.table.files_at([*{key(on_disk(path)): None for path in paths}])
+            found = self.store.snapshot.files_at([*{key(on_disk(path)): None for path in paths}])
             known = {path: row for path, row in found.items() if row.reason != REMOVED}
             kept = is_kept(self.store)
             if for_good:

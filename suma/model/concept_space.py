@@ -1,4 +1,4 @@
-"""The aligned concept space: concepts made of clusters of words (word_clusters.py), which sentences name and videos
+"""The aligned concept space: concepts made of clusters of words (from_clip.py), which sentences name and videos
 activate.
 
 Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.

@@ -64,7 +64,7 @@ class SUMAConfig:
     aggregation_temperature: float = 0.05
     concept_share: float = 0.25  # the aligned space's share of the score
     coarse_share: float = 0.5  # the whole video's share in each space, the rest is its frames'; our reading
-    untrained: bool = False  # the concepts were made of words (suma/model/zero_shot.py), no video has trained them
+    untrained: bool = False  # the concepts were made of words (suma/model/from_clip.py), no video has trained them
     ignored_words: list[str] = field(default_factory=list)  # that name no concept
     num_frames: int = 12  # frames per video in evaluation and search
     format_version: int = FORMAT_VERSION

@@ -16,15 +16,12 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from suma.model import text_tower
-from suma.model.backbone import build_clip, cell_width, encode_trunk, is_convolutional, project
-from suma.model.checkpoint import HUB_OPTIONS, TOKENIZER, WEIGHTS, find, read_weights, saved_tokenizer, source_of
+from suma.model import backbone, checkpoint
 from suma.model.concept_space import ConceptSpace
 from suma.model.config import SUMAConfig, fingerprint, first_values, stored_fingerprint
 from suma.model.cpu import fast_image_tower, has_bf16
 from suma.model.encoder import Queries
 from suma.model.from_clip import fill, load_towers, make_clusters, make_config, model_options, start_concepts, words_of
-from suma.model.open_clip_models import is_named, prepare, prepared_folder
 from suma.model.temporal import FrameGrid, TemporalEncoder
 from suma.model.tokenizer import load_tokenizer
 from suma.model.vocabulary import nfc
@@ -57,11 +54,11 @@ class SUMA(
         super().__init__()
         self.config = config
         cfg = {name: value for name, value in config.clip.items() if name != "init_logit_bias"}  # no use here
-        self.clip: Any = build_clip(cfg)
-        dim, width = int(cfg["embed_dim"]), text_tower.token_table(self.clip).embedding_dim
+        self.clip: Any = backbone.build_clip(cfg)
+        dim, width = int(cfg["embed_dim"]), backbone.token_table(self.clip).embedding_dim
         layers, grid = config.temporal_layers, config.frame_grid
         self.temporal = TemporalEncoder(dim, layers, config.temporal_positions) if layers else None
-        self.grid = FrameGrid(grid, cell_width(self.clip, dim), dim) if grid else None
+        self.grid = FrameGrid(grid, backbone.cell_width(self.clip, dim), dim) if grid else None
         self.space = ConceptSpace(
             config.words,
             config.word_counts,
@@ -76,7 +73,7 @@ class SUMA(
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.tokenizer_folder = tokenizer_folder  # where SigLIP's tokenizer lies
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
-        self.shorten = text_tower.can_shorten(self.clip)
+        self.shorten = backbone.can_shorten(self.clip)
         self._fingerprint, self._metadata = "", dict[str, str]()  # of the file that it was loaded from
         self.source = ""  # the string that an index remembers its model by
 
@@ -98,7 +95,7 @@ class SUMA(
         """Return an untrained model: an open_clip backbone, and a concept space made from words.
 
         With captions it is where a training starts; without, a zero-shot model, whose words are the bundled ones and
-        whose concepts lie where the text tower puts prompts with them (suma/model/zero_shot.py).
+        whose concepts lie where the text tower puts prompts with them (suma/model/from_clip.py).
 
         Args:
             name: an open_clip model name ("ViT-B-32-quickgelu"), an open_clip config of your own (a dict or a .json
@@ -132,28 +129,31 @@ class SUMA(
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "SUMA":  # type: ignore[override]
         """Load a model from a folder or the Hub, or an open_clip model NAME:TAG, whose weights are downloaded once
-        (suma/model/open_clip_models.py).
+        (suma/model/checkpoint.py).
 
         Options for the Hub: revision, token, cache_dir, force_download, local_files_only. Only safetensors are read.
         Raise RuntimeError for weights that are missing, left over or of another shape, ValueError for a config of
         another format, FileNotFoundError for a path that does not exist; see also `checkpoint.find`.
         """
-        name, options = str(pretrained_model_name_or_path), {k: kwargs.pop(k) for k in HUB_OPTIONS if k in kwargs}
+        name, options = (
+            str(pretrained_model_name_or_path),
+            {k: kwargs.pop(k) for k in checkpoint.HUB_OPTIONS if k in kwargs},
+        )
         may_download = not (options.get("local_files_only") or options.get("revision"))
-        if is_named(name) and may_download and not prepared_folder(name).is_dir():
-            prepare(name, cls.from_clip)
+        if checkpoint.is_named(name) and may_download and not checkpoint.prepared_folder(name).is_dir():
+            checkpoint.prepare(name, cls.from_clip)
         kwargs.pop("strict", None)  # the mixin's switch: here loading is always strict
-        model = super().from_pretrained(find(name, **options), **kwargs)
-        model.source = source_of(name)
+        model = super().from_pretrained(checkpoint.find(name, **options), **kwargs)
+        model.source = checkpoint.source_of(name)
         return model
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> "SUMA":
         """Load the weights (the mixin has read the config): safetensors or an error, never a pickle."""
-        state, metadata = read_weights(Path(model_id, WEIGHTS), map_location)
-        for option in HUB_OPTIONS:  # the mixin passes them on; all is here by now
+        state, metadata = checkpoint.read_weights(Path(model_id, checkpoint.WEIGHTS), map_location)
+        for option in checkpoint.HUB_OPTIONS:  # the mixin passes them on; all is here by now
             kwargs.pop(option, None)
-        model = cls(**{**kwargs, "tokenizer_folder": saved_tokenizer(Path(model_id))})
+        model = cls(**{**kwargs, "tokenizer_folder": checkpoint.saved_tokenizer(Path(model_id))})
         if map_location != "cpu":
             model.to(map_location)
         model.load_state_dict(state, strict=True)
@@ -166,9 +166,9 @@ class SUMA(
 
         firsts = fingerprint(self.config, self._weights(first_values))
         names = {"fingerprint": fingerprint(self.config, self._weights()), "sample": firsts}
-        save_model(self, str(save_directory / WEIGHTS), metadata={"format": "pt", **names})
+        save_model(self, str(save_directory / checkpoint.WEIGHTS), metadata={"format": "pt", **names})
         if hasattr(self.tokenizer, "save_pretrained"):
-            self.tokenizer.save_pretrained(save_directory / TOKENIZER)
+            self.tokenizer.save_pretrained(save_directory / checkpoint.TOKENIZER)
 
     def fingerprint(self) -> str:
         """Return 16 hex digits that name this model: its config and weights at the first call.
@@ -208,11 +208,11 @@ class SUMA(
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Return token ids (T, L), L the longest sentence's (longer ones than the context are cut)."""
         context = int(self.config.clip["text_cfg"].get("context_length", 77))
-        return text_tower.tokenize(self.tokenizer, list(map(nfc, sentences)), context, self.shorten)
+        return backbone.tokenize(self.tokenizer, list(map(nfc, sentences)), context, self.shorten)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Return unit sentence features (T, D) float32 of token ids (T, L)."""
-        return F.normalize(text_tower.encode_tokens(self.clip, tokens).float(), dim=-1)
+        return F.normalize(backbone.encode_tokens(self.clip, tokens).float(), dim=-1)
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
         """Return the unit features (T, D) of sentences."""
@@ -226,18 +226,18 @@ class SUMA(
         if pixels.dtype == torch.uint8:
             pixels = normalize(pixels, self.config.image["mean"], self.config.image["std"])
         pixels = pixels.to(next(self.clip.visual.parameters()).dtype)
-        whole, cells = encode_trunk(self.clip.visual, pixels, self.config.frame_grid)
+        whole, cells = backbone.encode_trunk(self.clip.visual, pixels, self.config.frame_grid)
         return torch.cat([whole, cells.flatten(1)], dim=-1)
 
     def frame_features(self, images: Tensor) -> Tensor:
         """Return frame features (N, D), not normalised, of what `encode_images` gives (N, C + ...)."""
         visual, grid = self.clip.visual, self.config.frame_grid
         images = images.to(next(visual.parameters()).dtype)
-        width = visual.trunk.num_features if is_convolutional(visual) else self.dim
-        whole = project(visual, images[:, :width])
+        width = visual.trunk.num_features if backbone.is_convolutional(visual) else self.dim
+        whole = backbone.project(visual, images[:, :width])
         if self.grid is None:
             return whole
-        cells = project(visual, images[:, width:].unflatten(1, (grid**2, -1)))
+        cells = backbone.project(visual, images[:, width:].unflatten(1, (grid**2, -1)))
         return whole + self.grid(cells.flatten(1))
 
     def encode_frames(self, pixels: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ class SUMA(
 
     def embed_words(self, words: Sequence[str]) -> np.ndarray:
         """Return the token embeddings (W, E) of words: the mean over their sub-word tokens."""
-        return text_tower.word_embeddings(self.clip, self.tokenizer, words)
+        return backbone.word_embeddings(self.clip, self.tokenizer, words)
 
     def anchors(self, sentences: Sequence[str]) -> Tensor:
         """Return the unit anchors (T, K) of sentences: the concepts that their words name."""

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from suma.model.checkpoint import WEIGHTS, find, read_config, source_of
+from suma.model.checkpoint import WEIGHTS, find, is_named, prepared_folder, read_config, source_of
 from suma.model.config import SUMAConfig, fingerprint, first_values, stored_fingerprint
 from suma.model.encoder import Encoder, Queries
-from suma.model.open_clip_models import is_named, prepared_folder
 from suma.model.tokenizer import load_tokenizer
-from suma.model.vocabulary import Vocabulary, nfc
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import Vocabulary, nfc, unit
 
 if TYPE_CHECKING:
     from suma.model.suma import SUMA

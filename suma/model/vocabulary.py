@@ -14,8 +14,6 @@ from typing import TypeAlias
 import numpy as np
 import regex  # knows the classes of Unicode, as `re` does not
 
-from suma.model.word_clusters import unit
-
 # Scripts without spaces, by rule: a Chinese character is a word, and a run of hiragana or katakana; in Thai
 # about a syllable: a vowel in front, a consonant, its marks and vowels, and a consonant that has none.
 _THAI_VOWELS = r"\u0e30-\u0e3a\u0e45\u0e47-\u0e4e"
@@ -31,6 +29,16 @@ NEGATIONS = frozenset(("not", "no", "without"))  # name no concept, whatever a m
 SLIP = 0.9  # how surely a misspelled word names the concept of the right one
 Embed: TypeAlias = Callable[[Sequence[str]], np.ndarray]  # words -> their token embeddings (n, E) float32
 UNLIKE = 0.75  # an unseen word must be nearer to a concept than this share of the concepts is to another concept
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Return the rows (..., n), each of length 1; a row of zeros stays.
+
+    >>> unit(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def nfc(text: str) -> str:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from suma.video.pictures import frames_of, seconds_shown
-from suma.video.upright import TURNS, View, check_size, view_of
+from suma.video.upright import TURNS, View, check_size, frames_of, seconds_shown, view_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -25,7 +25,7 @@ import torch
 
 from suma import SUMA, VideoIndex
 from suma.model.cpu import use_fast_matmul
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import unit
 
 SHARED = ROOT.parent / "shared"
 

@@ -30,7 +30,8 @@ from emoji_scenes.specs import draw_act, draw_clip, face_ahead, keep_apart, twin
 
 from suma import SUMA, VideoIndex
 from suma.index.duplicates import SAME, compare, groups
-from suma.index.store import NewClip, Row, Store
+from suma.index.storage import NewClip, Row
+from suma.index.store import Store
 
 GALLERY = ROOT / "assets" / "gallery"
 FRAMES, DIM = 12, 512

@@ -31,7 +31,7 @@ from train_memory import CAPTION, make_batch
 
 from suma import SUMA, VideoIndex
 from suma.index import ingest
-from suma.index.store import NewClip
+from suma.index.storage import NewClip
 from suma.model.cpu import fast_image_tower
 
 FRAMES = 12

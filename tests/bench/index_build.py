@@ -29,7 +29,7 @@ from PIL import Image
 
 from suma import SUMA, VideoIndex
 from suma.index import ingest
-from suma.index.store import NewClip
+from suma.index.storage import NewClip
 from suma.model.cpu import has_bf16, use_fast_matmul
 from suma.video.frames import read_frames
 from suma.video.worker import Decoder

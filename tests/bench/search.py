@@ -26,14 +26,14 @@ from peers import PEERS
 
 from suma import SUMA, VideoIndex
 from suma.index import first_stage
-from suma.index.catalog import Row
 from suma.index.first_stage import Candidates, keep_cache
 from suma.index.scoring import Clips, Scorer
-from suma.index.store import NewClip, Store
+from suma.index.storage import NewClip, Row
+from suma.index.store import Store
 from suma.model.config import Scoring
 from suma.model.cpu import use_fast_matmul
 from suma.model.encoder import Queries
-from suma.model.word_clusters import unit
+from suma.model.vocabulary import unit
 from suma.similarity import Texts
 
 DIM, CONCEPTS, FRAMES, QUERIES, BLOCK = 512, 1024, 12, 100, 2000
