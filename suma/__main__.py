@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from suma.index.captions import read_captions
 from suma.index.edit_list import write_list, writer_for
 from suma.index.files import Part, find_videos, missing_parts
-from suma.index.milvus import is_server
 from suma.index.query import Filter, parse
 from suma.index.search import Match
-from suma.index.storage import Report, Row
+from suma.index.storage import Report, Row, is_server
 from suma.index.store import refuse_other_things
 from suma.index.video_index import VideoIndex, model_of
 from suma.model.checkpoint import STRONGER

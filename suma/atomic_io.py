@@ -75,6 +75,24 @@ def replace(path: Path, content: bytes) -> None:
     rename(partial, path)
 
 
+def keep_checked(folder: Path, name: str, content: bytes, instead_of: str) -> None:
+    """Keep what can be made anew in a file whose name holds its checksum (NAME with a {}), and delete the files that
+    the pattern `instead_of` names."""
+    old = list(folder.glob(instead_of))
+    replace(folder / name.format(hashlib.sha256(content).hexdigest()[:32]), content)
+    for file in old:
+        file.unlink(missing_ok=True)
+
+
+def read_checked(file: Path) -> bytes | None:
+    """Return the content that `keep_checked` wrote; None if it is damaged or cannot be read."""
+    with contextlib.suppress(OSError):
+        content = file.read_bytes()
+        if hashlib.sha256(content).hexdigest()[:32] == file.stem.rpartition("-")[2]:
+            return content
+    return None
+
+
 def rename(partial: Path, path: Path) -> None:
     """Give a file that is on the disk its name, and flush the name."""
     partial.replace(path)

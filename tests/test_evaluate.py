@@ -16,9 +16,9 @@ from accelerate.state import AcceleratorState
 from benchmarks import load_clips
 from clips import noise_picture, write_video
 from data import pick_frames
-from evaluate import results_table
 from frame_cache import FrameCache
 from metrics import Rerank, Retrieval
+from report import results_table
 from test_data import row, write_layout
 from test_metrics import naive_rank
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evaluate import results_table
 from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
 from mixture import parse_mix
+from report import results_table
 
 from suma import __version__
 from suma.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS

@@ -30,7 +30,6 @@ from frame_cache import FrameCache, FrameFeatures
 from metrics import (
     RERANKS,
     Rerank,
-    Retrieval,
     both_ways,
     concept_precision,
     dual_softmax,
@@ -40,6 +39,7 @@ from metrics import (
     ranks,
     retrieval,
 )
+from report import results_table
 from torch import Tensor
 
 from suma.index.hubness import evenly, word_bundles
@@ -48,9 +48,6 @@ from suma.model.cpu import use_fast_matmul
 from suma.model.encoder import Queries
 from suma.model.suma import SUMA
 from suma.similarity import Texts, Videos, combine
-
-WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
-HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
 
 
 def load_split(
@@ -240,59 +237,6 @@ def evaluate_scenes(
         "visitors": visitor_ranks(model, clips, videos, scenes),
         "time": time_probe(model, probe, probe_videos),
     }
-
-
-def rerank_table(done: dict[str, Any]) -> list[str]:
-    """Return a re-ranking as lines of Markdown, with a heading that says what it knew of the test queries."""
-    names = {way: f"SUMA, {done['method']} | {arrow}" for way, arrow in WAYS.items()}
-    if done["method"] == "search":
-        knew = f"inductive, as a search does: the bank is {done['bank_captions']} captions of `{done['bank_config']}`"
-        knew += f", or {done['bank_words']} bundles of words; it changes no ranking of texts"
-        names = {bank: f"SUMA, search, bank of {bank} | {WAYS['t2v']}" for bank in ("captions", "words")}
-    elif done["transductive"]:
-        knew = "**transductive**: the test queries correct each other, so this is no result of a search"
-    else:
-        bank = f"{done['bank_captions']} captions and {done['bank_videos']} videos of `{done['bank_config']}`"
-        knew = f"inductive: the bank is {bank}"
-    lines = [f"Re-ranked, {knew}; inverse temperature {done['inverse_temperature']:g}", "", *HEAD]
-    return [*lines, *(f"| {names[way]} | {Retrieval(**m).row()} |" for way, m in done["retrieval"].items())]
-
-
-def results_table(results: dict[str, Any]) -> str:
-    """Return the results as Markdown, in the tables of docs/results.md."""
-    lines = [f"{results['videos']} videos, {results['captions']} captions of `{results['config']}`", ""]
-    lines += HEAD
-    for space, both in results["retrieval"].items():
-        lines += [f"| {space} | {WAYS[way]} | {Retrieval(**m).row()} |" for way, m in both.items()]
-    if "rerank" in results:
-        lines += ["", *rerank_table(results["rerank"])]
-    if results.get("concepts", {}).get("concepts"):
-        found = results["concepts"]
-        lines += ["", "| concepts that captions name | mean average precision | chance |", "|---|---|---|"]
-        lines += [f"| {found['concepts']}, of whole videos | {found['map']:.1f} | {found['chance']:.1f} |"]
-    for title, key in (
-        ("minimal pair in time (chance 50)", "time"),
-        ("concept heat against the scenes' truth", "pointing"),
-        ("moments of one of two successive events", "spans"),
-    ):
-        if key in results:
-            lines += ["", f"| {title} | % | of |", "|---|---|---|"]
-            lines += [f"| {name} | {value:.1f} | {number} |" for name, (value, number) in results[key].items()]
-    if "purity" in results:
-        lines += ["", "| concepts against the scenes' truth | % | chance |", "|---|---|---|"]
-        lines += [f"| {name} | {value:.1f} | {chance:.1f} |" for name, (value, chance) in results["purity"].items()]
-    for title, found in results.get("errors", {}).items():
-        lines += ["", f"| {'R@1 ' if title == 'by kind' else 'what is '}{title} | % | of |", "|---|---|---|"]
-        lines += [f"| {name} | {value:.1f} | {number} |" for name, (value, number) in found.items()]
-    if "one act" in results:
-        lines += ["", "| who does what: the only right video first, by its kind | % | of |", "|---|---|---|"]
-        lines += [f"| {kind} | {value:.1f} | {number} |" for kind, (value, number) in results["one act"].items()]
-    if "visitors" in results:
-        lines += ["", "| free queries with a right video first | % | of |", "|---|---|---|"]
-        for name, seen in (("known when the training captions were written", True), ("unknown then", False)):
-            first = [row["rank"] == 1 for row in results["visitors"] if row["seen"] == seen]
-            lines += [f"| {name} | {100 * sum(first) / len(first):.1f} | {len(first)} |"] if first else []
-    return "\n".join(lines)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Report the ablation's runs: a Markdown table, pictures, and the raw numbers.
+"""Report results: an evaluation's as Markdown; the ablation's runs as a table, pictures, and the raw numbers.
 
 Shapes: Q test queries.
 """
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from metrics import Retrieval
 
 REFERENCE = "SUMA"  # the row that all others are compared with
 PAIRS = ("order", "appear/vanish", "grow/shrink", "up/down", "left/right")
-WAYS = ("t2v", "v2t")
+WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
+HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
 Row = dict[str, Any]  # question, name, options, runs
 
 
@@ -73,7 +75,7 @@ def free_queries(run: dict[str, Any]) -> float:
     return 100 * sum(first) / len(first) if first else math.nan
 
 
-HEAD = (
+COLUMNS = (
     "question | row | seeds | held-out t->v | held-out v->t | test t->v R@1 | test v->t R@1 | "
     f"against SUMA, t->v (95 %) | aligned t->v | aligned v->t | {' | '.join(PAIRS)} | "
     "pointing | top-5 | concept AP | names | free queries"
@@ -83,7 +85,7 @@ HEAD = (
 def table(rows: Sequence[Row]) -> str:
     """Return all rows as Markdown."""
     reference = next((row for row in rows if row["name"] == REFERENCE), None)
-    lines = [f"| {HEAD} |", "|" + "---|" * len(HEAD.split(" | "))]
+    lines = [f"| {COLUMNS} |", "|" + "---|" * len(COLUMNS.split(" | "))]
     return "\n".join(lines + ["| " + " | ".join(cells(row, reference)) + " |" for row in rows])
 
 
@@ -163,3 +165,59 @@ def write(rows: Sequence[Row], folder: Path, command: str, machine: str, protoco
     (folder / "ablation.json").write_text(json.dumps(packed, separators=(",", ":")) + "\n", encoding="utf-8")
     pictures(rows, folder)
     return table(rows)
+
+
+def rerank_table(done: dict[str, Any]) -> list[str]:
+    """Return a re-ranking as lines of Markdown, with a heading that says what it knew of the test queries."""
+    names = {way: f"SUMA, {done['method']} | {arrow}" for way, arrow in WAYS.items()}
+    if done["method"] == "search":
+        knew = f"inductive, as a search does: the bank is {done['bank_captions']} captions of `{done['bank_config']}`"
+        knew += f", or {done['bank_words']} bundles of words; it changes no ranking of texts"
+        names = {bank: f"SUMA, search, bank of {bank} | {WAYS['t2v']}" for bank in ("captions", "words")}
+    elif done["transductive"]:
+        knew = "**transductive**: the test queries correct each other, so this is no result of a search"
+    else:
+        bank = f"{done['bank_captions']} captions and {done['bank_videos']} videos of `{done['bank_config']}`"
+        knew = f"inductive: the bank is {bank}"
+    lines = [f"Re-ranked, {knew}; inverse temperature {done['inverse_temperature']:g}", "", *HEAD]
+    return [*lines, *(f"| {names[way]} | {Retrieval(**m).row()} |" for way, m in done["retrieval"].items())]
+
+
+def small_table(head: str, rows: dict[str, tuple[float, float]]) -> list[str]:
+    """Return rows of two numbers, a share and what it is compared with or how many it is of, as lines of Markdown."""
+    cells = (f"{name} | {value:.1f} | {x if isinstance(x, int) else f'{x:.1f}'}" for name, (value, x) in rows.items())
+    return ["", f"| {head} |", "|---|---|---|", *(f"| {row} |" for row in cells)]
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """Return the results as Markdown, in the tables of docs/results.md."""
+    lines = [f"{results['videos']} videos, {results['captions']} captions of `{results['config']}`", ""]
+    lines += HEAD
+    for space, both in results["retrieval"].items():
+        lines += [f"| {space} | {WAYS[way]} | {Retrieval(**m).row()} |" for way, m in both.items()]
+    if "rerank" in results:
+        lines += ["", *rerank_table(results["rerank"])]
+    if results.get("concepts", {}).get("concepts"):
+        found = results["concepts"]
+        row = {f"{found['concepts']}, of whole videos": (found["map"], found["chance"])}
+        lines += small_table("concepts that captions name | mean average precision | chance", row)
+    heads = {
+        "time": "minimal pair in time (chance 50) | % | of",
+        "pointing": "concept heat against the scenes' truth | % | of",
+        "spans": "moments of one of two successive events | % | of",
+        "purity": "concepts against the scenes' truth | % | chance",
+    }
+    for key, head in heads.items():
+        lines += small_table(head, results[key]) if key in results else []
+    for title, found in results.get("errors", {}).items():
+        lines += small_table(f"{'R@1 ' if title == 'by kind' else 'what is '}{title} | % | of", found)
+    if "one act" in results:
+        lines += small_table("who does what: the only right video first, by its kind | % | of", results["one act"])
+    if "visitors" in results:
+        first: dict[str, list[bool]] = {}
+        for row in results["visitors"]:
+            name = "known when the training captions were written" if row["seen"] else "unknown then"
+            first.setdefault(name, []).append(row["rank"] == 1)
+        shares = {name: (100 * sum(hits) / len(hits), len(hits)) for name, hits in sorted(first.items())}
+        lines += small_table("free queries with a right video first | % | of", shares)
+    return "\n".join(lines)

@@ -24,7 +24,7 @@ from card import model_card, push
 from config import TrainConfig, parse
 from data import Batches, Part, corrupt_captions, read_vectors
 from encode import encode_captions, encode_videos, similarities
-from evaluate import evaluate, load_split, results_table
+from evaluate import evaluate, load_split
 from frame_cache import FrameCache, FrameFeatures
 from gradcache import cached_step
 from losses import Losses, suma_loss
@@ -32,6 +32,7 @@ from metrics import choose_share, diagonal
 from mixture import load_mixture
 from monitor import RESULTS, Monitor, check_same_run, load_checkpoint, save_checkpoint
 from optimizer import freeze, learning_rate, parameter_groups, set_train_mode
+from report import results_table
 from torch import Tensor, nn
 
 from suma import atomic_io

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from suma.atomic_io import cache_folder
+from suma.index.files import VIDEO_EXTENSIONS
 from suma.progress import Progress
-from suma.video.frames import VIDEO_EXTENSIONS
 
 CACHE = cache_folder()
 

@@ -7,7 +7,8 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from suma.video.timeline import list_frames, next_key, video_stream
+from suma.video.cut import next_key
+from suma.video.timeline import list_frames, video_stream
 from suma.video.upright import HLG, PQ
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from suma.app.api import MAX_QUERY, TOP
 from suma.app.handlers import MODES, NOTHING_YET, PAGE, Handlers
 from suma.app.media import ROUTES
 from suma.app.views import chips, render
-from suma.video.frames import VIDEO_EXTENSIONS
+from suma.index.files import VIDEO_EXTENSIONS
 
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]

@@ -17,7 +17,6 @@ import numpy as np
 from suma.index.first_stage import Candidates, keep_cache
 from suma.index.scoring import Clips, Scorer
 from suma.index.storage import AnyStore
-from suma.index.store import Store
 from suma.model.vocabulary import nfc, unit
 
 CAPTION = ("caption", "captions", "text", "sentence")  # keys of a row, the first one that it has
@@ -147,8 +146,7 @@ class CaptionList:
                 self.lines, [self._folded] if self._folded is not None else self._blocks(scorer, fold, before)
             )
             kept = CaptionList.load(store)
-            if isinstance(store, Store):
-                keep_cache(store, kept, kept.name)
+            keep_cache(store, kept, kept.name)
         return kept
 
     def search(self, store: AnyStore, scorer: Scorer, fold: Fold, clips: Clips, top_k: int) -> list[tuple[str, float]]:

@@ -203,11 +203,6 @@ class Snapshot(NamedTuple):
             folded = np.concatenate([known, np.frombuffer(content, np.float16).reshape(-1, 2 * dim)])
         return cls(origin, commit, np.delete(np.arange(count), died), folded, bool(cut))
 
-    @property
-    def total(self) -> int:
-        """N."""
-        return len(self.live)
-
     # ---- files -----------------------------------------------------------------------------------------------------
 
     @property
@@ -262,7 +257,7 @@ class Snapshot(NamedTuple):
     def rows(self, positions: Sequence[int] | np.ndarray, chosen: Any = None) -> list[Row]:
         """These clips, each with the first of its files that is there and that a filter (query.Filter), if given, lets
         through; with the first one let through where none is there; with an empty path where it has no file."""
-        condition, values = chosen.condition(self.origin) if chosen else ("", [])
+        condition, values = chosen.condition(self.origin.within) if chosen else ("", [])
         found: dict[int, list[tuple[Any, ...]]] = {}
         sql = (
             "SELECT position, path, size, mtime, clips.digest, duration, times, start, stop FROM clips"
@@ -305,7 +300,7 @@ class Snapshot(NamedTuple):
     def allowed(self, chosen: Any) -> np.ndarray | None:
         """Positions (n,) int64, ascending, of the clips with a file that a filter (query.Filter) lets through;
         None: all."""
-        condition, values = chosen.condition(self.origin)
+        condition, values = chosen.condition(self.origin.within)
         if not condition:
             return None
         condition += f" AND {self._alive}"

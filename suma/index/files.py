@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 from suma.atomic_io import on_disk
 from suma.index.storage import key
-from suma.video.frames import VIDEO_EXTENSIONS
-from suma.video.upright import PHOTO_EXTENSIONS
 
 NOTATION = "write K/N with K from 1 to N, such as 2/8 for the second of eight parts"
 
@@ -89,6 +87,12 @@ def missing_parts(folders: Iterable[str | Path]) -> list[str]:
     return [name for name in wanted if name not in names]
 
 
+VIDEO_EXTENSIONS = frozenset(
+    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv")
+    + (".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob")
+    + (".webm", ".wmv")
+)
+PHOTO_EXTENSIONS = frozenset((".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 IGNORE_FILE = ".sumaignore"
 LEFT_OUT = (  # always: hidden names; file servers' bins, snapshots and thumbnails. `!@eaDir/` takes one back
     ".*",

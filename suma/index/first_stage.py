@@ -14,16 +14,14 @@ Shapes: N clips, D joint width; folded vectors have 2D = W.
 """
 
 import contextlib
-import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from suma.atomic_io import replace
-from suma.index.store import Store
+from suma.atomic_io import keep_checked, read_checked
+from suma.index.storage import AnyStore, Vectors
 
 FIRST, FIRST_SHARE = 2000, 0.0075  # vectors that the first code names: at least so many, and this share of all
 SECOND, SECOND_TIMES = 400, 4  # that the second one names: at least so many, and as often as many as are wanted
@@ -153,22 +151,6 @@ AT_ONCE = 2048  # vectors that are copied and compared, so that they stay in the
 SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
-class Vectors(Protocol):
-    """What is searched: a snapshot of a store, or a caption list."""
-
-    @property
-    def origin(self) -> Any:
-        """The same object as long as vectors are only added."""
-
-    @property
-    def live(self) -> np.ndarray:
-        """(N,) int64: positions that can be found, ascending."""
-
-    @property
-    def folded(self) -> np.ndarray:
-        """(all positions, 2D) float16."""
-
-
 class Candidates:
     """Searches folded vectors, and takes in what a later snapshot adds; `name`: of the cache's files. Always with
     `less`, or never: it lies in the vectors, as one dimension more."""
@@ -183,8 +165,8 @@ class Candidates:
 
     def search(
         self,
-        store: Any,
-        snapshot: Any,
+        store: AnyStore,
+        snapshot: Vectors,
         query: np.ndarray,
         number: int,
         allowed: np.ndarray | None = None,
@@ -218,13 +200,12 @@ class Candidates:
         scored = [pair for part in found for pair in part]
         return [position for _, position in sorted(scored, key=lambda pair: -pair[0])[:number]]
 
-    def _take_in(self, store: Any, snapshot: Vectors, less: np.ndarray | None) -> None:
+    def _take_in(self, store: AnyStore, snapshot: Vectors, less: np.ndarray | None) -> None:
         width = snapshot.folded.shape[1] + (MORE if less is not None else 0)
         if self._origin is not snapshot.origin:
-            self._coarse = _cached(store, snapshot, self._name) if len(snapshot.folded) > EXACT_LIMIT else None
-            if self._coarse is None and len(snapshot.folded) > EXACT_LIMIT:
-                self._coarse = Codes.of(snapshot.folded)
-            self._exact, self._origin = [], snapshot.origin
+            self._coarse, self._exact, self._origin = None, [], snapshot.origin
+            if (number := len(snapshot.folded)) > EXACT_LIMIT:
+                self._coarse = _cached(store, number, self._name) or Codes.of(snapshot.folded)
         start, held = len(self._coarse or ()), sum(shard.ntotal for shard in self._exact)
         if start + held >= len(snapshot.folded):
             return
@@ -237,32 +218,23 @@ class Candidates:
         self._exact = shards
 
 
-def keep_cache(store: Store, vectors: Vectors | None = None, name: str = "first") -> None:
+def keep_cache(store: AnyStore, vectors: Vectors | None = None, name: str = "first") -> None:
     """Make the cache of many vectors (the store's clips, if not others are given) where there is none that holds most
     of them; the store is being written."""
-    snapshot = store.snapshot if vectors is None else vectors
-    if len(snapshot.folded) <= EXACT_LIMIT or _cached(store, snapshot, name) is not None:
+    if store.folder is None:
         return
-    content = Codes.of(snapshot.folded).to_bytes()
-    file_name = f"{name}-{store.generation}-{len(snapshot.folded)}-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
-    old = list(store.folder.glob(f"{name.rstrip('0123456789')}*.faiss"))
-    replace(store.folder / file_name, content)
-    for file in old:
-        file.unlink(missing_ok=True)
+    found = (store.snapshot if vectors is None else vectors).folded
+    if len(found) > EXACT_LIMIT and _cached(store, len(found), name) is None:
+        file, old = f"{name}-{store.generation}-{len(found)}-{{}}.faiss", f"{name.rstrip('0123456789')}*.faiss"
+        keep_checked(store.folder, file, Codes.of(found).to_bytes(), old)
 
 
-def _cached(store: Any, snapshot: Vectors, name: str) -> Codes | None:
-    """The codes on disk, if they are whole and of most of the clips."""
-    if not isinstance(store, Store):
-        return None
-    for file in store.folder.glob(f"{name}-{store.generation}-*.faiss"):
-        count, digest = file.stem.split("-")[2:]
-        if CACHE_SHARE * len(snapshot.folded) <= int(count) <= len(snapshot.folded):
-            with contextlib.suppress(OSError):
-                content = Path(file).read_bytes()
-                if hashlib.sha256(content).hexdigest()[:32] == digest:
-                    with contextlib.suppress(ValueError):  # of another version
-                        return Codes.from_bytes(content)
+def _cached(store: AnyStore, number: int, name: str) -> Codes | None:
+    """Return the codes on disk, if they are whole and of most of so many vectors."""
+    for file in store.folder.glob(f"{name}-{store.generation}-*.faiss") if store.folder else ():
+        if CACHE_SHARE * number <= int(file.stem.split("-")[2]) <= number and (content := read_checked(file)):
+            with contextlib.suppress(ValueError):  # of another version
+                return Codes.from_bytes(content)
     return None
 
 

@@ -14,12 +14,12 @@ import hashlib
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from suma.atomic_io import replace
-from suma.index.store import Store
+from suma.atomic_io import keep_checked, read_checked
+from suma.index.storage import AnyStore, Vectors
 from suma.model.encoder import Encoder
 
 INVERSE_TEMPERATURE = 10.0  # chosen on training clips of Scenes
@@ -52,18 +52,6 @@ def word_bundles(model: Encoder) -> list[str]:
     return [" ".join(words[i] for i in some) for some in chosen]
 
 
-class Vectors(Protocol):
-    """What is searched: a snapshot of a store."""
-
-    @property
-    def origin(self) -> Any:
-        """The same object as long as vectors are only added."""
-
-    @property
-    def folded(self) -> np.ndarray:
-        """(N, 2D) float16."""
-
-
 class Popularity:
     """The popularity of every clip of a store, which takes in what is added."""
 
@@ -76,7 +64,7 @@ class Popularity:
         self._values = np.zeros(0, np.float32)
         self._mutex = threading.Lock()
 
-    def of(self, store: Any, snapshot: Vectors) -> np.ndarray:
+    def of(self, store: AnyStore, snapshot: Vectors) -> np.ndarray:
         """Of all positions (N,), float32: with the folded scores, which are exact for `mean` aggregation."""
         with self._mutex:
             if self._origin is not snapshot.origin:
@@ -90,30 +78,21 @@ class Popularity:
                 self._values = np.concatenate(parts)
             return self._values[: len(snapshot.folded)]
 
-    def keep(self, store: Store) -> None:
+    def keep(self, store: AnyStore) -> None:
         """Write them beside the index, so that the next process need not compare; the store is being written."""
         values = self.of(store, store.snapshot)
-        if len(self._kept(store, len(values))) == len(values):
-            return
-        content = values.astype(np.float32).tobytes()
-        old = list(store.folder.glob("hubness-*.f32"))
-        digest = hashlib.sha256(content).hexdigest()[:32]
-        replace(store.folder / f"{self.name}-{store.generation}-{digest}.f32", content)
-        for file in old:
-            file.unlink(missing_ok=True)
+        if store.folder and len(self._kept(store, len(values))) < len(values):
+            file = f"{self.name}-{store.generation}-{{}}.f32"
+            keep_checked(store.folder, file, values.astype(np.float32).tobytes(), "hubness-*.f32")
 
-    def _kept(self, store: Store, count: int) -> np.ndarray:
-        """What is on disk of this bank, if it is whole."""
-        for file in store.folder.glob(f"{self.name}-{store.generation}-*.f32"):
-            try:
-                content = file.read_bytes()
-            except OSError:
-                continue
-            if hashlib.sha256(content).hexdigest()[:32] == file.stem.split("-")[-1]:
+    def _kept(self, store: AnyStore, count: int) -> np.ndarray:
+        """Return what is on disk of this bank, if it is whole."""
+        for file in store.folder.glob(f"{self.name}-{store.generation}-*.f32") if store.folder else ():
+            if content := read_checked(file):
                 return np.frombuffer(content, np.float32)[:count]
         return np.zeros(0, np.float32)
 
 
-def is_kept(store: Any) -> bool:
-    """Whether the index, in a folder, keeps its clips' popularity, so that it grows with them."""
-    return isinstance(store, Store) and any(store.folder.glob("hubness-*.f32"))
+def is_kept(store: AnyStore) -> bool:
+    """Return True if the index, in a folder, keeps its clips' popularity, so that it grows with them."""
+    return store.folder is not None and any(store.folder.glob("hubness-*.f32"))

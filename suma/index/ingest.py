@@ -21,7 +21,6 @@ from suma.index.files import Found, Part, look_for, sort_missing
 from suma.index.first_stage import keep_cache
 from suma.index.scoring import Scorer
 from suma.index.storage import REMOVED, AnyStore, NewClip, Report, Row, State, StoreError, describe, key
-from suma.index.store import Store
 from suma.model.encoder import Encoder
 from suma.model.vocabulary import unit
 from suma.progress import Progress
@@ -54,6 +53,20 @@ class _Job:
     encoded: list[_DecodedPart] = field(default_factory=list)
     error: StoreError | None = None  # ends the run
     known: bool = False  # the content is indexed or in progress
+
+
+def encode_file(model: Encoder, row: Row, segment: float) -> tuple[list[Row], list[np.ndarray]]:
+    """Return the parts of a file that is not in the index, and their features, decoded in a process of its own."""
+    rows, encoded, decoder = [], [], Decoder()
+    try:
+        for part in decoder.read(row.path, model.config.num_frames, segment):
+            encoded += model.encode_videos([prepare(part.frames, model.config.image)])
+            rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))
+    finally:
+        decoder.close()
+    if not rows:
+        raise ValueError(f"{row.path} has no frames")
+    return rows, encoded
 
 
 class Builder:
@@ -99,8 +112,7 @@ class Builder:
             now = [describe(path, self._real_folder) for path in found.videos]
             self._add(self._new(now, asked, retry))
             self._look_for_missing(folders, found, {row.path for row in now}, prune)
-            if isinstance(self.store, Store):
-                keep_cache(self.store)
+            keep_cache(self.store)
         return self.report
 
     # ---- which files -----------------------------------------------------------------------------------------------

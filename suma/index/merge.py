@@ -10,8 +10,7 @@ from pathlib import Path
 
 from suma.index.first_stage import keep_cache
 from suma.index.hubness import is_kept
-from suma.index.milvus import is_server
-from suma.index.storage import REMOVED, NewClip, Report, Row, describe
+from suma.index.storage import REMOVED, NewClip, Report, Row, describe, is_server
 from suma.index.store import Store, newest
 from suma.index.video_index import VideoIndex
 from suma.model.encoder import Encoder
@@ -39,7 +38,8 @@ def merge_folders(model: Encoder, folders: Sequence[str | Path], output: str | P
     exists = newest(output) > 0
     index = VideoIndex.load(output, model, first.segment) if exists else VideoIndex(model, first.segment or 0.0)
     index.save(output)
-    report = merge(index.folder_store, sources)
+    assert isinstance(index.store, Store)
+    report = merge(index.store, sources)
     lists = [index.caption_list, *(source.captions()[1] for source in sources)]
     index.set_captions([caption for captions in lists for caption in captions])
     index.save(output)

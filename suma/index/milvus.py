@@ -50,16 +50,10 @@ from suma.index.milvus_client import (
 from suma.index.query import Filter
 from suma.index.storage import NewClip, Row, StoreError, key
 from suma.model.vocabulary import nfc
-from suma.video.frames import SEGMENT
 
 FORMAT_VERSION, UNFINISHED = 3, -1  # the second: the size of a file that is being written
 RECOVERY_SECONDS = 10  # for which a server that was just started is asked again for what it lacks
 MOST_HITS = 16_000  # that Milvus can be asked for
-
-
-def is_server(place: str | Path) -> bool:
-    """Return True if an index's place is Milvus, not a folder."""
-    return str(place).startswith("milvus:")
 
 
 class State:
@@ -109,11 +103,6 @@ class State:
         rows = sorted(self.client.scan("", ["clip", "digest", "path", "start"]), key=order)
         self.digest_of |= {row["clip"]: row["digest"] for row in rows}
         return np.array(list(dict.fromkeys(row["clip"] for row in rows)), np.int64)
-
-    @property
-    def total(self) -> int:
-        """N."""
-        return len(self.live)
 
     @cached_property
     def cut(self) -> bool:
@@ -200,6 +189,7 @@ class MilvusStore:
     """One index in Milvus. Reading and writing are safe from several threads and processes."""
 
     snapshot: State
+    folder, generation = None, 0  # nothing is kept on this machine
 
     def __init__(self, client: Client, model: str, dim: int, segment: float | None):
         self.client, self.model, self.dim, self.place = client, model, dim, client.place
@@ -229,8 +219,7 @@ class MilvusStore:
         client.create("features", TEXT, self.dim)
         client.create("files", FILE, 2)
         client.create("", {**FILE, **PART}, 2 * self.dim, client.index)
-        segment = SEGMENT if self.segment is None else self.segment
-        made = {"format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "segment": segment}
+        made = {"format_version": FORMAT_VERSION, "model": self.model, "dim": self.dim, "segment": self.segment}
         self._put_manifest({**made, "source": source, "captions": 0})
 
     @classmethod
@@ -263,7 +252,7 @@ class MilvusStore:
 
     def verify(self) -> None:
         """Read all features. Raise ValueError where some are missing or damaged."""
-        for i in range(0, self.snapshot.total, 500):
+        for i in range(0, len(self.snapshot.live), 500):
             try:
                 self.snapshot.gather(self.snapshot.live[i : i + 500])
             except (StoreError, ValueError) as error:

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 
-from suma.index.storage import NewClip, Row, StoreError
+from suma.index.storage import NewClip, Row, StoreError, without_token
 
 PLACE = re.compile(
     r"milvus:(?://(?:(?P<token>[^/]+)@)?(?P<server>[^/@]+)|(?P<file>.*\.db))/(?P<name>[A-Za-z_]\w{0,200})"
@@ -40,11 +40,6 @@ TEXT = {"id": int, "owner": int, "chunk": int, "text": 65_535}
 MANIFEST, FOLDERS = -1, -2  # owners of texts; the others are clips and caption lists
 CHUNK = 65_532  # characters of a text in one row: whole bytes in base64
 _SAFE = "".join(chr(c) for c in range(32, 127) if chr(c) not in '%"\\')
-
-
-def without_token(place: str) -> str:
-    """Return a place in Milvus as it is shown: without USER:PASSWORD@ and ?index=."""
-    return re.sub(r"//[^/]*@", "//", place).partition("?")[0]
 
 
 class Client:

@@ -30,14 +30,13 @@ Shapes: T texts, D joint width, K concepts.
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
 from suma.atomic_io import on_disk
-from suma.index.catalog import Database
 from suma.model.encoder import Encoder, Queries
 from suma.model.vocabulary import NEGATIONS, Vocabulary, fold, ignored_words, nfc, split_words, unit
 
@@ -145,7 +144,7 @@ class Filter:
         """From which and before which time, in seconds; 0: any."""
         return _seconds("after", self.after), _seconds("before", self.before)
 
-    def condition(self, origin: Database) -> tuple[str, list[object]]:
+    def condition(self, within: Callable[[str, str], tuple[str, list[object]]]) -> tuple[str, list[object]]:
         """The same in SQL, with its values; empty where all may answer."""
         parts: list[str] = []
         values: list[object] = []
@@ -158,7 +157,7 @@ class Filter:
                 parts.append(name)
                 values.append(time)
         if self.folder:
-            inside, more = origin.within(self.folder, self.root)
+            inside, more = within(self.folder, self.root)
             parts.append(inside)
             values += more
         return " AND ".join(parts), values

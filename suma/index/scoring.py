@@ -14,8 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from suma.index.storage import State
 from suma.model.config import Scoring
 from suma.model.encoder import Queries
+from suma.model.vocabulary import unit
+
+STATISTICS_ROWS = 20_000  # clips
 
 
 class Clips(NamedTuple):
@@ -61,6 +65,21 @@ class Scorer:
         padded = np.zeros((*valid.shape, encoded[0].shape[1]), np.float32)
         padded[valid] = np.concatenate(encoded)
         return Clips(padded, self.inverse_norms(padded), valid[:, 1:])
+
+    def statistics(self, snapshot: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean and standard deviation (K,) of every concept's activation over the frames of an index (of a
+        large one, of evenly spaced clips)."""
+        dim, count = self.concepts.shape[1], 0
+        total, squares = np.zeros(dim, np.float32), np.zeros((dim, dim), np.float32)
+        chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))]
+        for i in range(0, len(chosen), 512):
+            features, _, valid = snapshot.gather(chosen[i : i + 512])
+            x = unit(features[:, 1:][valid[:, 1:]].astype(np.float32))
+            total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
+        mean = total / max(1, count)
+        covariance = squares / max(1, count) - mean[:, None] * mean
+        variances = ((self.concepts @ covariance) * self.concepts).sum(1)
+        return self.concepts @ mean, np.sqrt(np.maximum(variances, 1e-6))
 
     # ---- folded vectors --------------------------------------------------------------------------------------------
 

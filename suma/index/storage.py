@@ -8,12 +8,13 @@ Shapes: N clips, F frames, D joint width; folded vectors have 2D.
 """
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -83,6 +84,16 @@ class Report:
         lines = [f"not read: {path}: {reason}" for path, reason in self.unreadable.items()]
         counts = Counter(self.out_of_reach.values())
         return lines + [f"out of reach, and kept in the index: {n} videos of {why}" for why, n in counts.items()]
+
+
+def is_server(place: str | Path) -> bool:
+    """Return True if an index's place is Milvus, not a folder."""
+    return str(place).startswith("milvus:")
+
+
+def without_token(place: str) -> str:
+    """Return a place in Milvus as it is shown: without USER:PASSWORD@ and ?index=."""
+    return re.sub(r"//[^/]*@", "//", place).partition("?")[0]
 
 
 def key(path: str | Path, real_folder: Callable[[str], str] = os.path.realpath) -> str:
@@ -158,8 +169,50 @@ class State(Protocol):
         """Return the videos' features (n, D) float16, without their frames."""
 
 
+class Rows(Sequence[Row]):
+    """The rows of an index, read when they are asked for."""
+
+    def __init__(self, snapshot: State):
+        self._snapshot = snapshot
+
+    def __len__(self) -> int:
+        return len(self._snapshot.live)
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Row]: ...
+    def __getitem__(self, i: int | slice) -> Row | list[Row]:
+        if isinstance(i, slice):
+            return self._snapshot.rows(self._snapshot.live[i])
+        return self._snapshot.rows([int(self._snapshot.live[i])])[0]
+
+    def __iter__(self) -> Iterator[Row]:
+        for i in range(0, len(self), 1000):
+            yield from self[i : i + 1000]
+
+
+class Vectors(Protocol):
+    """What the first stage of a search compares: a snapshot of a folder, or a caption list."""
+
+    @property
+    def origin(self) -> Any:
+        """The same object as long as vectors are only added."""
+
+    @property
+    def live(self) -> np.ndarray:
+        """Positions (N,) int64 that can be found, ascending."""
+
+    @property
+    def folded(self) -> np.ndarray:
+        """(all positions, 2D) float16."""
+
+
 class AnyStore(Protocol):
     """What is kept of an index."""
+
+    folder: Path | None  # None: in Milvus, where nothing that can be made anew is kept
+    generation: int  # of the positions in `folder`
 
     @property
     def snapshot(self) -> Any:

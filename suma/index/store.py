@@ -29,7 +29,6 @@ import numpy as np
 from suma.atomic_io import LOCK, WRITER, append, clear_errors, rename, writer_lock
 from suma.index.catalog import Database, Snapshot, put_file, remove_clips
 from suma.index.storage import NewClip, Row
-from suma.video.frames import SEGMENT
 
 FORMAT_VERSION = 4
 MAPPED = 2000  # vectors from which on they are kept in a file of their own, too
@@ -43,7 +42,7 @@ class Store:
 
     snapshot: Snapshot
 
-    def __init__(self, folder: Path, model: str, dim: int, segment: float | None = SEGMENT, source: str = ""):
+    def __init__(self, folder: Path, model: str, dim: int, segment: float | None = None, source: str = ""):
         self.folder, self.model, self.dim, self.generation = folder.resolve(), model, dim, 0
         self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the index says
         self.source = source  # the string that its model was loaded by
@@ -57,7 +56,7 @@ class Store:
     # ---- opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, folder: Path, model: str, dim: int, segment: float = SEGMENT, source: str = "") -> "Store":
+    def create(cls, folder: Path, model: str, dim: int, segment: float = 0.0, source: str = "") -> "Store":
         """A new, empty index; source: the string that its model was loaded by. Raises ValueError for a folder that
         holds other things or an index already."""
         _prepare(folder)
@@ -273,9 +272,8 @@ class Store:
             file.unlink(missing_ok=True)
         file = self._file(generation)
         origin = Database(file.with_name(file.name + ".partial"), self.folder.parent, create=True)
-        segment = SEGMENT if self.segment is None else self.segment
         with origin.transaction() as run:
-            meta = (FORMAT_VERSION, self.model, self.source, self.dim, segment)
+            meta = (FORMAT_VERSION, self.model, self.source, self.dim, self.segment)
             run("INSERT INTO meta VALUES (?, ?, ?, ?, ?, 0, 0)", meta)
         self.snapshot, self.generation = self._look(origin, generation), generation
 

@@ -6,10 +6,9 @@ Shapes: N videos, F frames, D joint width, K concepts.
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 
@@ -18,28 +17,21 @@ from suma.index.captions import CaptionList
 from suma.index.duplicates import groups
 from suma.index.files import Part
 from suma.index.hubness import Popularity, evenly, is_kept, word_bundles
-from suma.index.milvus import MilvusStore, is_server
-from suma.index.milvus_client import without_token
+from suma.index.milvus import MilvusStore
 from suma.index.query import ALL, Filter, Query, parse
 from suma.index.scoring import Clips
 from suma.index.search import Match, Page, Searcher, nearest
-from suma.index.storage import REMOVED, AnyStore, Report, Row, State, describe, key
+from suma.index.storage import REMOVED, AnyStore, Report, Row, Rows, State, describe, is_server, key, without_token
 from suma.index.store import Store, newest, remembered_model
 from suma.model.checkpoint import BUNDLED
 from suma.model.encoder import Encoder, Queries
 from suma.model.text_encoder import load_for_search
-from suma.model.vocabulary import unit
 from suma.video.frames import SEGMENT
-from suma.video.worker import TIME_LIMIT, Decoder
-
-STATISTICS_ROWS = 20_000  # of which the concepts' statistics are taken, evenly spaced
+from suma.video.worker import TIME_LIMIT
 
 
 def model_of(place: str | Path) -> str:
-    """Return the string that loads the model of an index: what it remembers, or the bundled model's folder.
-
-    Raises FileNotFoundError where the folder that it remembers is gone.
-    """
+    """Return the string that loads an index's model. Raise FileNotFoundError where the folder that it names is gone."""
     source = MilvusStore.remembered_model(str(place)) if is_server(place) else remembered_model(Path(place))
     if os.path.isabs(source) and not os.path.isdir(source):
         raise FileNotFoundError(
@@ -48,36 +40,12 @@ def model_of(place: str | Path) -> str:
     return source or str(BUNDLED)
 
 
-class Rows(Sequence[Row]):
-    """The rows of an index, read from the disk when they are asked for."""
-
-    def __init__(self, snapshot: State):
-        self._snapshot = snapshot
-
-    def __len__(self) -> int:
-        return len(self._snapshot.live)
-
-    @overload
-    def __getitem__(self, i: int) -> Row: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Row]: ...
-    def __getitem__(self, i: int | slice) -> Row | list[Row]:
-        positions = self._snapshot.live[i]
-        if isinstance(i, slice):
-            return self._snapshot.rows(positions)
-        return self._snapshot.rows([int(positions)])[0]
-
-    def __iter__(self) -> Iterator[Row]:
-        for i in range(0, len(self), 1000):
-            yield from self[i : i + 1000]
-
-
 class VideoIndex:
     """Videos of a gallery, encoded once by one model, kept in a folder (a temporary one until `save` names another).
 
-    A video of more than `segment` seconds is cut into parts (frames.parts_of), each of them a row, and a search
-    answers with its best one (0: none is cut). All features are kept in float16. A search first ranks all rows by one
-    inner product (the folded score, exact for `mean` aggregation), then scores the best with all their frames.
+    A video of more than `segment` seconds is cut into parts (0: none is cut), each of them a row, and a search answers
+    with its best one. A search first ranks all rows by one inner product (the folded score, exact for `mean`
+    aggregation), then scores the best with all their frames.
     """
 
     def __init__(self, model: Encoder, segment: float = SEGMENT):
@@ -86,7 +54,6 @@ class VideoIndex:
         if not segment >= 0:
             raise ValueError(f"segment is a length in seconds, or 0, got {segment}")
         self.model, self._segment = model.eval(), float(segment)
-        self.folder: Path | None = None  # where the index is kept
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._store: AnyStore | None = None  # made when it is needed
         self._searcher = Searcher(self.model)
@@ -101,14 +68,14 @@ class VideoIndex:
         """What is kept, on disk or in Milvus."""
         if self._store is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="suma-")
-            self._store = Store.create(
-                Path(self._temporary.name, "index"),
-                self.model.fingerprint(),
-                self.model.dim,
-                self._segment,
-                self.model.source,
-            )
+            folder, made_with = Path(self._temporary.name, "index"), (self.model.fingerprint(), self.model.dim)
+            self._store = Store.create(folder, *made_with, self._segment, self.model.source)
         return self._store
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the index is kept; None: nowhere yet, or in Milvus."""
+        return None if self._temporary or self._store is None else self._store.folder
 
     @property
     def rows(self) -> Rows:
@@ -121,13 +88,13 @@ class VideoIndex:
         return [row for row in self.store.snapshot.failed() if row.reason != REMOVED]
 
     def __len__(self) -> int:
-        return self.store.snapshot.total
+        return len(self.store.snapshot.live)
 
     @property
     def num_videos(self) -> int:
         """How many videos can be found, whatever the number of their parts."""
         snapshot = self.store.snapshot
-        return len(set(snapshot.digests(snapshot.live))) if snapshot.cut else snapshot.total
+        return len(set(snapshot.digests(snapshot.live))) if snapshot.cut else len(snapshot.live)
 
     # ---- adding and removing ---------------------------------------------------------------------------------------
 
@@ -147,22 +114,18 @@ class VideoIndex:
         file keeps its features, copies of a file share them.
 
         What is done is on disk every few seconds: a stopped or killed run goes on where it was. An unreadable video is
-        kept with its reason in `failed`, never an error, and read again when it changed, or with `retry`.
+        kept with its reason in `failed`, and read again when it changed, or with `retry`.
 
         Args:
             workers: processes that decode ahead.
-            prune: also remove what is known to be gone from the folders that are given, or excluded now; what is out of
-                reach (suma.index.files.sort_missing: a drive that is not connected) is reported and stays.
-            time_limit: seconds without progress (nothing read, nothing computed) after which a video is given up, until
-                the next run; a slow disk or a busy machine takes its time.
-            bf16: encode frames in bfloat16: cosines off by less than 1e-3, about twice as fast. A processor without it
-                would take many times as long: there it warns, and float32 is taken.
+            prune: also remove what is gone from the given folders, or excluded now, but not what is out of reach.
+            time_limit: seconds without progress after which a video is given up, until the next run.
+            bf16: encode in bfloat16, where the processor has it: cosines off by less than 1e-3, twice as fast.
             exclude: patterns of names below the folders to leave out (suma.index.files.IGNORE_HELP).
-            part: add only the files of this part, such as Part(2, 8): the work of eight processes that fill an index
-                each, which suma.index.merge.merge_folders makes into one.
-            photos: take photographs below the folders too (suma.video.pictures.PHOTO_EXTENSIONS).
+            part: add only the files of this part, such as Part(2, 8), for suma.index.merge.merge_folders.
+            photos: take photographs below the folders too (suma.index.files.PHOTO_EXTENSIONS).
 
-        Raises FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
+        Raise FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
         process writes to the index, and OSError where it cannot be written.
         """
         from suma.index.ingest import Builder  # with PyAV
@@ -175,8 +138,8 @@ class VideoIndex:
         return report
 
     def remove(self, paths: Iterable[str | Path], for_good: bool = False) -> int:
-        """Forget these videos (their files stay); return how many were in the index. `for_good`: they are not added
-        again with their folder, only by their own path, with `retry`, or when they changed."""
+        """Forget these videos; return how many were in the index. `for_good`: they are not added again with their
+        folder, only by their own path, with `retry`, or when they changed."""
         with self.store.writing():
             found = self.store.snapshot.files_at([*{key(on_disk(path)): None for path in paths}])
             known = {path: row for path, row in found.items() if row.reason != REMOVED}
@@ -212,15 +175,13 @@ class VideoIndex:
         """The videos that a text describes best, best first.
 
         Args:
-            query: in the language of suma/index/query.py, in which a plain sentence means itself; or encoded (T = 1).
-            offset: how many answers to leave out, for the next page; pages fit together exactly for `mean`
-                aggregation, otherwise as far as the candidates do.
+            query: in the language of suma/index/query.py, or encoded (T = 1).
+            offset: answers to leave out, for the next page; pages fit together exactly for `mean` aggregation.
             min_score: the lowest score of an answer.
             filter: which files may answer, beside what the query says.
             within: a video (indexed or not), of which the best moments answer.
             group: one answer for each video, rather than for each part of a long one.
-            hubness: take from every score what the video scores with texts at large (hubness.py); `keep_hubness`
-                makes that quick to begin with.
+            hubness: take from every score what the video scores with texts at large (hubness.py).
             hide_doubles: of videos that show the same (`duplicates`), answer with the best one.
 
         Raises ValueError for an empty query, one that cannot be read, or top_k < 1.
@@ -237,15 +198,9 @@ class VideoIndex:
             raise ValueError("filters choose among videos: leave them out when searching within one")
         return self._searcher.moments(*self.parts(within), texts, page)
 
-    @property
-    def folder_store(self) -> Store:
-        """The store, where it is a folder. Raises ValueError for one in Milvus."""
-        if not isinstance(self.store, Store):
-            raise ValueError(f"{self.store.place} is no folder: merging and hubness need an index in a folder")
-        return self.store
-
     def _popularity(self) -> Popularity:
-        self.folder_store  # noqa: B018  (raises)
+        if self.store.folder is None:
+            raise ValueError(f"{self.store.place} is no folder: hubness needs an index in a folder")
         texts = evenly(self.caption_list) or word_bundles(self.model)
         if self._popular is None or self._popular.texts != texts:
             self._popular = Popularity(texts, self._fold)
@@ -257,10 +212,9 @@ class VideoIndex:
         return np.concatenate([self.scorer.fold_texts(self.model.encode_queries(part)) for part in parts])
 
     def keep_hubness(self) -> None:
-        """Keep what a search with `hubness` needs beside the index; from then on `add` and `save` bring it up to
-        date."""
+        """Keep what a search with `hubness` needs; from then on `add` and `save` bring it up to date."""
         with self.store.writing():
-            self._popularity().keep(self.folder_store)
+            self._popularity().keep(self.store)
 
     def similar(
         self,
@@ -272,15 +226,13 @@ class VideoIndex:
         filter: Filter = ALL,
         group: bool = True,
     ) -> list[Match]:
-        """The videos most like a video or an image (indexed or not; itself left out), best first; see `search`.
-
-        Score: the cosine of the video features in both spaces, in the shares of the text score.
-        """
+        """Return the videos most like a video or an image (indexed or not; itself left out), by the cosine of the video
+        features in both spaces, in the shares of the text score; see `search`."""
         page, itself = Page(top_k, offset, min_score, filter, group), self.store.snapshot.positions_of(on_disk(path))
         return self._searcher.by_video(self.store, self.parts(path)[1], itself, page)
 
     def duplicates(self) -> list[list[Row]]:
-        """Groups of files that show the same (duplicates.py), copies among them, the longest and largest first."""
+        """Return groups of files that show the same, copies among them, the longest and largest first."""
         return groups(self.store.snapshot)
 
     @property
@@ -295,8 +247,7 @@ class VideoIndex:
         return self._captions
 
     def set_captions(self, captions: Sequence[str]) -> None:
-        """Replace the list that `captions` searches; `save` keeps it, with its features. Empty lines and repetitions
-        are left out."""
+        """Replace the list that `captions` searches, without empty lines and repetitions; `save` keeps it."""
         self._captions = CaptionList(captions)
 
     def captions(self, path: str | Path, top_k: int = 5) -> list[tuple[str, float]]:
@@ -314,26 +265,15 @@ class VideoIndex:
         return int(np.flatnonzero(snapshot.live == positions[0])[0])
 
     def concept_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in a large
-        one, of evenly spaced videos)."""
+        """Return the mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in
+        a large one, of evenly spaced videos)."""
         snapshot = self.store.snapshot
         if self._statistics is None or self._statistics[0] is not snapshot:
-            dim, count = self.model.dim, 0
-            total, squares = np.zeros(dim, np.float32), np.zeros((dim, dim), np.float32)
-            chosen = snapshot.live[:: max(1, -(-len(snapshot.live) // STATISTICS_ROWS))].tolist()
-            for i in range(0, len(chosen), 512):
-                features, _, valid = snapshot.gather(chosen[i : i + 512])
-                x = unit(features[:, 1:][valid[:, 1:]].astype(np.float32))
-                total, squares, count = total + x.sum(0), squares + x.T @ x, count + len(x)
-            concepts, mean = self.scorer.concepts, total / max(1, count)
-            covariance = squares / max(1, count) - mean[:, None] * mean
-            deviation = np.sqrt(np.maximum(((concepts @ covariance) * concepts).sum(1), 1e-6))
-            self._statistics = (snapshot, concepts @ mean, deviation)
+            self._statistics = (snapshot, *self.scorer.statistics(snapshot))
         return self._statistics[1:]
 
     def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Clips]:
-        """One video's (or image's) row and features, or those of the part around `at` seconds of a long one; see
-        `parts`."""
+        """Return the row and features of a video or image, or of the part around `at` seconds of it; see `parts`."""
         rows, clips = self.parts(path)
         n = nearest(rows, at)
         return rows[n], clips.one(n)
@@ -351,26 +291,13 @@ class VideoIndex:
         if row.digest not in self._recent:
             if not Path(path).exists():
                 raise FileNotFoundError(f"no video {path}")
-            read = self._decode(row)
+            from suma.index.ingest import encode_file  # with PyAV
+
+            rows, encoded = encode_file(self.model, row, self.store.segment or 0.0)
             while len(self._recent) >= 8:
                 self._recent.pop(next(iter(self._recent)))
-            self._recent[row.digest] = read
+            self._recent[row.digest] = rows, self.scorer.clips(encoded)
         return self._recent[row.digest]
-
-    def _decode(self, row: Row) -> tuple[list[Row], Clips]:
-        """The parts of a file, decoded in a process of its own."""
-        from suma.video.preprocess import prepare
-
-        rows, encoded, decoder = [], [], Decoder()
-        try:
-            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
-                encoded += self.model.encode_videos([prepare(part.frames, self.model.config.image)])
-                rows.append(replace(row, duration=part.duration, times=part.times, start=part.start, end=part.end))
-        finally:
-            decoder.close()
-        if not rows:
-            raise ValueError(f"{row.path} has no frames")
-        return rows, self.scorer.clips(encoded)
 
     # ---- on disk ---------------------------------------------------------------------------------------------------
 
@@ -394,8 +321,6 @@ class VideoIndex:
             self._keep(Store.open(folder, self.model.fingerprint(), self.model.dim))
         elif not newest(folder):
             raise FileNotFoundError(f"{folder} is gone: save to another folder")
-        else:
-            self.folder = folder
         if listed is not None:
             self._captions = listed.save(self.store, self.scorer, self._fold)
         if is_kept(self.store):
@@ -403,10 +328,8 @@ class VideoIndex:
 
     def _keep(self, store: Store | MilvusStore) -> None:
         """Keep the index in another store from now on."""
-        self._store, self._captions, self.folder = store, None, None
-        if isinstance(store, Store):
-            self.folder = store.folder
-        else:
+        self._store, self._captions = store, None
+        if isinstance(store, MilvusStore):
             self._searcher.candidates = store
         if self._temporary is not None:
             self._temporary.cleanup()
@@ -420,8 +343,8 @@ class VideoIndex:
         another model, or with parts of another length than `segment`, if given (naming both)."""
         model = model or load_for_search(model_of(folder))
         index, made_with = cls(model), (model.fingerprint(), model.dim, segment)
-        is_milvus = is_server(folder)
-        index._keep(
-            MilvusStore.open(str(folder), *made_with) if is_milvus else Store.open(Path(folder).resolve(), *made_with)
-        )
+        if is_server(folder):
+            index._keep(MilvusStore.open(str(folder), *made_with))
+        else:
+            index._keep(Store.open(Path(folder).resolve(), *made_with))
         return index

@@ -49,40 +49,6 @@ class Clusters(NamedTuple):
     concepts: np.ndarray | None  # (K, E) where the concepts begin, if not there
 
 
-def cluster(
-    counts: Mapping[str, int],
-    embeddings: np.ndarray,
-    num_concepts: int,
-    min_count: int = 1,
-    seed: int = 0,
-    sentences: np.ndarray | None = None,
-    vectors: Mapping[str, np.ndarray] | None = None,
-    random: bool = False,
-) -> Clusters:
-    """Cluster the words of `counts` (most frequent first) by their token embeddings (W, E).
-
-    min_count: less frequent words make no clusters, and go to the nearest one. sentences (W, E): where the text tower
-    puts the words; cluster by that, and begin there. vectors: cluster by these instead (word -> vector). random: begin
-    at random. Raises ValueError when there are fewer words than concepts.
-    """
-    words, frequencies = list(counts), np.array(list(counts.values()))
-    clustered = int((frequencies >= min_count).sum())
-    if sentences is not None:
-        vectors = dict(zip(words[:clustered], sentences, strict=False))
-    if vectors is None:
-        centres, assignment = cluster_words(embeddings[:clustered], num_concepts, seed)
-        assignment = np.concatenate([assignment, nearest_centre(embeddings[clustered:], centres)])
-    else:
-        centres, assignment = cluster_by(vectors, words, embeddings, num_concepts, seed)
-    concepts = None
-    if sentences is not None:
-        concepts = mean_of_each(sentences, assignment, num_concepts)
-    elif random:
-        concepts = np.random.default_rng(seed).normal(size=centres.shape).astype(np.float32)
-    order = naming_order(embeddings, centres, assignment, frequencies)
-    return Clusters(order, assignment[order], centres, concepts)
-
-
 def cluster_words(
     embeddings: np.ndarray, num_concepts: int, seed: int = 0, tries: int = 3
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -315,20 +281,32 @@ def make_clusters(
     start: str,
     vectors: Mapping[str, np.ndarray] | None,
 ) -> Clusters:
-    """Cluster the words of `counts` as `SUMA.from_clip` says; `start` is its concept_start."""
+    """Cluster the words of `counts`, most frequent first, as `SUMA.from_clip` says; `start` is its concept_start."""
     if start not in STARTS:
         raise ValueError(f"concept_start {start!r}: choose one of {', '.join(STARTS)}")
     clip, text_cfg, words = towers.backbone.clip, towers.backbone.config["text_cfg"], list(counts)
     tokenizer = load_tokenizer(towers.backbone.tokenizer, text_cfg, towers.tokenizer_folder)
-    embeddings = word_embeddings(clip, tokenizer, words)
+    embeddings, concepts, sentences = word_embeddings(clip, tokenizer, words), None, None
     if start == "prompts":
         return cluster_by_prompts(clip, tokenizer, text_cfg, counts, embeddings, num_concepts, seed)
-    sentences = None
+    frequencies = np.array(list(counts.values()))
+    clustered = int((frequencies >= min_count).sum())  # the others go to the nearest cluster
     if start == "sentences":
         sentences = word_sentences(clip, tokenizer, words, text_cfg)
         if sentences.shape[1] != embeddings.shape[1]:
             raise ValueError('concept_start="sentences" needs token embeddings as wide as the joint space')
-    return cluster(counts, embeddings, num_concepts, min_count, seed, sentences, vectors, start == "random")
+        vectors = dict(zip(words[:clustered], sentences, strict=False))
+    if vectors is None:
+        centres, assignment = cluster_words(embeddings[:clustered], num_concepts, seed)
+        assignment = np.concatenate([assignment, nearest_centre(embeddings[clustered:], centres)])
+    else:
+        centres, assignment = cluster_by(vectors, words, embeddings, num_concepts, seed)
+    if sentences is not None:
+        concepts = mean_of_each(sentences, assignment, num_concepts)
+    elif start == "random":
+        concepts = np.random.default_rng(seed).normal(size=centres.shape).astype(np.float32)
+    order = naming_order(embeddings, centres, assignment, frequencies)
+    return Clusters(order, assignment[order], centres, concepts)
 
 
 def make_config(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from suma.video.timeline import Timeline, every_frame, frames_from, list_frames, next_key, video_stream
+from suma.video.timeline import Timeline, every_frame, frames_from, list_frames, video_stream
 from suma.video.upright import HLG, PQ, TURNS, View, shown_size, upright, view_from, view_of
 
 if TYPE_CHECKING:
@@ -244,6 +244,25 @@ class _Film:
             if frame is not None and frame.pts is not None and frame.pts <= tick:
                 return frame if good else None
         return None
+
+
+def next_key(container: "InputContainer", stream: Any) -> "tuple[bool, VideoFrame | None]":
+    """Return whether decoding can begin at the next key frame of an open file, and the first picture from there on.
+
+    There is no picture where an edit list hides it, or no key frame follows. Raises av.FFmpegError for damage.
+    """
+    key = None
+    for packet in container.demux(stream):
+        if key is None:
+            if packet.is_discard:
+                return True, None
+            if not packet.is_keyframe:
+                continue
+            key = packet.pts
+        for frame in packet.decode():
+            if frame.pts is None or key is None or frame.pts >= key:  # those before it belong to an open group
+                return frame.pts == key and not frame.is_corrupt, frame
+    return False, None
 
 
 def _cut(path: str, target: str, begin: float, start: float, end: float) -> None:

@@ -19,11 +19,6 @@ from suma.video.upright import shown_size, upright, view_from
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-VIDEO_EXTENSIONS = frozenset(
-    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv")
-    + (".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob")
-    + (".webm", ".wmv")
-)
 TOLERANCE = 1e-3  # seconds; times nearer than this are equal
 SEGMENT = 60.0  # seconds: into such parts an index cuts longer videos, unless told otherwise
 OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a cut is whole in one of them

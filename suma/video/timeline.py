@@ -8,6 +8,7 @@ is decoded from the beginning.
 import sys
 from collections import deque
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,8 +31,8 @@ SKIPPING = ("h264", "hevc")  # codecs whose decoders leave out unneeded frames w
 class Timeline(NamedTuple):
     """When each of a file's N frames appears on the player's clock, in the order of showing.
 
-    The clock is a browser's. MP4 and Matroska files keep their own times, even if the first picture comes late (cut
-    without encoding, or after the sound); nothing is shown before 0. Other files count from their beginning.
+    The clock is a browser's. MP4 and Matroska files keep their own times, even if the first picture comes late; nothing
+    is shown before 0. Other files count from their beginning.
     """
 
     ticks: np.ndarray  # (N,) int64, the file's own time of each frame, or its number where `counted`
@@ -51,8 +52,7 @@ def list_frames(path: str) -> Timeline:
         ticks, ends = np.arange(len(seconds)), np.cumsum(seconds)
         view = View(turn=TURNS[1])
         return Timeline(ticks, ends - seconds, float(ends[-1]), ticks, True, False, False, view, picture=True)
-    with _open(path) as container:
-        stream = video_stream(container)
+    with _opened(path) as (container, stream):
         check_size(stream.width, stream.height)
         view = view_of(container, stream)
         # Only the numbers, as a packet would keep its bytes in memory. Discarded ones are hidden by an edit list.
@@ -115,39 +115,16 @@ def frames_from(path: str, key: int | None, first: int) -> "Iterator[tuple[int, 
 
     Frames before the tick `first` may be missing where no other frame needs them.
     """
-    with _open(path) as container:
-        stream = video_stream(container)
-        stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
-        if key is not None:
-            early = key - round(1 / (stream.time_base or 1))  # some formats are sought inexactly
-            container.seek(early, stream=stream)
+    with _opened(path, threads=True) as (container, stream):
+        if key is not None:  # a second early: some formats are sought inexactly
+            container.seek(key - round(1 / (stream.time_base or 1)), stream=stream)
         yield from _decodable(container, stream, False, key, range(first, sys.maxsize), False)
-
-
-def next_key(container: "InputContainer", stream: "VideoStream") -> "tuple[bool, VideoFrame | None]":
-    """Return whether decoding can begin at the next key frame of an open file, and the first picture from there on.
-
-    There is no picture where an edit list hides it, or no key frame follows. Raises av.FFmpegError for damage.
-    """
-    key = None
-    for packet in container.demux(stream):
-        if key is None:
-            if packet.is_discard:
-                return True, None
-            if not packet.is_keyframe:
-                continue
-            key = packet.pts
-        for frame in packet.decode():
-            if frame.pts is None or key is None or frame.pts >= key:  # those before it belong to an open group
-                return frame.pts == key and not frame.is_corrupt, frame
-    return False, None
 
 
 def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, VideoFrame]":
     """Return the chosen frames by their ticks, in order, or {} if one of them is not where the timeline says.
 
-    There is one seek per group of pictures with a chosen frame. A group is decoded up to its last chosen packet, as
-    frames refer only to what is before them in the file.
+    A group of pictures is decoded up to its last chosen packet: frames refer only to what is before them in the file.
     """
     import av
 
@@ -155,8 +132,7 @@ def decode_groups(path: str, line: Timeline, chosen: np.ndarray) -> "dict[int, V
     if len(line.keys) == 0 or key_of[0] < 0:
         return {}
     kept: dict[int, VideoFrame] = {}
-    with _open(path) as container:
-        stream = video_stream(container)
+    with _opened(path) as (container, stream):
         for key in np.unique(key_of):
             wanted = set(line.ticks[chosen[key_of == key]].tolist())
             try:
@@ -195,10 +171,16 @@ def _decode_group(
     return found
 
 
-def _open(path: str) -> "InputContainer":
+@contextmanager
+def _opened(path: str, threads: bool = False) -> "Iterator[tuple[InputContainer, VideoStream]]":
+    """Open a file. Its film decodes in this thread, or in several."""
     import av
 
-    return av.open(path, "r", metadata_errors="ignore")
+    with av.open(path, "r", metadata_errors="ignore") as container:
+        stream = video_stream(container)
+        if threads:
+            stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
+        yield container, stream
 
 
 def video_stream(container: "InputContainer") -> "VideoStream":
@@ -318,10 +300,7 @@ def _shown(
     if line.picture:
         yield from ((n, av.VideoFrame.from_ndarray(frame, "rgb24")) for n, frame in enumerate(frames_of(path)))
         return
-    with _open(path) as container:
-        stream = video_stream(container)
-        if threads:
-            stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", 0
+    with _opened(path, threads) as (container, stream):
         yield from _decodable(container, stream, line.counted, begin, wanted, only_wanted)
 
 

@@ -176,7 +176,6 @@ def _frame_turn(frame: "VideoFrame") -> Turn:
     return a, b, c, d
 
 
-PHOTO_EXTENSIONS = frozenset((".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000")
 ANIMATED = ("PNG", "WEBP", "AVIF")
 HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands
