@@ -8,6 +8,8 @@ import argparse
 import contextlib
 import json
 import math
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,13 +27,14 @@ from suma.index.video_index import VideoIndex, model_of
 from suma.model.checkpoint import STRONGER
 from suma.model.text_encoder import TextEncoder, load_for_search
 from suma.options import build_parser
-from suma.player import play, player
 from suma.video.frames import SEGMENT
 
 if TYPE_CHECKING:
     import torch
 
     from suma.model.suma import SUMA
+
+PLAYERS = {"mpv": ("--start={}", "--"), "vlc": ("--start-time={}",)}
 
 
 def _show(matches: Sequence[Match], args: argparse.Namespace) -> int:
@@ -71,6 +74,22 @@ def _check_kept(args: argparse.Namespace) -> None:
         writer_for(args.list)
     if args.open:
         player()
+
+
+def player() -> str:
+    """Return the first player that is installed. Raises ValueError where there is none."""
+    found = next(filter(shutil.which, PLAYERS), "")
+    if not found:
+        raise ValueError(f"--open needs one of {', '.join(PLAYERS)}, and none is installed: try `apt install mpv`")
+    return found
+
+
+def play(path: str, moment: float) -> None:
+    """Start the player at `moment` (seconds), and leave it to itself."""
+    name = player()
+    command = [name, *(option.format(f"{moment:.2f}") for option in PLAYERS[name]), os.path.abspath(path)]
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def _show_duplicates(groups: Sequence[Sequence[Row]], as_json: bool) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from suma.index.query import parse
-from suma.index.search import nearest
 from suma.model.encoder import Queries
 
 if TYPE_CHECKING:
@@ -77,8 +76,8 @@ def explain(
         texts = parse(query).texts(index.model)
     folded = None if texts is None else scorer.fold_texts(texts)
     rows, clips = index.parts(path)
-    n = nearest(rows, at) if at is not None else 0 if folded is None else int(scorer.score(folded, clips)[0].argmax())
-    row, clip = rows[n], clips.one(n)
+    n = 0 if folded is None else int(scorer.score(folded, clips)[0].argmax())
+    row, clip = (rows[n], clips.one(n)) if at is None else index.read(path, at)
     count = len(row.times)
     anchor, parts = np.zeros(space.num_concepts), np.zeros(space.num_concepts)
     shares, of_frames = dict[str, float](), list[float]()

@@ -18,7 +18,7 @@ os.environ.update(GLOO_SOCKET_IFNAME="lo", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from suma.index import ingest, video_index  # noqa: E402
+from suma.index import ingest  # noqa: E402
 from suma.model import from_clip  # noqa: E402
 from suma.model.suma import SUMA  # noqa: E402
 from suma.model.vocabulary import common_words  # noqa: E402
@@ -92,7 +92,6 @@ def warm_decoders() -> Iterator[None]:
     """Spare most tests the half second in which a decoder's process starts; test_decoder.py starts its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ingest, "Decoder", any_decoder)
-        patch.setattr(video_index, "Decoder", any_decoder)
         yield
     for decoder in WarmDecoder.idle:
         worker.Decoder.close(decoder)

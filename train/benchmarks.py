@@ -8,7 +8,7 @@ import re
 import tempfile
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ CLIP4CLIP = {
     "train_7k": "MSRVTT_train.7k.csv",
     "test_1k": "MSRVTT_JSFUSION_test.csv",
 }
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
 LEAK = "372 of MSR-VTT's 1,000 test clips share a source video with clips of train_9k: train_7k shares none"
 
 Row = dict[str, Any]
@@ -190,13 +191,13 @@ def read_rows(data: str, config: str) -> Iterable[Row]:
         from huggingface_hub import HfApi
 
         names = HfApi().list_repo_files(data, repo_type="dataset")
-    files = [name for name in names if config in (name, os.path.splitext(name)[0]) and suffix(name) in READERS]
+    files = [name for name in names if config in (name, os.path.splitext(name)[0]) and suffix(name) in TABLES]
     configs = [] if config in files else described_configs(data, names)
     if files and config not in configs:
         if len(files) > 1:
             raise ValueError(f"{data} has {' and '.join(files)}: give one of them as the config")
         return read_file(fetch(data, files[0]))
-    choices = [*configs, *(name for name in names if suffix(name) in READERS)]
+    choices = [*configs, *(name for name in names if suffix(name) in TABLES)]
     if config in configs or (len(configs) < 2 and (configs or not root.is_dir())):
         from datasets import load_dataset
 
@@ -223,40 +224,20 @@ def described_configs(data: str, names: Sequence[str]) -> list[str]:
     return [config.get("config_name", "default") for config in head.get("configs", [])]
 
 
-def read_csv(file: Path) -> list[Row]:
-    """Return the rows of a csv file."""
-    return list(csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True))
-
-
-def read_json(file: Path) -> list[Row]:
-    """Return the rows of a json file."""
-    return json.loads(read_text(file))
-
-
-def read_jsonl(file: Path) -> list[Row]:
-    """Return the rows of a file with a json object on each line."""
-    return [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
-
-
-def read_parquet(file: Path) -> list[Row]:
-    """Return the rows of a parquet file."""
-    from pyarrow.parquet import read_table
-
-    return read_table(file).to_pylist()
-
-
-READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".csv": read_csv,
-    ".json": read_json,
-    ".jsonl": read_jsonl,
-    ".parquet": read_parquet,
-}
-
-
 def read_file(file: Path) -> list[Row]:
     """Return the rows of a csv, json, jsonl or parquet file. Raise ValueError for any other content."""
     try:
-        rows = READERS[suffix(file.name)](file)
+        match suffix(file.name):
+            case ".csv":
+                rows = list(csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True))
+            case ".json":
+                rows = json.loads(read_text(file))
+            case ".jsonl":
+                rows = [json.loads(line) for line in read_text(file).split("\n") if line.strip()]
+            case _:
+                from pyarrow.parquet import read_table
+
+                rows = read_table(file).to_pylist()
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

@@ -61,6 +61,12 @@ def reorder(picks: np.ndarray, order: str, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(picks) if order == "shuffled" else picks
 
 
+def encode_frames(model: SUMA, videos: Sequence[np.ndarray]) -> Videos:
+    """Return the features of videos (F, 3, S, S), or of what `encode_images` made of their frames (F, C + ...)."""
+    pixels, mask = (torch.from_numpy(x).to(model.device) for x in pad_frames(videos, model.config.num_frames))
+    return model.make_videos(*model.encode_video(pixels, mask), mask)
+
+
 @torch.no_grad()
 def encode_videos(
     model: SUMA,
@@ -77,8 +83,7 @@ def encode_videos(
 
     def encode(chosen: Sequence[int]) -> Videos:
         frames = [cache.get(j, reorder(pick_frames(int(cache.counts[j]), num_frames), order, j)) for j in chosen]
-        pixels, mask = (torch.from_numpy(x).to(model.device) for x in pad_frames(frames, num_frames))
-        return model.make_videos(*model.encode_video(pixels, mask), mask)
+        return encode_frames(model, frames)
 
     indices = range(len(clips)) if picks is None else picks
     return encode_all(indices, encode, batch_size, accelerator, "encode videos")

@@ -26,7 +26,7 @@ from suma.model.cpu import fast_image_tower, has_bf16
 from suma.model.suma import SUMA
 from suma.progress import Progress
 from suma.video.frames import read_frames
-from suma.video.preprocess import resize_frames
+from suma.video.preprocess import prepare
 
 FORMATS = ("raw", "jpeg")
 JPEG_QUALITY = 90
@@ -136,8 +136,8 @@ class FrameCache:
                     raise
                 self._counts[i] = -1
                 return f"{self.clips[i].path}: {error}"
-            pixels = resize_frames(frames, self.image["size"], self.image["resize_mode"], self.image["interpolation"])
-            self._store.put(i, pixels.numpy())
+            pixels = prepare([frames], self.image)
+            self._store.put(i, pixels)
             self._counts[i] = len(pixels)
             return ""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from suma.similarity import Texts, Videos
 
@@ -34,18 +35,6 @@ def unflatten(flat: list[Tensor], anchors: Tensor, mask: Tensor) -> dict[str, An
     }
 
 
-def random_state(devices: list[torch.device]) -> list[Tensor]:
-    """Return the random states of the CPU and of these GPUs."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-
-
-def set_random_state(devices: list[torch.device], states: list[Tensor]) -> None:
-    """Restore the states that `random_state` returned."""
-    torch.set_rng_state(states[0])
-    for device, state in zip(devices, states[1:], strict=True):
-        torch.cuda.set_rng_state(state, device)
-
-
 def cached_step(
     model: nn.Module,
     batch: tuple[Tensor, ...],
@@ -58,10 +47,10 @@ def cached_step(
     batch: tokens, anchors, pixels and mask, B rows each. loss: returns an object with the scalar `.total`.
     """
     pieces = list(zip(*(x.split(chunk) for x in batch), strict=True))
-    devices, states, outs = [batch[2].device] if batch[2].is_cuda else [], [], []
+    states, outs = [], []
     with torch.no_grad():
         for piece in pieces:
-            states.append(random_state(devices))
+            states.append((torch.get_rng_state(), *get_device_states(*piece)))
             outs.append(flatten(model(*piece)))
     flat = [torch.cat(parts) for parts in list(zip(*outs, strict=True))[:-2]] + outs[0][-2:]
     leaves = [x.detach().requires_grad_() for x in flat]
@@ -73,8 +62,10 @@ def cached_step(
     for i, piece in enumerate(pieces):
         last = i == len(pieces) - 1
         unsynced: Any = model.no_sync if hasattr(model, "no_sync") and not last else nullcontext
+        cpu_state, devices, device_states = states[i]
         with unsynced(), torch.random.fork_rng(devices):
-            set_random_state(devices, states[i])  # dropped patches and paths are those of the first pass
+            torch.set_rng_state(cpu_state)  # dropped patches and paths are those of the first pass
+            set_device_states(devices, device_states)
             out = flatten(model(*piece))
             surrogate = sum((x * g[i]).sum() for x, g in zip(out[:-2], wanted, strict=True))
             for scale, gradient in zip(out[-2:], scales, strict=True):  # one scalar for the whole batch: counted once

@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from data import pad_frames
-from encode import encode_all, encode_captions
+from encode import encode_all, encode_captions, encode_frames
 
 from suma.model.cpu import use_fast_matmul
 from suma.model.suma import SUMA
 from suma.similarity import Texts, Videos
 from suma.video.frames import read_frames
-from suma.video.preprocess import resize_frames
+from suma.video.preprocess import prepare
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,22 +90,19 @@ class MTEBModel:
         files = rows.cast_column("video", Video(decode=False))["video"]
 
         def encode(chosen: Sequence[int]) -> Videos:
-            pixels, mask = pad_frames([self.frames(files[i]) for i in chosen], self.model.config.num_frames)
-            seen, valid = (torch.from_numpy(x).to(self.model.device) for x in (pixels, mask))
-            return self.model.make_videos(*self.model.encode_video(seen, valid), valid)
+            return encode_frames(self.model, [self.frames(files[i]) for i in chosen])
 
         return encode_all(range(len(rows)), encode, batch_size, None, "encode videos")
 
     def frames(self, file: dict[str, Any]) -> Any:
         """Return the frames (F, 3, S, S) uint8 of a video as datasets keeps it: bytes, or the path of a local file."""
-        image = self.model.config.image
         with tempfile.TemporaryDirectory() as folder:
             path = file["path"]
             if file["bytes"] is not None:
                 path = Path(folder) / ("video" + (Path(path or "").suffix or ".mp4"))
                 path.write_bytes(file["bytes"])
             frames = read_frames(path, self.model.config.num_frames).frames
-        return resize_frames(frames, image["size"], image["resize_mode"], image["interpolation"]).numpy()
+        return prepare([frames], self.model.config.image)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

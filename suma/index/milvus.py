@@ -131,11 +131,7 @@ class State:
 
     def allowed(self, chosen: Filter) -> str | None:
         """Return the expression that holds for the files that a filter lets through; None: for all."""
-        parts = [f"duration >= {chosen.longer!r}"] if chosen.longer > 0 else []
-        parts += [f"duration <= {chosen.shorter!r}"] if chosen.shorter < float("inf") else []
-        since, until = chosen.times
-        parts += [f"mtime >= {since!r}"] if chosen.after else []
-        parts += [f"mtime < {until!r}"] if chosen.before else []
+        parts = [name.format(repr(value)) for name, value in chosen.limits.items()]
         if chosen.folder and os.path.isabs(chosen.folder):
             parts.append(below(os.path.realpath(chosen.folder)))
         elif chosen.folder:

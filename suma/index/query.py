@@ -140,22 +140,19 @@ class Filter:
         )
 
     @property
-    def times(self) -> tuple[float, float]:
-        """From which and before which time, in seconds; 0: any."""
-        return _seconds("after", self.after), _seconds("before", self.before)
+    def limits(self) -> dict[str, float]:
+        """The conditions on a file's columns, each with {} for its value."""
+        asked = {
+            "duration >= {}": (self.longer, self.longer > 0),
+            "duration <= {}": (self.shorter, 0 < self.shorter < math.inf),
+            "mtime >= {}": (_seconds("after", self.after), self.after),
+            "mtime < {}": (_seconds("before", self.before), self.before),
+        }
+        return {name: value for name, (value, counts) in asked.items() if counts}
 
     def condition(self, within: Callable[[str, str], tuple[str, list[object]]]) -> tuple[str, list[object]]:
-        """The same in SQL, with its values; empty where all may answer."""
-        parts: list[str] = []
-        values: list[object] = []
-        for name, value in (("duration >= ?", self.longer), ("duration <= ?", self.shorter)):
-            if 0 < value < math.inf:
-                parts.append(name)
-                values.append(value)
-        for name, date, time in zip(("mtime >= ?", "mtime < ?"), (self.after, self.before), self.times, strict=True):
-            if date:
-                parts.append(name)
-                values.append(time)
+        """Return the same in SQL, with its values; empty where all may answer. `within`: of the folder (Database)."""
+        parts, values = [name.format("?") for name in self.limits], list[object](self.limits.values())
         if self.folder:
             inside, more = within(self.folder, self.root)
             parts.append(inside)

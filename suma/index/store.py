@@ -44,14 +44,10 @@ class Store:
 
     def __init__(self, folder: Path, model: str, dim: int, segment: float | None = None, source: str = ""):
         self.folder, self.model, self.dim, self.generation = folder.resolve(), model, dim, 0
+        self.place = str(self.folder)
         self.segment = segment  # seconds of a part of a long video; 0: none is cut; None: as the index says
         self.source = source  # the string that its model was loaded by
         self._mutex, self._depth = threading.RLock(), 0  # of the writers
-
-    @property
-    def place(self) -> str:
-        """Where it is."""
-        return str(self.folder)
 
     # ---- opening ---------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suma.model.config import ACTIVATIONS, ANCHORS
 from suma.model.vocabulary import Vocabulary
 
 TOP, SHARPNESS = 16, 20.0  # concepts that "top" keeps; what multiplies the cosines under "sparsemax"
@@ -70,9 +69,6 @@ class ConceptSpace(nn.Module, Vocabulary):
     ):
         nn.Module.__init__(self)
         Vocabulary.__init__(self, words, counts, num_captions, anchor, ignored)
-        for name, value, known in (("anchor", anchor, ANCHORS), ("activation", activation, ACTIVATIONS)):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown: choose one of {', '.join(known)}")
         self.activation = activation
         self.centres = nn.Parameter(torch.randn(num_concepts, width) * width**-0.5)
         self.map = nn.Linear(width, dim, bias=False) if width != dim else nn.Identity()
