@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from suma import SUMA, VideoIndex
+from suma import SUMA, SUMAConfig, VideoIndex
 from suma.model import concept_space
 from suma.model.concept_space import ConceptSpace
 from suma.model.from_clip import cluster_words, naming_order
@@ -184,9 +184,14 @@ def embed(words: Sequence[str]) -> np.ndarray:
     return np.array([AXES[word] for word in words], np.float32)
 
 
+def config(dim: int = 3, anchor: str = "idf", counts: Sequence[int] = COUNTS) -> SUMAConfig:
+    clip = {"embed_dim": dim}
+    return SUMAConfig(clip, {}, words=WORDS, word_counts=counts, num_captions=3, num_concepts=3, anchor=anchor)
+
+
 def space(anchor: str = "idf") -> ConceptSpace:
     """Of the corpus "a dog runs", "a dog sleeps", "a cat": concept 0 {a, dog}, 1 {cat}, 2 {runs, sleeps}."""
-    made = ConceptSpace(WORDS, COUNTS, 3, 3, width=3, dim=3, anchor=anchor)
+    made = ConceptSpace(config(anchor=anchor), width=3)
     made.start(np.eye(3, dtype=np.float32), np.array([0, 0, 1, 2, 2]))
     return made
 
@@ -282,7 +287,7 @@ def test_activations_are_cosines_with_the_concepts():
 
 
 def test_where_widths_differ_a_learned_map_brings_concepts_to_the_joint_space():
-    made = ConceptSpace(WORDS, COUNTS, 3, 3, width=3, dim=5)
+    made = ConceptSpace(config(dim=5), width=3)
     assert made.concepts().shape == (3, 5)
     made.concepts().sum().backward()
     assert made.map.weight.grad.shape == (5, 3)
@@ -334,9 +339,9 @@ def test_words_and_their_concepts_survive_saving_also_after_learning(tiny_model:
 
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match=r"'tfidf'.*binary, count, idf"):
-        ConceptSpace(WORDS, COUNTS, 3, 3, 3, 3, anchor="tfidf")
+        config(anchor="tfidf")
     with pytest.raises(ValueError, match=r"5 words .*2 counts"):
-        ConceptSpace(WORDS, COUNTS[:2], 3, 3, 3, 3)
+        ConceptSpace(config(counts=COUNTS[:2]), width=3)
 
 
 def test_the_examples_in_the_docstrings_hold():

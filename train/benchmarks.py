@@ -59,7 +59,7 @@ def load_clips(
     a caption, an empty caption, a name that means two videos, and if there are no videos.
     """
     root = Path(data)
-    if not root.is_dir() and (data.startswith((".", "/", "~")) or data.count("/") != 1):
+    if not root.is_dir() and not is_hub_id(data):
         raise FileNotFoundError(f"no benchmark folder {data} (a Hub id has the form owner/name)")
     if limit < 0:
         raise ValueError(f"limit={limit}: expected a number of clips, or 0 for all")
@@ -78,6 +78,11 @@ def load_clips(
     names = [str(clip.path) for clip in clips]
     paths = local_videos(root, names) if root.is_dir() else hub_videos(data, names, by_range=limit > 0)
     return [replace(clip, path=path) for clip, path in zip(clips, paths, strict=True)]
+
+
+def is_hub_id(data: str) -> bool:
+    """Return True if a benchmark's name means a dataset on the Hub, and there is no folder of that name."""
+    return not Path(data).is_dir() and data.count("/") == 1 and not data.startswith((".", "/", "~"))
 
 
 def check_clips(clips: Sequence[Clip], where: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks import is_hub_id
 from huggingface_hub import EvalResult, HfApi, ModelCard, constants
 from huggingface_hub.file_download import repo_folder_name
 from mixture import parse_mix
@@ -85,11 +86,6 @@ The paper's authors have no part in this implementation or in this model.
 {paper}
 ```
 """
-
-
-def is_hub_id(data: str) -> bool:
-    """Return True if a benchmark's name means a dataset on the Hub, and there is no folder of that name."""
-    return not Path(data).is_dir() and data.count("/") == 1 and not data.startswith((".", "/", "~"))
 
 
 def shown(value: str) -> str:

@@ -103,16 +103,12 @@ class FrameCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder / "lock")  # one process builds, the others find it built
         with self._lock:
-            self._open(form)
-
-    def _open(self, form: str) -> None:
-        num_frames, image = self.num_frames, self.image
-        self._store: RawStore | JpegStore = (
-            RawStore(self.folder, len(self.clips), num_frames, image["size"])
-            if form == "raw"
-            else JpegStore(self.folder, len(self.clips), num_frames)
-        )
-        self._counts = _array(self.folder / "counts.npy", np.int32, (len(self.clips),))  # 0: to do, -1: unreadable
+            self._store: RawStore | JpegStore
+            if form == "raw":
+                self._store = RawStore(self.folder, len(clips), num_frames, image["size"])
+            else:
+                self._store = JpegStore(self.folder, len(clips), num_frames)
+            self._counts = _array(self.folder / "counts.npy", np.int32, (len(clips),))  # 0: to do, -1: unreadable
 
     @property
     def counts(self) -> np.ndarray:

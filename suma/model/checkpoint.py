@@ -171,11 +171,6 @@ def _download(model_id: str, name: str, **options: Any) -> Path:
         ) from error
 
 
-def saved_tokenizer(folder: Path) -> Path | None:
-    """Return the folder of the tokenizer saved with a model, or None where open_clip has it."""
-    return folder / TOKENIZER if (folder / TOKENIZER).is_dir() else None
-
-
 def read_weights(file: Path, device: str = "cpu") -> tuple[dict[str, "Tensor"], dict[str, str]]:
     """Return a file's tensors on a device, and its metadata. Raise RuntimeError for one that is not whole."""
     from safetensors import SafetensorError, safe_open

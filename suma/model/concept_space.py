@@ -4,13 +4,12 @@ activate.
 Shapes: W words, K concepts, E token-embedding width, D joint width, T texts.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suma.model.config import SUMAConfig
 from suma.model.vocabulary import Vocabulary
 
 TOP, SHARPNESS = 16, 20.0  # concepts that "top" keeps; what multiplies the cosines under "sparsemax"
@@ -43,44 +42,34 @@ def factors(concepts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ConceptSpace(nn.Module, Vocabulary):
-    """Hold K learned concepts, and which of them each word names.
+    """Hold K learned concepts, and which of them each word of a config names.
 
-    `words` come best name first (see `naming_order`), `counts` are their document frequencies among `num_captions`
-    training captions. The concepts (K, E) start at the word clusters' centres and are learned by every loss; the
-    assignment and the initial centres are buffers, so that a loaded model maps any sentence. Where E differs from D a
-    learned linear map brings the concepts to D (our reading).
+    The concepts (K, E) start at the word clusters' centres and are learned by every loss; the assignment and the
+    initial centres are buffers, so that a loaded model maps any sentence. Where E differs from D a learned linear map
+    brings the concepts to D (our reading).
 
-    anchor: what a sentence's words weigh (see `anchors`), or "self": a sentence is placed as videos are, by its own
-    feature, and nothing supervises the space. activation: what a feature's cosines become, "cosine" as they are; "mlp"
-    is a network in their place, "relu", "top" and "sparsemax" leave few above 0 (searches need "cosine").
+    config.anchor: what a sentence's words weigh (see `anchors`), or "self": a sentence is placed as videos are, by its
+    own feature, and nothing supervises the space. config.activation: what a feature's cosines become, "cosine" as they
+    are; "mlp" is a network in their place, "relu", "top" and "sparsemax" leave few above 0 (searches need "cosine").
     """
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        counts: Sequence[int],
-        num_captions: int,
-        num_concepts: int,
-        width: int,
-        dim: int,
-        anchor: str = "idf",
-        activation: str = "cosine",
-        ignored: Sequence[str] = (),
-    ):
+    def __init__(self, config: SUMAConfig, width: int):
         nn.Module.__init__(self)
-        Vocabulary.__init__(self, words, counts, num_captions, anchor, ignored)
-        self.activation = activation
+        Vocabulary.__init__(
+            self, config.words, config.word_counts, config.num_captions, config.anchor, config.ignored_words
+        )
+        self.activation, dim, num_concepts = config.activation, int(config.clip["embed_dim"]), config.num_concepts
         self.centres = nn.Parameter(torch.randn(num_concepts, width) * width**-0.5)
         self.map = nn.Linear(width, dim, bias=False) if width != dim else nn.Identity()
         self.network = (
             nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_concepts))
-            if activation == "mlp"
+            if self.activation == "mlp"
             else None
         )
         self.initial_centres: Tensor
         self.word_to_concept: Tensor
         self.register_buffer("initial_centres", self.centres.detach().clone())
-        self.register_buffer("word_to_concept", torch.arange(len(words)) % num_concepts)
+        self.register_buffer("word_to_concept", torch.arange(len(config.words)) % num_concepts)
 
     def start(self, centres: np.ndarray, assignment: np.ndarray, concepts: np.ndarray | None = None) -> None:
         """Start the concepts at the centres (K, E) of the word clusters, or at `concepts` (K, E); assignment (W,) says

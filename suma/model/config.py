@@ -72,12 +72,9 @@ class SUMAConfig:
     def __post_init__(self) -> None:
         if self.format_version != FORMAT_VERSION:
             raise ValueError(f"config format_version {self.format_version} is not the {FORMAT_VERSION} this SUMA reads")
-        if self.aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation {self.aggregation!r}: choose one of {', '.join(AGGREGATIONS)}")
-        if self.anchor not in ANCHORS:
-            raise ValueError(f"anchor {self.anchor!r}: choose one of {', '.join(ANCHORS)}")
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        for name, known in (("aggregation", AGGREGATIONS), ("anchor", ANCHORS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}")
         for name in ("concept_share", "coarse_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")

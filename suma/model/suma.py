@@ -59,17 +59,7 @@ class SUMA(
         layers, grid = config.temporal_layers, config.frame_grid
         self.temporal = TemporalEncoder(dim, layers, config.temporal_positions) if layers else None
         self.grid = FrameGrid(grid, backbone.cell_width(self.clip, dim), dim) if grid else None
-        self.space = ConceptSpace(
-            config.words,
-            config.word_counts,
-            config.num_captions,
-            config.num_concepts,
-            width,
-            dim,
-            config.anchor,
-            config.activation,
-            config.ignored_words,
-        )
+        self.space = ConceptSpace(config, width)
         self.concept_logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.tokenizer_folder = tokenizer_folder  # where SigLIP's tokenizer lies
         self.tokenizer = load_tokenizer(config.tokenizer, config.clip["text_cfg"], tokenizer_folder)
@@ -153,7 +143,8 @@ class SUMA(
         state, metadata = checkpoint.read_weights(Path(model_id, checkpoint.WEIGHTS), map_location)
         for option in checkpoint.HUB_OPTIONS:  # the mixin passes them on; all is here by now
             kwargs.pop(option, None)
-        model = cls(**{**kwargs, "tokenizer_folder": checkpoint.saved_tokenizer(Path(model_id))})
+        tokenizer = Path(model_id, checkpoint.TOKENIZER)
+        model = cls(**{**kwargs, "tokenizer_folder": tokenizer if tokenizer.is_dir() else None})
         if map_location != "cpu":
             model.to(map_location)
         model.load_state_dict(state, strict=True)

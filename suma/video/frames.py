@@ -137,7 +137,7 @@ def _span(
         reason = "not used for this kind of file"
         if line.grouped:
             try:
-                return Frames(_decord_frames(file, line, chosen, keyframes), line.times[chosen], line.duration)
+                return Frames(_decord_frames(file, line, chosen), line.times[chosen], line.duration)
             except Exception as other:  # decord's own error is a plain Exception
                 reason = _first_line(other)
         raise ValueError(f"cannot decode {file} (PyAV: {_first_line(error)}; decord: {reason})") from None
@@ -166,7 +166,7 @@ def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes
     return np.unique(np.searchsorted(line.times, middles + TOLERANCE) - 1), first, last
 
 
-def _decord_frames(path: str, line: Timeline, chosen: np.ndarray, keyframes: bool) -> np.ndarray:
+def _decord_frames(path: str, line: Timeline, chosen: np.ndarray) -> np.ndarray:
     """Return the chosen frames as decord reads them, uint8 (F, h, w, 3)."""
     import decord
 
@@ -175,13 +175,7 @@ def _decord_frames(path: str, line: Timeline, chosen: np.ndarray, keyframes: boo
     reader = decord.VideoReader(path, ctx=decord.cpu(), num_threads=1, fault_tol=1e-9)
     if len(reader) != len(line.times):  # it counts frames that an edit list hides
         raise ValueError(f"{len(reader)} frames counted where there are {len(line.times)}")
-    if not (keyframes and np.isin(chosen, line.keys).all()):
-        return reader.get_batch(chosen).asnumpy()
-    pictures = []
-    for number in chosen.tolist():
-        reader.seek(number)
-        pictures.append(reader.next().asnumpy())
-    return np.stack(pictures)
+    return reader.get_batch(chosen).asnumpy()
 
 
 def _pyav_frames(
