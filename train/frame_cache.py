@@ -30,6 +30,7 @@ from suma.video.preprocess import prepare
 
 FORMATS = ("raw", "jpeg")
 JPEG_QUALITY = 90
+BATCH = 4  # clips encoded at once: more pictures than a processor's cache holds take twice as long each
 
 
 class RawStore:
@@ -188,9 +189,6 @@ def _array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     fresh = np.lib.format.open_memmap(path.with_suffix(".partial"), mode="w+", dtype=dtype, shape=shape)
     path.with_suffix(".partial").rename(path)
     return fresh
-
-
-BATCH = 4  # clips encoded at once: more pictures than a processor's cache holds take twice as long each
 
 
 class FrameFeatures:

@@ -20,6 +20,8 @@ from suma.model.vocabulary import split_words
 from suma.similarity import Scoring, Similarities, Videos, combine
 
 SHARES = tuple(i / 20 for i in range(0, 21))  # candidates for the aligned space's share of the score
+RERANKS = ("inverted-softmax", "search", "dual-softmax")
+LEAST = 5  # a concept counts if the captions of so many videos name it: fewer say nothing about a ranking
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,6 @@ def choose_share(sims: Sequence[Similarities], how: Scoring) -> float:
     return SHARES[int(np.argmax(means))]
 
 
-RERANKS = ("inverted-softmax", "search", "dual-softmax")
-
-
 @dataclass(frozen=True)
 class Rerank:
     """Which correction, and its bank: a sample of `bank_size` clips of `bank_config`, never of the evaluated split.
@@ -154,9 +153,6 @@ def dual_softmax(scores: Tensor, inverse_temperature: float) -> Tensor:
     themselves, so a search, where queries come one at a time, cannot do it.
     """
     return scores - popularity(scores, inverse_temperature) / 2
-
-
-LEAST = 5  # a concept counts if the captions of so many videos name it: fewer say nothing about a ranking
 
 
 def average_precision(scores: np.ndarray, true: np.ndarray) -> float:

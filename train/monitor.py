@@ -18,6 +18,16 @@ from tqdm import tqdm
 from suma import atomic_io
 
 LOG, CURVE = "log.jsonl", "curve.png"
+FREE = (
+    "output",
+    "push_to_hub",
+    "test_config",
+    "log_every",
+    "save_every",
+    "tracker",
+)  # options that do not change the weights
+RESULTS = "results.json"
+NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def keep_log_until(file: Path, step: int) -> None:
@@ -122,18 +132,6 @@ def draw_curve(log: Path, picture: Path) -> None:
     if tested:
         right.legend()
     figure.savefig(picture, dpi=120)
-
-
-FREE = (
-    "output",
-    "push_to_hub",
-    "test_config",
-    "log_every",
-    "save_every",
-    "tracker",
-)  # options that do not change the weights
-RESULTS = "results.json"
-NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def check_same_run(c: TrainConfig, output: Path) -> None:

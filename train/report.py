@@ -17,6 +17,11 @@ PAIRS = ("order", "appear/vanish", "grow/shrink", "up/down", "left/right")
 WAYS = {"t2v": "text -> video", "v2t": "video -> text"}
 HEAD = ["| score | direction | R@1 (95 % interval) | R@5 | R@10 | MdR | MnR |", "|---|---|---|---|---|---|---|"]
 Row = dict[str, Any]  # question, name, options, runs
+COLUMNS = (
+    "question | row | seeds | held-out t->v | held-out v->t | test t->v R@1 | test v->t R@1 | "
+    f"against SUMA, t->v (95 %) | aligned t->v | aligned v->t | {' | '.join(PAIRS)} | "
+    "pointing | top-5 | concept AP | names | free queries"
+)
 
 
 def hits(row: Row, way: str) -> np.ndarray:
@@ -73,13 +78,6 @@ def free_queries(run: dict[str, Any]) -> float:
     """Return the percentage of the unseen free queries that find a right video first; NaN if there are none."""
     first = [row["rank"] == 1 for row in run["visitors"] if not row["seen"]]
     return 100 * sum(first) / len(first) if first else math.nan
-
-
-COLUMNS = (
-    "question | row | seeds | held-out t->v | held-out v->t | test t->v R@1 | test v->t R@1 | "
-    f"against SUMA, t->v (95 %) | aligned t->v | aligned v->t | {' | '.join(PAIRS)} | "
-    "pointing | top-5 | concept AP | names | free queries"
-)
 
 
 def table(rows: Sequence[Row]) -> str:

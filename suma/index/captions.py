@@ -22,6 +22,10 @@ from suma.model.vocabulary import nfc, unit
 CAPTION = ("caption", "captions", "text", "sentence")  # keys of a row, the first one that it has
 VIDEO = ("video", "video_id", "file_name", "file", "path")
 HALVES = re.compile("[\ud800-\udfff]")  # of characters that JSON writes as two \u escapes: what a cut leaves
+Fold: TypeAlias = Callable[[Sequence[str]], np.ndarray]  # sentences -> folded vectors (n, 2D)
+CANDIDATES = 700  # lines of the folded first stage that are scored exactly: few, and much alike
+BATCH, BLOCK = 256, 4096  # lines encoded or scored at once, and written at once
+SHOWN = 2000  # lines from which on a bar shows how far their encoding is
 
 
 def read_text(file: Path) -> str:
@@ -109,12 +113,6 @@ def _by_video(entry: Any, where: str) -> list[tuple[str, Any]]:
     if not isinstance(video, str | int):
         raise ValueError(f"{where}: {video!r:.60} is no name of a video")
     return [(str(video), row[captions[0]])]
-
-
-Fold: TypeAlias = Callable[[Sequence[str]], np.ndarray]  # sentences -> folded vectors (n, 2D)
-CANDIDATES = 700  # lines of the folded first stage that are scored exactly: few, and much alike
-BATCH, BLOCK = 256, 4096  # lines encoded or scored at once, and written at once
-SHOWN = 2000  # lines from which on a bar shows how far their encoding is
 
 
 class CaptionList:

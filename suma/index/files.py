@@ -20,6 +20,33 @@ from suma.atomic_io import on_disk
 from suma.index.storage import key
 
 NOTATION = "write K/N with K from 1 to N, such as 2/8 for the second of eight parts"
+VIDEO_EXTENSIONS = frozenset(
+    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv")
+    + (".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob")
+    + (".webm", ".wmv")
+)
+PHOTO_EXTENSIONS = frozenset((".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+IGNORE_FILE = ".sumaignore"
+LEFT_OUT = (  # always: hidden names; file servers' bins, snapshots and thumbnails. `!@eaDir/` takes one back
+    ".*",
+    "@eaDir/",
+    "@Recycle/",
+    "@Recently-Snapshot/",
+    "@__thumb/",
+    "#recycle/",
+    "#snapshot/",
+    "$RECYCLE.BIN/",
+    "RECYCLER/",
+    "System Volume Information/",
+    "lost+found/",
+)
+IGNORE_HELP = (
+    f"--exclude PATTERN, or a line of a file {IGNORE_FILE} in a folder, leaves out names below that folder, as in a "
+    ".gitignore: *.mov for files and folders, drafts/ for folders, old/*.mp4 or /old/ for paths from there on; * also "
+    "stands for /, ! takes back, # begins a comment (\\# a name), case does not matter, and the last line that fits "
+    "counts. Hidden names and the bins, snapshots and thumbnails of file servers (@eaDir, #recycle, $RECYCLE.BIN, "
+    "lost+found and others) are left out anyway."
+)
 
 
 @dataclass(frozen=True)
@@ -85,35 +112,6 @@ def missing_parts(folders: Iterable[str | Path]) -> list[str]:
         f"{start}{k}-of-{n}" for start, n in dict.fromkeys(m.groups() for m in found) for k in range(1, int(n) + 1)
     ]
     return [name for name in wanted if name not in names]
-
-
-VIDEO_EXTENSIONS = frozenset(
-    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".gif", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mkv")
-    + (".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob")
-    + (".webm", ".wmv")
-)
-PHOTO_EXTENSIONS = frozenset((".avif", ".bmp", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-IGNORE_FILE = ".sumaignore"
-LEFT_OUT = (  # always: hidden names; file servers' bins, snapshots and thumbnails. `!@eaDir/` takes one back
-    ".*",
-    "@eaDir/",
-    "@Recycle/",
-    "@Recently-Snapshot/",
-    "@__thumb/",
-    "#recycle/",
-    "#snapshot/",
-    "$RECYCLE.BIN/",
-    "RECYCLER/",
-    "System Volume Information/",
-    "lost+found/",
-)
-IGNORE_HELP = (
-    f"--exclude PATTERN, or a line of a file {IGNORE_FILE} in a folder, leaves out names below that folder, as in a "
-    ".gitignore: *.mov for files and folders, drafts/ for folders, old/*.mp4 or /old/ for paths from there on; * also "
-    "stands for /, ! takes back, # begins a comment (\\# a name), case does not matter, and the last line that fits "
-    "counts. Hidden names and the bins, snapshots and thumbnails of file servers (@eaDir, #recycle, $RECYCLE.BIN, "
-    "lost+found and others) are left out anyway."
-)
 
 
 def readable(name: str) -> str:

@@ -30,6 +30,12 @@ SUBSPACES = 80  # of the first code
 UNKEPT = 0.05, 0.02  # share of the vectors' variance that the directions of either code may leave out
 TRAINING = 30_000  # vectors, evenly spaced, from which both learn
 BLOCK = 50_000  # vectors read at once
+EXACT_LIMIT = 200_000  # clips
+CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
+MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
+SHARD = 16_384  # vectors that one thread compares
+AT_ONCE = 2048  # vectors that are copied and compared, so that they stay in the processor's cache
+SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
 def _in_balance(variances: np.ndarray, each: int, subspaces: int) -> np.ndarray:
@@ -141,14 +147,6 @@ class Codes:
             return found[some.search(finer, wanted)[1][0]]
         scores, order = (x[0] for x in some.search(finer, len(found)))
         return found[order[np.argsort(less[found[order]] - scores)[:wanted]]]
-
-
-EXACT_LIMIT = 200_000  # clips
-CACHE_SHARE = 0.8  # of the clips that a cache holds at least; below, it is made anew
-MORE = 16  # dimensions for `less`, so that rows stay aligned; all but one are 0
-SHARD = 16_384  # vectors that one thread compares
-AT_ONCE = 2048  # vectors that are copied and compared, so that they stay in the processor's cache
-SMALL = 20_000  # clips that the first search compares without faiss, whose import takes longer
 
 
 class Candidates:

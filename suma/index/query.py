@@ -42,6 +42,14 @@ from suma.model.vocabulary import NEGATIONS, Vocabulary, fold, ignored_words, nf
 
 MAX_STEERED = 32  # concepts of one query
 _BRACKET = re.compile(r"\[\s*([^\[\]\s]+)\s+([-+]?\d*\.?\d+)\s*\]")
+MAX_TERMS, MAX_WEIGHT = 32, 10.0
+CANCELLED = 1e-3  # length below which what is left of a sum is noise
+_PHRASE = r'"[^"]+"'
+_TOKEN = re.compile(
+    rf"(?<!\S)(?:(?P<name>in|longer|shorter|after|before|score):(?P<value>{_PHRASE}|[^\s\"]\S*)"
+    rf"|(?P<sign>[+-]?)(?P<term>{_PHRASE}|\S+?)(?:\^(?P<weight>\d+(?:\.\d+)?|\.\d+))?[,.;]?)(?!\S)"
+)
+_TERM = re.compile(rf"{_PHRASE}$|[^\W\d_]")  # what may be a term; `-5` and a lone `-` are words of a sentence
 
 
 def parse_steering(text: str) -> tuple[str, dict[str, float]]:
@@ -87,16 +95,6 @@ def steer(model: Encoder, texts: Queries | None, weights: Mapping[str, float]) -
     for concept, value in concepts_of(model, weights).items():
         anchors[0, concept] = value
     return Queries(texts.features, unit(anchors))
-
-
-MAX_TERMS, MAX_WEIGHT = 32, 10.0
-CANCELLED = 1e-3  # length below which what is left of a sum is noise
-_PHRASE = r'"[^"]+"'
-_TOKEN = re.compile(
-    rf"(?<!\S)(?:(?P<name>in|longer|shorter|after|before|score):(?P<value>{_PHRASE}|[^\s\"]\S*)"
-    rf"|(?P<sign>[+-]?)(?P<term>{_PHRASE}|\S+?)(?:\^(?P<weight>\d+(?:\.\d+)?|\.\d+))?[,.;]?)(?!\S)"
-)
-_TERM = re.compile(rf"{_PHRASE}$|[^\W\d_]")  # what may be a term; `-5` and a lone `-` are words of a sentence
 
 
 def _seconds(name: str, date: str) -> float:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from suma.model.tokenizer import brings_tokenizer
 
+RUN = 64  # texts of like length that a CPU encodes together
+
 
 class Backbone(NamedTuple):
     """A CLIP, and what is needed to build it again and to feed it."""
@@ -200,9 +202,6 @@ def load_weights(clip: nn.Module, file: Path) -> None:
         if "TorchScript" in str(error):
             raise ValueError(f"{file} is a TorchScript archive, which is code, so it is not read: {advice}") from error
         raise RuntimeError(f"{file} is damaged or does not fit this backbone: {error}") from error
-
-
-RUN = 64  # texts of like length that a CPU encodes together
 
 
 def text_tower(clip: nn.Module) -> Any:

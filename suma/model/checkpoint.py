@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 RECIPE = 1  # part of the folder's name: a later version of the concepts is made anew
 _NAMED = re.compile(r"[\w.-]+:[\w.-]+", re.ASCII)
+_PACKED = Path(__file__).resolve().parents[1] / "bundled"  # pyproject.toml puts it into the installed package
+BUNDLED = _PACKED if _PACKED.is_dir() else _PACKED.parents[1] / "assets" / "model"
+STRONGER = (
+    "note: the bundled model is a small one: in real videos, an index made with --model PE-Core-B-16:meta (1.8 GB, "
+    "downloaded once) finds more"
+)
+HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
 
 def is_named(model: str) -> bool:
@@ -98,17 +107,6 @@ def _nearest(word: str, known: list[str], show_all: bool = False) -> str:
     if near:
         return f": did you mean {' or '.join(near)}?"
     return f": choose one of {', '.join(known)}" if show_all else " (`open_clip.list_models()` names all)"
-
-
-_PACKED = Path(__file__).resolve().parents[1] / "bundled"  # pyproject.toml puts it into the installed package
-BUNDLED = _PACKED if _PACKED.is_dir() else _PACKED.parents[1] / "assets" / "model"
-STRONGER = (
-    "note: the bundled model is a small one: in real videos, an index made with --model PE-Core-B-16:meta (1.8 GB, "
-    "downloaded once) finds more"
-)
-HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-TOKENIZER, TOKENIZER_FILES = "tokenizer", ("tokenizer.json", "tokenizer_config.json")  # only where open_clip has none
 
 
 def find(model: str | Path, **options: Any) -> Path:

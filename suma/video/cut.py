@@ -28,6 +28,11 @@ ENCODERS = {  # of pictures, by container
 }
 BT601, UNSAID, LIMITED = 6, 2, 1  # two matrices as ITU-T H.273 numbers them; a colour range as FFmpeg numbers it
 TICK = Fraction(1, 1000)  # seconds, the clock of encoded pictures
+PADDING = 1.0  # seconds before and after what is to be saved
+SLACK = 0.5  # seconds that a clip may begin early, so that it begins at a key frame
+COPIED = {"h264", "hevc", "av1", "vp9", "aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}  # codecs that mp4 holds
+TOLERANCE = 1e-3  # seconds; times nearer than this are equal
+LEFTOVER = 3600.0  # seconds after which a hidden partial file is one that a killed run left
 
 
 def in_order(streams: "Iterable[Iterator[Packet]]") -> "Iterator[Any]":
@@ -150,13 +155,6 @@ def encoded_sound(path: str, index: int, written: "OutputContainer", zero: Fract
             if packet.pts is not None and (packet.pts - shift) * stream.time_base >= end:
                 break
         yield from out.encode(None)
-
-
-PADDING = 1.0  # seconds before and after what is to be saved
-SLACK = 0.5  # seconds that a clip may begin early, so that it begins at a key frame
-COPIED = {"h264", "hevc", "av1", "vp9", "aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"}  # codecs that mp4 holds
-TOLERANCE = 1e-3  # seconds; times nearer than this are equal
-LEFTOVER = 3600.0  # seconds after which a hidden partial file is one that a killed run left
 
 
 def save_clip(path: str | Path, start: float, end: float, folder: str | Path, padding: float = PADDING) -> Path:

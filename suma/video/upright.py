@@ -30,6 +30,24 @@ STRIP = 64  # rows mapped at once: what they need fits the processor's cache
 BT2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32)
 P3 = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]], np.float32)
 TO_BT709 = {1: np.eye(3, dtype=np.float32), 12: P3}
+Turn = tuple[int, int, int, int]  # (a, b, c, d): the stored pixel (x, y) is shown at (a x + c y, b x + d y)
+# By EXIF orientation.
+TURNS: dict[int, Turn] = {
+    1: (1, 0, 0, 1),
+    2: (-1, 0, 0, 1),
+    3: (-1, 0, 0, -1),
+    4: (1, 0, 0, -1),
+    5: (0, 1, 1, 0),
+    6: (0, 1, -1, 0),
+    7: (0, -1, -1, 0),
+    8: (0, -1, 1, 0),
+}
+MOST_STRETCH = 8  # a pixel that is wider or higher is taken for an error in the file
+MAX_PIXELS = 64_000_000  # per picture; 8K is 33 million
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000")
+ANIMATED = ("PNG", "WEBP", "AVIF")
+HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands
+STEP = 0.1  # seconds of an animation's frame that does not say how long it is shown
 
 
 def to_sdr(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
@@ -81,22 +99,6 @@ def _linear(transfer: int) -> np.ndarray:
 def _display_codes() -> np.ndarray:
     """Return the 8-bit code for each square root of light, uint8 (65536,): BT.1886's display, gamma 2.4."""
     return np.round(255 * (np.arange(65536) / 65535) ** (2 / 2.4)).astype(np.uint8)
-
-
-Turn = tuple[int, int, int, int]  # (a, b, c, d): the stored pixel (x, y) is shown at (a x + c y, b x + d y)
-# By EXIF orientation.
-TURNS: dict[int, Turn] = {
-    1: (1, 0, 0, 1),
-    2: (-1, 0, 0, 1),
-    3: (-1, 0, 0, -1),
-    4: (1, 0, 0, -1),
-    5: (0, 1, 1, 0),
-    6: (0, 1, -1, 0),
-    7: (0, -1, -1, 0),
-    8: (0, -1, 1, 0),
-}
-MOST_STRETCH = 8  # a pixel that is wider or higher is taken for an error in the file
-MAX_PIXELS = 64_000_000  # per picture; 8K is 33 million
 
 
 class View(NamedTuple):
@@ -174,12 +176,6 @@ def _frame_turn(frame: "VideoFrame") -> Turn:
         return TURNS[1]
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
     return a, b, c, d
-
-
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "JPEG2000")
-ANIMATED = ("PNG", "WEBP", "AVIF")
-HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # brands
-STEP = 0.1  # seconds of an animation's frame that does not say how long it is shown
 
 
 def seconds_shown(path: str) -> np.ndarray | None:

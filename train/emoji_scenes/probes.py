@@ -26,6 +26,10 @@ from suma.model.suma import SUMA
 from suma.model.vocabulary import split_words
 from suma.similarity import Videos
 
+STRONGEST = 5  # concepts of a frame that are looked at
+COMMON = 0.5  # a concept true of more frames than this says nothing
+WRONG = ("actor", "setting", "action", "order", "nothing")  # what is looked at, in this order
+
 
 def time_probe(model: SUMA, clips: Sequence[Clip], videos: Videos) -> dict[str, tuple[float, int]]:
     """Return how often, in percent, a caption scores its clip above the twin, and of how many pairs, by kind of pair.
@@ -163,10 +167,6 @@ def visitor_ranks(
     return rows
 
 
-STRONGEST = 5  # concepts of a frame that are looked at
-COMMON = 0.5  # a concept true of more frames than this says nothing
-
-
 def naming_words() -> dict[str, set[str]]:
     """Return the words that name one actor or one setting and nothing else: "actor dog": {"dog", "puppy", "hound"}."""
     things = {f"actor {a.name}": [a.name, *a.synonyms] for a in ACTORS.values()}
@@ -248,9 +248,6 @@ def _same_thing(model: SUMA, thing_of: dict[str, str]) -> tuple[float, float]:
             together += k == other
             same += k == other and thing == another
     return same / max(1, together), alike / max(1, pairs)
-
-
-WRONG = ("actor", "setting", "action", "order", "nothing")  # what is looked at, in this order
 
 
 def difference(wanted: dict, found: dict) -> str:
