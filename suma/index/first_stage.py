@@ -164,7 +164,7 @@ class Candidates:
     def search(
         self,
         store: AnyStore,
-        snapshot: Vectors,
+        snapshot: Any,
         query: np.ndarray,
         number: int,
         allowed: np.ndarray | None = None,
