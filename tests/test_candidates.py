@@ -1,5 +1,6 @@
 """The first stage: exact where all is compared, nearly so behind a quantiser; never a clip that may not be found."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -194,7 +195,7 @@ def test_codes_of_another_version_are_no_codes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(first_stage, "EXACT_LIMIT", 1000)
     store = made(tmp_path / "index", 2000)
     content = faiss.serialize_index(other).tobytes()
-    name = f"first-{store.generation}-2000-{first_stage.hashlib.sha256(content).hexdigest()[:32]}.faiss"
+    name = f"first-{store.generation}-2000-{hashlib.sha256(content).hexdigest()[:32]}.faiss"
     (store.folder / name).write_bytes(content)
     assert overlap(store, Candidates()) >= 0.99
     keep_cache(store)

@@ -18,7 +18,7 @@ from clips import noise_picture, write_video
 from data import pick_frames
 from frame_cache import FrameCache
 from metrics import Rerank, Retrieval
-from report import results_table
+from report import rerank_table, results_table
 from test_data import row, write_layout
 from test_metrics import naive_rank
 
@@ -211,7 +211,7 @@ def test_re_ranking_as_a_search_does_takes_the_folded_scores_of_captions_or_word
         ranks = [naive_rank(line, [i == j for j in range(5)]) for i, line in enumerate(lines)]
         got = done["retrieval"][name]
         assert {key: got[key] for key in naive_metrics(ranks)} == pytest.approx(naive_metrics(ranks)), name
-    printed = "\n".join(evaluate.rerank_table(done))
+    printed = "\n".join(rerank_table(done))
     assert "8 captions of `train_9k`" in printed and "search, bank of words | text -> video" in printed
 
 

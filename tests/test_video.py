@@ -159,7 +159,7 @@ def test_decoding_group_by_group_gives_the_bytes_of_decoding_everything(tmp_path
             np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), everything[number])
         if codec in ("libx264", "libx265", "libvpx-vp9"):
             pictures = np.stack([everything[number] for number in chosen])
-            np.testing.assert_array_equal(frames._decord_frames(str(path), line, chosen, False), pictures)
+            np.testing.assert_array_equal(frames._decord_frames(str(path), line, chosen), pictures)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
@@ -217,9 +217,9 @@ def test_edit_list_hides_frames(tmp_path):
     np.testing.assert_allclose(got.times, np.arange(13) / 10, atol=1e-6)
     line = timeline.list_frames(str(path))
     with pytest.raises(ValueError, match=r"15 .*13"):
-        frames._decord_frames(str(path), line, np.arange(13), False)
+        frames._decord_frames(str(path), line, np.arange(13))
     with pytest.raises(Exception, match="duplicate frames"):
-        frames._decord_frames(str(path), line._replace(times=np.arange(15)), np.arange(15), False)
+        frames._decord_frames(str(path), line._replace(times=np.arange(15)), np.arange(15))
 
 
 STILLS = [("jpg", "mjpeg", "yuvj420p"), ("png", "png", "rgb24"), ("webp", "libwebp", "yuv420p")]
