@@ -5,7 +5,7 @@ Shapes: Q test queries.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def rerank_table(done: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| {names[way]} | {Retrieval(**m).row()} |" for way, m in done["retrieval"].items())]
 
 
-def small_table(head: str, rows: dict[str, tuple[float, float]]) -> list[str]:
+def small_table(head: str, rows: Mapping[str, tuple[float, float]]) -> list[str]:
     """Return rows of two numbers, a share and what it is compared with or how many it is of, as lines of Markdown."""
     cells = (f"{name} | {value:.1f} | {x if isinstance(x, int) else f'{x:.1f}'}" for name, (value, x) in rows.items())
     return ["", f"| {head} |", "|---|---|---|", *(f"| {row} |" for row in cells)]

@@ -211,8 +211,13 @@ class Vectors(Protocol):
 class AnyStore(Protocol):
     """What is kept of an index."""
 
-    folder: Path | None  # None: in Milvus, where nothing that can be made anew is kept
-    generation: int  # of the positions in `folder`
+    @property
+    def folder(self) -> Path | None:
+        """Its folder; None: in Milvus, and nothing that can be made anew is kept."""
+
+    @property
+    def generation(self) -> int:
+        """The generation of the positions in `folder`."""
 
     @property
     def snapshot(self) -> Any:
