@@ -211,7 +211,7 @@ def _index(args: argparse.Namespace) -> int:
         index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
     index.save(place)
     options = (args.workers, args.prune, args.retry, args.time_limit, args.bf16, args.exclude, part, args.photos)
-    report = index.add(args.videos, *options)
+    report = index.add(args.videos, *options, exact=args.exact)
     if args.hubness:
         index.keep_hubness()
     _show_report(report, f"{index.num_videos} videos in {place}", args.json)

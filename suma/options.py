@@ -113,6 +113,8 @@ def _add_reading(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--bf16", action="store_true", help="encode in bfloat16, where the processor has it: twice as fast"
     )
+    near = "decode each frame where it is wanted, also where a key frame is near, which is many times faster"
+    sub.add_argument("--exact", action="store_true", help=near)
     sub.add_argument("--hubness", action="store_true", help="keep what `search --hubness` needs, from now on")
     sub.add_argument(
         "--part",

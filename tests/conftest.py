@@ -61,10 +61,10 @@ class WarmDecoder(worker.Decoder):
     idle: ClassVar[list["WarmDecoder"]] = []
     busy = False
 
-    def read(self, path: str, num_frames: int, segment: float = 0.0) -> Iterator[worker.Part]:
+    def read(self, path: str, num_frames: int, segment: float = 0.0, exact: bool = False) -> Iterator[worker.Part]:
         self.busy = True
         try:
-            yield from super().read(path, num_frames, segment)
+            yield from super().read(path, num_frames, segment, exact)
         except (ValueError, OSError):  # an answer too, or the child is dead, and another is started when needed
             self.busy = False
             raise

@@ -73,7 +73,7 @@ def test_a_picture_that_comes_late_is_late(tmp_path: Path, suffix: str, sound: b
     np.testing.assert_allclose(got.times, [3.2, 3.7, 4.2, 4.7], atol=1e-3)
     assert clips.numbers(read_frames(path, 9, 3.5, 3.8).frames) == [5, 6, 7]
     assert clips.numbers(read_frames(path, 2, 1.0, 2.0).frames) == [0]  # what a player shows there
-    parts = [(start, end, clips.numbers(frames.frames)) for start, end, frames in read_parts(path, 5, 1.2)]
+    parts = [(start, end, clips.numbers(frames.frames)) for start, end, frames, _ in read_parts(path, 5, 1.2)]
     assert parts == [(3.0, pytest.approx(4.2), [1, 3, 6, 8, 10]), (4.0, pytest.approx(5.0), [11, 13, 15, 17, 19])]
 
 
@@ -257,7 +257,7 @@ def test_appended_recordings_are_one_film(tmp_path: Path, suffix: str, codec: st
     assert line.joined and [
         clips.number(f.to_ndarray(format="rgb24")) for _, f in timeline.every_frame(str(path), line)
     ] == [*range(28)]
-    parts = [clips.numbers(frames.frames) for _, _, frames in read_parts(path, 2, 14.5 / rate)]
+    parts = [clips.numbers(frames.frames) for _, _, frames, _ in read_parts(path, 2, 14.5 / rate)]
     assert len(parts) == 3 and parts[0] == [3, 10] and parts[-1][-1] > 20
 
 

@@ -15,7 +15,7 @@ from suma import SUMA, VideoIndex
 from suma.explain import explain
 from suma.index.search import CANDIDATES
 from suma.model.encoder import Queries
-from suma.video.frames import parts_of, read_frames
+from suma.video.frames import NEAR, parts_of, read_frames
 from suma.video.preprocess import resize_frames
 from suma.video.worker import Decoder
 
@@ -68,7 +68,7 @@ def test_each_part_is_a_row_with_the_features_of_the_cut_span(index: VideoIndex,
     assert [(row.start, row.end) for row in rows] == parts_of(SECONDS, 60.0) and len(rows) == 6
     assert len(index) == 8 and index.num_videos == 3
     for v, row in enumerate(rows):
-        cut = read_frames(film, 12, row.start, row.end)
+        cut = read_frames(film, 12, row.start, row.end, keyframes=NEAR)
         assert row.times == pytest.approx(cut.times, abs=1e-3) and row.duration == SECONDS
         with torch.no_grad():
             video, frames = tiny_model.encode_video(resize_frames(cut.frames, 32)[None])

@@ -131,6 +131,17 @@ def test_pruning_retrying_and_checking(place: Path, tmp_path: Path, capsys: pyte
     assert "checksum" in capsys.readouterr().err
 
 
+def test_key_frames_are_read_where_they_are_near_unless_exact(place: Path, tmp_path: Path, capsys):
+    write_video(tmp_path / "phone.mp4", frames=200, size=(64, 48), gop=10)  # 20 s, a key frame each second
+    index = str(tmp_path / "index")
+    assert suma(place, "index", str(tmp_path), "-o", index) == 0
+    assert "1 parts read by key frames, 0 exactly" in capsys.readouterr().out
+    assert suma(place, "index", str(tmp_path), "-o", index + " exact", "--exact") == 0
+    assert "key frames" not in capsys.readouterr().out
+    near, exact = (VideoIndex.load(folder).rows[0].times for folder in (index, index + " exact"))
+    assert near != exact and all(time == round(time) for time in near)  # the times are those of the frames shown
+
+
 def test_photographs_are_indexed_and_marked_on_request(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     shutil.copy(place / "videos" / "0.mp4", tmp_path)
     Image.fromarray(gray_picture(3, 64, 48)).save(tmp_path / "photo.jpg")

@@ -103,8 +103,21 @@ def test_key_frames(mp4, decoder):
     assert clips.numbers(read_frames(mp4, 6, keyframes=True).frames) == [0, 5, 10, 15]  # each once
     assert clips.numbers(read_frames(mp4, 2, 0.3, 0.9, keyframes=True).frames) == [5]
     assert clips.numbers(read_frames(mp4, 2, 0.6, 0.9, keyframes=True).frames) == [6, 8]  # none in the span: exact
-    too_many = read_frames(mp4, 10, keyframes=True)  # 4 key frames are less than half of 10
+    too_many = read_frames(mp4, 10, keyframes=True)  # 0.25 s are more than the 0.2 s between two of them
     assert clips.numbers(too_many.frames) == list(range(1, 20, 2))
+
+
+def test_an_index_takes_key_frames_where_all_are_near(tmp_path):
+    path = clips.write_video(tmp_path / "phone.mp4", frames=200, gop=10)  # 20 s, a key frame each second
+    for count, segment, near in ((4, 0.0, 0.125), (4, 12.0, 0.25), (4, 0.0, 0.05), (40, 0.0, 0.125)):
+        for start, end, found, exact in read_parts(path, count, segment, near):
+            wanted = start + (np.arange(count) + 0.5) * (end - start) / count
+            if exact:
+                np.testing.assert_array_equal(found.frames, read_frames(path, count, start, end).frames)
+            else:
+                np.testing.assert_allclose(found.times % 1, 0, atol=1e-6)
+                assert abs(found.times - wanted).max() <= near * (end - start) / count
+            assert exact == (near * (end - start) / count < 0.5)  # middles lie halfway between two key frames
 
 
 def test_key_frames_decode_nothing_else(mp4, monkeypatch):
@@ -387,13 +400,14 @@ def test_the_parts_of_a_long_video_are_what_reading_each_span_gives_and_the_file
     got = list(read_parts(path, 6, 6.0))
     assert len(listed) == 1 and len(passes) == (name != "a.mp4")  # one pass where one may not begin in the middle
     duration = got[0][2].duration
-    assert [(start, end) for start, end, _ in got] == parts_of(duration, 6.0) and len(got) == 3
-    for start, end, part in got:
+    assert [(start, end) for start, end, _, _ in got] == parts_of(duration, 6.0) and len(got) == 3
+    for start, end, part, exact in got:
+        assert exact
         alone = read_frames(path, 6, start, end)
         np.testing.assert_array_equal(part.frames, alone.frames)
         np.testing.assert_array_equal(part.times, alone.times)
         assert start <= part.times[0] and part.times[-1] < end
-    ((start, end, whole),) = read_parts(path, 6, 0.0)
+    ((start, end, whole, _),) = read_parts(path, 6, 0.0)
     assert (start, end) == (0.0, duration)
     np.testing.assert_array_equal(whole.frames, read_frames(path, 6).frames)
 
@@ -417,7 +431,7 @@ def test_a_damaged_part_of_a_long_video_is_left_out(tmp_path, suffix):
     data[first + third : last - third] = bytes(last - first - 2 * third)
     path.write_bytes(data)
     parts = list(read_parts(path, 6, 2.0))
-    starts = [start for start, _, _ in parts]
+    starts = [start for start, *_ in parts]
     assert 0.0 in starts and max(starts) > 11 and starts == sorted(starts)
     assert len(parts) < 9 or suffix == "ts"  # which lists what is there: the last frame stays on screen
     data[first:last] = bytes(last - first)

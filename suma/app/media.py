@@ -123,7 +123,7 @@ def _poster(path: str, digest: str) -> tuple[str, float]:
 def _telling_frame(path: str) -> np.ndarray:
     """Return the middle key frame (h, w, 3); where that is all of one shade (a fade, a title card), the frame of most
     contrast among nine."""
-    frame = read_frames(path, 1, keyframes=True).frames[0]
+    frame = read_frames(path, 1, keyframes=1).frames[0]
     return frame if frame.std() > FLAT else max(read_frames(path, 9).frames, key=np.std)
 
 

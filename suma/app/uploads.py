@@ -29,7 +29,7 @@ class Uploads:
         if megabytes > self.max_megabytes:
             raise ValueError(f"{name} has {megabytes:.0f} MB; the limit is {self.max_megabytes} MB")
         try:
-            seconds = read_frames(path, 1, keyframes=True).duration
+            seconds = read_frames(path, 1, keyframes=1).duration
         except ValueError as error:
             text = f"{name} cannot be read as a video. An MP4 or WebM file should work."
             raise ValueError(text) from error

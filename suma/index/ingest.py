@@ -41,6 +41,7 @@ class _DecodedPart:
     end: float
     times: list[float]
     pixels: np.ndarray
+    exact: bool  # not key frames near the wanted times
     clip: NewClip | None = None
 
 
@@ -73,12 +74,19 @@ class Builder:
     """One run of `add` over a store."""
 
     def __init__(
-        self, model: Encoder, scorer: Scorer, store: AnyStore, workers: int, time_limit: float, bf16: bool = False
+        self,
+        model: Encoder,
+        scorer: Scorer,
+        store: AnyStore,
+        workers: int,
+        time_limit: float,
+        bf16: bool = False,
+        exact: bool = False,
     ):
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.model, self.store, self.workers, self.time_limit = model, store, workers, time_limit
-        self.bf16, self.report, self._title, self._scorer = bf16, Report(), "index", scorer
+        self.bf16, self.exact, self.report, self._title, self._scorer = bf16, exact, Report(), "index", scorer
         self._batch_frames = 1  # encoded at once
         self._claimed: set[str] = set()  # contents that are in progress
         self._unreadable: dict[str, bool] = {}  # contents that could not be read, and whether to try them again
@@ -209,10 +217,10 @@ class Builder:
             if maybe_known and self._claim(row):
                 job.known = True
                 return
-            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0):
+            for part in decoder.read(row.path, self.model.config.num_frames, self.store.segment or 0.0, self.exact):
                 pixels = prepare(part.frames, self.model.config.image)
                 row.duration = part.duration
-                self._put(job, _DecodedPart(part.start, part.end, part.times, pixels))
+                self._put(job, _DecodedPart(part.start, part.end, part.times, pixels, part.exact))
             row.digest = decoder.digest
         except (ValueError, OSError) as error:
             self._unreadable[row.digest] = isinstance(error, OSError)
@@ -318,6 +326,8 @@ class Builder:
                 self.report.failed[job.row.path] = job.row.reason
                 continue
             added.append(job.row.path)
+            self.report.exact += sum(part.exact for part in job.encoded)
+            self.report.by_key_frames += sum(not part.exact for part in job.encoded)
             clips += [part.clip._replace(digest=job.row.digest) for part in job.encoded if part.clip]
         if files:
             self.store.commit(files, clips)

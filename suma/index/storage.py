@@ -66,6 +66,8 @@ class Report:
     pruned: list[str] = field(default_factory=list)  # missing and excluded ones that were removed from the index
     out_of_reach: dict[str, str] = field(default_factory=dict)  # kept in the index, not there now, with the reason
     unreadable: dict[str, str] = field(default_factory=dict)  # folders and files that were left out, with the reason
+    exact: int = 0  # parts whose frames were decoded where they were wanted
+    by_key_frames: int = 0  # parts read by the key frames near there
 
     def summary(self) -> str:
         """Return the counts as one line.
@@ -77,7 +79,9 @@ class Report:
         for name in ("moved", "duplicates", "missing", "excluded", "pruned", "out_of_reach"):
             count = len(getattr(self, name))
             line += f", {count} {name.replace('_', ' ')}" * bool(count)
-        return line
+        return line + f"; {self.by_key_frames} parts read by key frames, {self.exact} exactly" * bool(
+            self.by_key_frames
+        )
 
     def notes(self) -> list[str]:
         """Return a line for each folder that could not be read, or whose videos are out of reach."""

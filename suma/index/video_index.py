@@ -109,6 +109,7 @@ class VideoIndex:
         exclude: Sequence[str] = (),
         part: Part | None = None,
         photos: bool = False,
+        exact: bool = False,
     ) -> Report:
         """Add files, folders (recursively) and globs. Unchanged files are skipped, changed ones encoded again; a moved
         file keeps its features, copies of a file share them.
@@ -123,6 +124,8 @@ class VideoIndex:
             bf16: encode in bfloat16, where the processor has it: cosines off by less than 1e-3, twice as fast.
             exclude: patterns of names below the folders to leave out (suma.index.files.IGNORE_HELP).
             part: add only the files of this part, such as Part(2, 8), for suma.index.merge.merge_folders.
+            exact: decode every frame where it is wanted; else key frames stand for them where these are near
+                (suma.video.frames.NEAR), which is many times faster on a phone's videos.
             photos: take photographs below the folders too (suma.index.files.PHOTO_EXTENSIONS).
 
         Raise FileNotFoundError or ValueError where there is nothing to add, IndexBusyError (an OSError) while another
@@ -131,7 +134,7 @@ class VideoIndex:
         from suma.index.ingest import Builder  # with PyAV
 
         kept = is_kept(self.store)
-        builder = Builder(self.model, self.scorer, self.store, workers, time_limit, bf16)
+        builder = Builder(self.model, self.scorer, self.store, workers, time_limit, bf16, exact)
         report = builder.run(paths, prune, retry, exclude, part, photos)
         if kept:
             self.keep_hubness()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # seconds; times nearer than this are equal
 SEGMENT = 60.0  # seconds: into such parts an index cuts longer videos, unless told otherwise
 OVERLAP = 1 / 6  # of a part, that the next one shows again: what happens at a cut is whole in one of them
+NEAR = 1 / 3  # of the spacing of frames: so near to its time a key frame is as good for an index
 
 
 class Frames(NamedTuple):
@@ -37,14 +38,14 @@ def read_frames(
     num_frames: int,
     start: float | None = None,
     end: float | None = None,
-    keyframes: bool = False,
+    keyframes: float = 0.0,
 ) -> Frames:
     """Return F = num_frames evenly spaced frames of a video (a photograph is a video of one frame that lasts 0 s).
 
     The span [start, end] in seconds (default: the whole video), cut at the file's end, is divided into F equal
     segments. The frame on screen at the middle of each is returned, each frame once: fewer than F if the video has
-    fewer, or fewer can be read. `keyframes=True` takes the nearest key frames of the span, which may be seconds away:
-    several times faster on long or HD video. It is ignored if that gives fewer than F/2 frames.
+    fewer, or fewer can be read. Where each middle has a key frame of the span within `keyframes` segments, these are
+    returned instead: they are decoded alone, which is many times faster on long or HD video.
 
     Raises FileNotFoundError, or ValueError for a bad span or a file that neither decoder can read.
     """
@@ -54,7 +55,7 @@ def read_frames(
     if (start or 0.0) >= max(line.duration, TOLERANCE):
         raise ValueError(f"start={start} s is beyond the end of {path}, which lasts {line.duration:.3f} s")
     begin, end = start or 0.0, line.duration if end is None else min(end, line.duration)
-    return _span(file, line, _choose(line, num_frames, begin, end, keyframes), keyframes)
+    return _span(file, line, _choose(line, num_frames, begin, end, keyframes))
 
 
 def parts_of(duration: float, segment: float) -> list[tuple[float, float]]:
@@ -74,9 +75,10 @@ def parts_of(duration: float, segment: float) -> list[tuple[float, float]]:
 
 
 def read_parts(
-    path: str | os.PathLike[str], num_frames: int, segment: float = 0.0
-) -> Iterator[tuple[float, float, Frames]]:
-    """Yield start, end and frames of each part of a video (`parts_of`), in the order of time.
+    path: str | os.PathLike[str], num_frames: int, segment: float = 0.0, keyframes: float = 0.0
+) -> Iterator[tuple[float, float, Frames, bool]]:
+    """Yield start, end and frames of each part of a video (`parts_of`), in the order of time, and whether these are the
+    exact ones, not key frames (`keyframes`: see `read_frames`).
 
     The file's frames are listed only once. A part without a readable frame is left out. Raises what `read_frames`
     raises, also if no part can be read.
@@ -84,23 +86,25 @@ def read_parts(
     file, line = _listed(path, num_frames)
     late = float(line.times[0])
     parts = [(late + start, late + end) for start, end in parts_of(line.duration - late, segment)]
-    chosen = [_choose(line, num_frames, start, end, False) for start, end in parts]
+    chosen = [_choose(line, num_frames, start, end, keyframes) for start, end in parts]
     if len(parts) == 1:
-        yield 0.0, line.duration, _span(file, line, chosen[0], False)
+        yield 0.0, line.duration, _span(file, line, chosen[0]), chosen[0].exact
         return
     found, reason = 0, ""
     if line.grouped:
         for (start, end), numbers in zip(parts, chosen, strict=True):
             try:
-                yield start, end, _span(file, line, numbers, False, thorough=False)
+                yield start, end, _span(file, line, numbers, thorough=False), numbers.exact
                 found += 1
             except ValueError as error:
                 reason = str(error)
     else:  # one may not begin in the middle: all parts in one pass
-        spans = [(line.ticks[c].tolist(), int(line.ticks[first]), int(line.ticks[last])) for c, first, last in chosen]
-        for (start, end), kept in zip(parts, timeline.decode_spans(file, line, spans, None, False), strict=True):
+        spans = [(line.ticks[c].tolist(), int(line.ticks[a]), int(line.ticks[b])) for c, a, b, _ in chosen]
+        alone = all(_are_keys(line, numbers) for numbers, *_ in chosen)
+        decoded = timeline.decode_spans(file, line, spans, None, alone)
+        for (start, end), numbers, kept in zip(parts, chosen, decoded, strict=True):
             if kept:
-                yield start, end, Frames(*_pictures(line, kept), line.duration)
+                yield start, end, Frames(*_pictures(line, kept), line.duration), numbers.exact
                 found += 1
     if not found:
         raise ValueError(reason or f"cannot decode {path}: none of its {len(parts)} parts has a readable frame")
@@ -126,13 +130,11 @@ def _listed(path: str | os.PathLike[str], num_frames: int) -> tuple[str, Timelin
         raise ValueError(f"cannot read {path} as a video: {_first_line(error)}") from None
 
 
-def _span(
-    file: str, line: Timeline, numbers: tuple[np.ndarray, int, int], keyframes: bool, thorough: bool = True
-) -> Frames:
+def _span(file: str, line: Timeline, numbers: "_Choice", thorough: bool = True) -> Frames:
     """Return the frames that `_choose` named. `thorough`: if some are damaged, decode from the file's beginning."""
-    chosen, first, last = numbers
+    chosen = numbers.chosen
     try:
-        pictures, times = _pyav_frames(file, line, chosen, first, last, keyframes, thorough)
+        pictures, times = _pyav_frames(file, line, numbers, thorough)
     except Exception as error:
         reason = "not used for this kind of file"
         if line.grouped:
@@ -149,21 +151,34 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", (str(error).strip() or repr(error)).splitlines()[0])
 
 
-def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes: bool) -> tuple[np.ndarray, int, int]:
-    """Return the numbers of the chosen frames, and of the first and last frame on screen in [start, end]."""
+class _Choice(NamedTuple):
+    """Numbers of frames of a file."""
+
+    chosen: np.ndarray
+    first: int  # on screen in the span
+    last: int
+    exact: bool = True
+
+
+def _are_keys(line: Timeline, chosen: np.ndarray) -> bool:
+    """Return True if all of these are key frames, which need no other frame."""
+    return bool(np.isin(chosen, line.keys).all())
+
+
+def _choose(line: Timeline, num_frames: int, start: float, end: float, keyframes: float) -> _Choice:
+    """Return the frames for the span [start, end]; see `read_frames`."""
     start = max(start, float(line.times[0]))  # a late first picture is on screen before its time, too
     first, last = (np.searchsorted(line.times, (start + TOLERANCE, end - TOLERANCE)) - 1).tolist()
     last = max(first, last)
     if last - first < num_frames:
-        return np.arange(first, last + 1), first, last
+        return _Choice(np.arange(first, last + 1), first, last)
     middles = start + (end - start) * (np.arange(num_frames) + 0.5) / num_frames
     keys = line.keys[(line.keys >= first) & (line.keys <= last)]
     if keyframes and len(keys):
         distances = np.abs(line.times[keys] - middles[:, None])
-        nearest = np.unique(keys[distances.argmin(1)])
-        if 2 * len(nearest) >= num_frames:
-            return nearest, first, last
-    return np.unique(np.searchsorted(line.times, middles + TOLERANCE) - 1), first, last
+        if distances.min(1).max() <= keyframes * (end - start) / num_frames:
+            return _Choice(np.unique(keys[distances.argmin(1)]), first, last, exact=False)
+    return _Choice(np.unique(np.searchsorted(line.times, middles + TOLERANCE) - 1), first, last)
 
 
 def _decord_frames(path: str, line: Timeline, chosen: np.ndarray) -> np.ndarray:
@@ -178,14 +193,13 @@ def _decord_frames(path: str, line: Timeline, chosen: np.ndarray) -> np.ndarray:
     return reader.get_batch(chosen).asnumpy()
 
 
-def _pyav_frames(
-    path: str, line: Timeline, chosen: np.ndarray, first: int, last: int, keyframes: bool, thorough: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _pyav_frames(path: str, line: Timeline, numbers: _Choice, thorough: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen frames, or the nearest decodable ones in [first, last]: uint8 (F, h, w, 3) and their times."""
+    chosen, first, last, _ = numbers
     span = (line.ticks[chosen].tolist(), int(line.ticks[first]), int(line.ticks[last]))
     kept = timeline.decode_groups(path, line, chosen) if line.grouped else {}
     if len(kept) < len(chosen):
-        only_wanted = keyframes and bool(np.isin(chosen, line.keys).all())
+        only_wanted = _are_keys(line, chosen)
         begin = next((line.ticks[key] for key in line.keys[::-1] if key <= chosen[0]), None)
         (kept,) = timeline.decode_spans(path, line, [span], begin, only_wanted)
     if len(kept) < len(chosen) and thorough:  # damage, or a false key frame: decode from the beginning

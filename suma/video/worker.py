@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from suma.video.frames import read_parts
+from suma.video.frames import NEAR, read_parts
 
 if TYPE_CHECKING:
     import psutil
@@ -51,6 +51,7 @@ class Part(NamedTuple):
     start: float  # seconds, of this part
     end: float
     times: list[float]  # of the frames, seconds
+    exact: bool  # not key frames near the wanted times
     frames: Iterator[np.ndarray]  # F times (1, h, w, 3) uint8; read them before the next part
 
 
@@ -67,8 +68,9 @@ class Decoder:
         self._child: subprocess.Popen[bytes] | None = None
         self._waiting, self._taken, self._enough, self._late = False, 0, 0, ""
 
-    def read(self, path: str, num_frames: int, segment: float = 0.0) -> Iterator[Part]:
-        """Yield the parts of a video (frames.parts_of) with `num_frames` frames each.
+    def read(self, path: str, num_frames: int, segment: float = 0.0, exact: bool = False) -> Iterator[Part]:
+        """Yield the parts of a video (frames.parts_of) with `num_frames` frames each; unless `exact`, of key frames
+        where these are near.
 
         Raises ValueError with the reason if the file cannot be read or the child died of it; OSError if it may not be
         opened, and TimeoutError (an OSError) if it took too long: these two are not the fault of the file's content.
@@ -77,7 +79,8 @@ class Decoder:
         child = self._started()
         assert child.stdin is not None and child.stdout is not None
         try:
-            child.stdin.write(json.dumps({"path": path, "num_frames": num_frames, "segment": segment}).encode() + b"\n")
+            request = {"path": path, "num_frames": num_frames, "segment": segment, "keyframes": 0.0 if exact else NEAR}
+            child.stdin.write(json.dumps(request).encode() + b"\n")
             child.stdin.flush()
             while True:
                 answer = json.loads(self._take(child.stdout, None))
@@ -204,19 +207,20 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def _answer(path: str, num_frames: int, segment: float) -> Iterator[tuple[dict[str, Any], Any]]:
+def _answer(path: str, num_frames: int, segment: float, keyframes: float) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield headers with their payloads: the parts, then the digest; or an error."""
     try:
         before = os.stat(path)
         if stat.S_ISREG(before.st_mode):  # opening a pipe would wait for its other end
             open(path, "rb").close()  # may it be read? if not, the error is the system's own
         refuse_sparse(path)
-        for start, end, frames in read_parts(path, num_frames, segment):
+        for start, end, frames, exact in read_parts(path, num_frames, segment, keyframes):
             header = {
                 "duration": float(frames.duration),
                 "start": round(float(start), 3),
                 "end": round(float(end), 3),
                 "times": [round(float(t), 6) for t in frames.times],
+                "exact": exact,
                 "shape": frames.frames.shape[1:],
             }
             yield header, np.ascontiguousarray(frames.frames).reshape(-1)

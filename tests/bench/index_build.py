@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
+import av
 import decord
 import numpy as np
 import open_clip
@@ -30,8 +31,10 @@ from PIL import Image
 from suma import SUMA, VideoIndex
 from suma.index import ingest
 from suma.index.storage import NewClip
+from suma.model.checkpoint import BUNDLED
 from suma.model.cpu import has_bf16, use_fast_matmul
-from suma.video.frames import read_frames
+from suma.video.frames import NEAR, read_frames
+from suma.video.preprocess import prepare
 from suma.video.worker import Decoder
 
 FRAMES = 12
@@ -184,14 +187,74 @@ def against_plain(model: SUMA, paths: list[Path], folder: Path, hd_seconds: floa
         )
 
 
+PHONE = {  # codec, size, seconds, seconds between key frames
+    "1080p H.264, 60 s, a key frame a second": ("libx264", (1920, 1080), 60, 1),
+    "4K HEVC, 20 s, a key frame a second": ("libx265", (3840, 2160), 20, 1),
+    "4K HEVC, 20 s, a key frame in eight seconds": ("libx265", (3840, 2160), 20, 8),
+}
+
+
+def make_film(path: Path, codec: str, size: tuple[int, int], seconds: int, spacing: int) -> Path:
+    """Write a film as a phone does: 30 pictures a second of a slow pan, and key frames `spacing` seconds apart."""
+    gop, count = 30 * spacing, 30 * seconds
+    coarse = np.random.default_rng(0).integers(0, 255, (size[1] // 8, size[0] // 4, 3), np.uint8)
+    picture = np.asarray(Image.fromarray(coarse).resize((2 * size[0], size[1]), Image.Resampling.BICUBIC))
+    options = {"preset": "ultrafast", "g": str(gop), "x265-params": f"log-level=none:keyint={gop}:min-keyint={gop}"}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, 30, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for n in range(count):
+            left = n * size[0] // count
+            shown = np.ascontiguousarray(picture[:, left : left + size[0]])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+@torch.no_grad()
+def phone(folder: Path, rounds: int, shrink: int = 1) -> None:
+    """Print the CPU seconds of decord's evenly spaced frames, of ours exactly, and as an index reads them."""
+    model = SUMA.from_pretrained(BUNDLED)
+    for name, (codec, size, seconds, spacing) in PHONE.items():
+        side = (size[0] // shrink, size[1] // shrink)
+        path = make_film(folder / "film.mp4", codec, side, max(2, seconds // shrink), spacing)
+        ways = {
+            "decord": lambda path=path: by_decord(path),
+            "exactly": lambda path=path: read_frames(path, FRAMES).frames,
+            "index": lambda path=path: read_frames(path, FRAMES, keyframes=NEAR).frames,
+        }
+        spent: dict[str, list[float]] = {way: [] for way in ways}
+        frames: dict[str, np.ndarray] = {}
+        for _ in range(rounds):
+            for way, read in ways.items():
+                began = time.process_time()
+                frames[way] = read()
+                spent[way].append(time.process_time() - began)
+        exact, near = (
+            model.encode_videos([prepare(frames[way][:, None], model.config.image)])[0] for way in ("exactly", "index")
+        )
+        alike = float(np.median((exact[1:] * near[1:]).sum(-1)))
+        theirs, ours_exact, ours_near = (float(np.median(took)) for took in spent.values())
+        print(
+            f"{name}: decord {theirs:.2f} CPU s; exactly {ours_exact:.2f}, {theirs / ours_exact:.1f} x; "
+            f"as an index reads it {ours_near:.2f}, {theirs / ours_near:.1f} x, median cosine {alike:.3f}",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Make the clips, run the loops, print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--hd", type=float, default=20, help="seconds of the 1080p clip")
+    parser.add_argument("--phone", action="store_true", help="a phone's films, and nothing else")
+    parser.add_argument("--shrink", type=int, default=1, help="--phone: so many times smaller and shorter films")
     parser.add_argument("--only-pipeline", action="store_true", help="with simulated accelerators, and nothing else")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.phone:
+        with tempfile.TemporaryDirectory() as folder:
+            return phone(Path(folder), 3, args.shrink)
     model = SUMA.from_clip("ViT-B-32", ["a dog runs", "a cat sleeps", "two birds fly"], num_concepts=6)
     with tempfile.TemporaryDirectory() as folder:
         paths = [make_clip(Path(folder, f"{n}.mp4"), 15, 320, 240, n, "medium") for n in range(args.clips)]
