@@ -186,6 +186,8 @@ def _index(args: argparse.Namespace) -> int:
     """Add videos to an index, or to one part of it; return the exit code."""
     part = Part.parse(args.part) if args.part is not None else Part.of_process(os.environ)
     place = args.output
+    if part and args.watch:
+        raise ValueError(f"--watch follows whole folders, not part {part}: merge the parts, then watch")
     if part:
         if is_server(args.output):
             raise ValueError(
@@ -218,7 +220,22 @@ def _index(args: argparse.Namespace) -> int:
     if part:
         told = f"when all {part.count} parts are done: {part.merge_command(args.output)}"
         print(told, file=sys.stderr if args.json else sys.stdout)
+    if args.watch:
+        return _watch(index, args, options[:5])
     return 0 if part or len(index) else 1  # a part may have few files; as an error, it would end the other ranks
+
+
+def _watch(index: VideoIndex, args: argparse.Namespace, options: tuple[Any, ...]) -> int:
+    """Take up what changes in the folders until it is interrupted; return the exit code."""
+    from suma.index.watch import watch
+
+    with contextlib.suppress(KeyboardInterrupt):
+        for ready, gone in watch(index, args.videos, args.exclude, args.photos):
+            report = index.add(filter(os.path.exists, ready), *options)
+            report.pruned = [path for path in gone if index.remove([path])]
+            _show_report(report, f"{index.num_videos} videos in {args.output}", args.json)
+            sys.stdout.flush()
+    return 0
 
 
 def _merge(args: argparse.Namespace) -> int:

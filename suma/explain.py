@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from suma.index.query import parse
+from suma.index.search import span_of
 from suma.model.encoder import Queries
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Explanation:
     duration: float  # seconds, of the whole file
     start: float = 0.0  # seconds: the part of a long video that is explained
     end: float = 0.0
+    moment: float = 0.0  # seconds: where the frame is that answers best
+    span: tuple[float, float] = (0.0, 0.0)  # seconds: around the moment, what answers the query
     untrained: bool = False  # concepts that no video has trained (suma/model/from_clip.py)
 
 
@@ -63,7 +66,7 @@ def explain(
     by: which concepts are shown: those of the query that add most to the score ("query"), or those highest above their
         mean in the gallery, in standard deviations ("video"; also without a query).
     texts: the query as the model reads it (T = 1), if it was read before.
-    at: seconds into a long video; without it, explain the part that the query finds best, or the first.
+    at: seconds into the video; without it, explain the part of a long one that the query finds best, or the first.
 
     Raise ValueError for another `by`, or for a `top_k` below 1.
     """
@@ -96,7 +99,10 @@ def explain(
         Concept(k, space.name(k), space.members(k), float(anchor[k]), whole, float(parts[k]), heat)
         for k, (whole, *heat) in zip(order.tolist(), activations.T[order].tolist(), strict=True)
     ]
-    part = (row.duration, row.start, row.end, index.model.config.untrained)
+    values = np.array(of_frames or [0.0] * count).round(6)
+    best = int(values.argmax()) if at is None else int(np.argmin([abs(time - at) for time in row.times]))
+    where = (row.times[best], span_of(values, row, best))
+    part = (row.duration, row.start, row.end, *where, index.model.config.untrained)
     return Explanation(str(path), query.strip(), sum(shares.values()), shares, row.times, of_frames, concepts, *part)
 
 

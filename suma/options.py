@@ -100,6 +100,8 @@ def _add_indexing(sub: argparse.ArgumentParser) -> None:
         help=f"names below the folders to leave out, may be given again; see below, also for {IGNORE_FILE}",
     )
     sub.add_argument("--photos", action="store_true", help="photographs below the folders too")
+    watch = "go on with what is new, changed or removed in the folders, until Ctrl-C"
+    sub.add_argument("--watch", action="store_true", help=watch)
     _add_reading(sub)
 
 

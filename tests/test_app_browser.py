@@ -518,8 +518,8 @@ def test_accessibility(browser: Any, url: str, theme: str):
 def test_an_empty_and_a_very_long_query_leave_the_page_up(page: Any):
     page.locator("#query textarea, #query input").fill("")
     page.keyboard.press("Enter")
-    page.get_by_text("Type what happens in the video, then press Enter.").wait_for()
-    page.wait_for_selector("#results .suma-tile", state="detached")
+    page.wait_for_selector("#results [data-link='']", state="attached")
+    assert page.locator("#results .suma-tile").count() == 4
     box(page).fill("a dog " * 1700)
     page.keyboard.press("Enter")
     page.get_by_text("characters of the query are read").wait_for()

@@ -10,7 +10,7 @@ import pytest
 from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex
-from suma.app import api, gallery
+from suma.app import api, filling
 from suma.app import page as app
 
 
@@ -36,7 +36,7 @@ def test_while_the_first_videos_are_indexed_the_page_says_so_and_finds_those_tha
     paths = [*write_clips(tmp_path / "videos", 3), tmp_path / "videos" / "broken.mp4"]
     paths[-1].write_bytes(b"no video")
     (tmp_path / "captions.json").write_text(json.dumps({"clip 2.mp4": "a dog runs"}))
-    go, done, steps = threading.Semaphore(0), threading.Semaphore(0), gallery.add_paths
+    go, done, steps = threading.Semaphore(0), threading.Semaphore(0), filling.add_paths
 
     def by_step(*given: Any) -> Any:
         given_steps = steps(*given)
@@ -49,7 +49,7 @@ def test_while_the_first_videos_are_indexed_the_page_says_so_and_finds_those_tha
             yield step
 
     monkeypatch.setattr(api, "add_paths", by_step)
-    monkeypatch.setattr(gallery, "PATIENCE", 1e-9)  # one video a step
+    monkeypatch.setattr(filling, "PATIENCE", 1e-9)  # one video a step
     handlers = app.Handlers(VideoIndex(tiny_model))
     handlers.fill(paths)
     assert done.acquire(timeout=60)  # it has begun

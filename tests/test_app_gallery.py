@@ -217,7 +217,7 @@ def test_a_copy_is_upright_and_not_larger_than_it_must_be(tmp_path: Path):
 
 
 def test_searches_go_on_while_videos_are_added(made: app.Handlers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("suma.app.gallery.PATIENCE", 0.0)  # one video a step
+    monkeypatch.setattr("suma.app.filling.PATIENCE", 0.0)  # one video a step
     for n in range(2):
         noise(tmp_path / "allowed" / f"{n}.mp4", 20 + n)
     between: list[int] = []  # answers after each step

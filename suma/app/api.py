@@ -13,7 +13,8 @@ from gradio.utils import get_upload_folder
 
 from suma import Match, VideoIndex
 from suma.app.errors import error_text, show_user_errors
-from suma.app.gallery import Gallery, Progress, add_paths
+from suma.app.filling import Progress, add_paths
+from suma.app.gallery import Gallery
 from suma.app.media import prepare, readable
 from suma.app.space import on_gpu, zero_gpu
 from suma.app.uploads import Uploads, keep_upload
@@ -80,7 +81,7 @@ class Api:
             query: what happens in the video, in English, for example "a dog catches a ball". May be empty where
                 weights are given. Words like +beach or -"two dogs" add or subtract what they say, dog^2 counts twice;
                 longer:10 shorter:60 (seconds) after:2024-01-31 before:2024-03-01 in:holidays (a folder's name) and
-                score:0.2 (the least) choose which videos may answer.
+                score:0.2 (the least) choose which videos may answer; in:"a.mp4" (a video's name) asks for its moments.
             top_k: how many videos to return, 1 to 1000.
             weights: optional steering of concepts: a word and its weight from -1 (ban what this word names) over 0
                 (ignore it) to 1 (strengthen it), for example {"snow": -1, "ball": 0.8}.
@@ -148,8 +149,8 @@ class Api:
 
         Returns:
             {video, query, score, shares: what each of the four similarities adds to the score, times: of the frames in
-            seconds, frame_scores, duration, start and end (seconds): the part of a long video that answers best,
-            concepts: [{id, name, words, query_weight, activation, part: of the score, heat: activation in each
+            seconds, frame_scores, duration, start and end (seconds): the part of a long video that answers best, moment
+            and span: where in it, concepts: [{id, name, words, query_weight, activation, part: of the score, heat: activation in each
             frame}]}.
         """
         path, asked = self.gallery.row(video).path, read_query(_text(query), _weights(weights))
@@ -222,7 +223,10 @@ class Api:
         if os.path.isabs(query.filter.folder):
             raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
-            texts, chosen = self._encoded(query), replace(query.filter, root=self.gallery.root)
+            texts, video = self._encoded(query), self.gallery.video_in(query.filter)
+            if video:
+                return self.gallery.distinct_moments(video, texts)[offset : offset + _count(top_k)]
+            chosen = replace(query.filter, root=self.gallery.root)
             more: dict[str, Any] = {"min_score": query.min_score, "filter": chosen, "hide_doubles": hide_doubles}
             return self.gallery.met(self.index.search(texts, _count(top_k), offset=offset, **more))
 
@@ -238,10 +242,9 @@ class Api:
 
         Of a long video the best part is explained, or the one around `at` seconds.
         """
-        says = bool(query.mixed or query.weights)
         with self.gallery.lock:
-            texts = self._encoded(query) if says else None
-            return explain(self.index, path, text if says else "", by, top_k, texts, at)
+            texts = self._encoded(query) if query.says else None
+            return explain(self.index, path, text if query.says else "", by, top_k, texts, at)
 
     def rank(self, path: str, top_k: int, lines: str = "") -> list[tuple[str, float]]:
         """Return (caption, score), best first: the captions of the list, or these lines, ranked for a video."""

@@ -4,13 +4,12 @@ Shapes: N videos, F frames, K concepts.
 """
 
 import os
-import sys
 import threading
-import time
-from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,25 @@ import numpy as np
 from suma import Match, VideoIndex
 from suma.app.media import (
     Tile,
-    by_name,
     captions_beside,
     examples_beside,
     forget,
     name_for,
     poster,
     readable,
+    sprite_key,
     thumbnails,
 )
+from suma.index.query import Filter
+from suma.index.search import nearest
 from suma.index.storage import Row
+from suma.model.encoder import Queries
 from suma.model.vocabulary import fold, nfc, split_words
 
 EXAMPLES = 6
+SAMPLE = 512  # videos of which suggestions are made, evenly spaced
+MOMENTS = 1000  # of one video that are ranked
+MENU = 12  # folders and years to choose from
 BEST = 8  # videos kept for each concept
 STANDS_OUT = 2.0  # standard deviations above a concept's mean activation
 
@@ -57,6 +62,7 @@ class Gallery:
         self._paths_of_copies: dict[str, str] = {}  # name -> path
         self._captions: dict[str, list[str]] = {}
         self._use: ConceptUse | None = None
+        self._suggested: list[str] | None = None
         self.refresh()
         self.list_captions()
 
@@ -84,7 +90,8 @@ class Gallery:
                 name_of[path] = name_for(path, ChainMap(names, paths_of_copies))
                 paths_of_copies[name_of[path]] = path
             self._captions |= captions_beside(path for path in [*rows, *copies] if path not in self.rows)
-            self.names, self.rows, self._name_of, self._use = names, rows, name_of, None
+            self.names, self.rows, self._name_of = names, rows, name_of
+            self._use = self._suggested = None
             self._copies, self._paths_of_copies = copies, paths_of_copies
             self.root = os.path.commonpath({os.path.dirname(path) for path in name_of}) if rows else ""
 
@@ -107,6 +114,12 @@ class Gallery:
             if own is not None and Path(path).is_relative_to(own):
                 Path(path).unlink(missing_ok=True)
 
+    def forget(self, paths: Iterable[str]) -> None:
+        """Let go of files that are gone; they come back when their files do."""
+        with self.lock:
+            self.index.remove(paths)
+            self.refresh()
+
     def row(self, name: str) -> Row:
         """Return the video of this name. Raises ValueError for a name that is not in the gallery."""
         paths = ChainMap(self.names, self._paths_of_copies)
@@ -128,7 +141,11 @@ class Gallery:
         return captions[0] if captions else readable(Path(path).stem)
 
     def examples(self) -> list[str]:
-        """Return queries to click: those in `examples.json` beside the videos, else some short captions of the list."""
+        """Return queries to click: those that came with the videos, else what their concepts show most."""
+        return self.examples_given() or self._suggestions()
+
+    def examples_given(self) -> list[str]:
+        """Return those in `examples.json` beside the videos, else some short captions of the list."""
         for row in list(self.rows.values())[:1]:
             listed = examples_beside(row.path)
             if listed:
@@ -136,22 +153,95 @@ class Gallery:
         listed = [c for c in self.index.caption_list if len(c) <= 60]
         return listed[:: max(1, len(listed) // EXAMPLES)][:EXAMPLES]
 
+    def _suggestions(self) -> list[str]:
+        """Return the names of the concepts that are among the three strongest of most videos."""
+        with self.lock:
+            if self._suggested is None:
+                count, votes = len(self.index), Counter[int]()
+                for i in range(0, count, max(1, count // SAMPLE)):
+                    activations = self.index.videos([i]).frames[0] @ self.index.scorer.concepts.T  # (F, K)
+                    votes.update(np.argsort(-activations.max(0), kind="stable")[:3].tolist())
+                self._suggested = [self.index.model.space.members(k)[0] for k, _ in votes.most_common(EXAMPLES)]
+            return self._suggested
+
+    def folders(self) -> list[str]:
+        """Return the folders with most videos, as `in:` takes them, in the order of their names."""
+        inside = Counter(os.path.dirname(os.path.relpath(path, self.root)) for path in self.rows)
+        common = [name for name, _ in inside.most_common(MENU) if name]
+        return sorted(name for name in common if name.isprintable() and '"' not in name)
+
+    def years(self) -> list[int]:
+        """Return the last years that videos are of, the latest first."""
+        return sorted({date.fromtimestamp(row.mtime).year for row in self.rows.values()}, reverse=True)[:MENU]
+
     def tiles(self, matches: list[Match]) -> list[Tile]:
         """Return matches as tiles with posters."""
         return self._tiles([(m.path, m.score, m.moment if m.duration else None) for m in matches])
+
+    def distinct_moments(self, path: str, texts: Queries) -> list[Match]:
+        """Return the moments of one video that a text (T = 1) means, best first, none in the span of a better one."""
+        found: list[Match] = []
+        for match in self.index.search(texts, MOMENTS, within=path):
+            if not any(other.start <= match.moment <= other.end for other in found):
+                found.append(match)
+        return found
+
+    def moments(self, matches: list[Match]) -> list[Tile]:
+        """Return moments of one video as tiles that show their frames."""
+        shown = []
+        for match in matches:
+            row = self._row_at(match.path)
+            rows = self.index.parts(match.path)[0]
+            part = rows[nearest(rows, match.moment)]
+            frames, aspect = thumbnails(part, self.index.model.config.num_frames)
+            at = part.times.index(match.moment) if match.moment in part.times else len(frames)
+            picture = frames[at] if at < len(frames) else poster(row)[0]
+            shown.append(Tile(self.name(row.path), self.title(row.path), picture, aspect, match.score, match.moment))
+        return shown
+
+    def video_in(self, chosen: Filter) -> str:
+        """Return the path of the video that a filter names in place of a folder, or ""."""
+        return self.names.get(chosen.folder) or self._paths_of_copies.get(chosen.folder, "")
+
+    def newest(self, chosen: Filter, limit: int) -> tuple[list[Tile], int]:
+        """Return the newest videos that a filter lets through, and how many more there are."""
+        if one := self.video_in(chosen):
+            return self._listed([one], limit)
+        found: dict[str, Row] = {}
+        for row in sorted([*self.rows.values(), *self._copies.values()], key=lambda row: -row.mtime):
+            if chosen.allows(row):
+                found.setdefault(row.digest or row.path, row)
+        return self._listed([row.path for row in found.values()], limit)
+
+    def newest_first(self, matches: list[Match]) -> list[Match]:
+        """Return matches in the order of their files' dates."""
+        return sorted(matches, key=lambda match: -self._row_at(match.path).mtime)
 
     def page(self, words: str, limit: int) -> tuple[list[Tile], int]:
         """Return the first videos whose title or name has all the words, and how many more there are."""
         wanted = fold(words).split()
         found = [p for n, p in self.names.items() if all(w in fold(f"{n} {self.title(p)}") for w in wanted)]
-        return self._tiles([(path, None, None) for path in found[:limit]]), max(0, len(found) - limit)
+        return self._listed(found, limit)
+
+    def _listed(self, paths: list[str], limit: int) -> tuple[list[Tile], int]:
+        return self._tiles([(path, None, None) for path in paths[:limit]]), max(0, len(paths) - limit)
 
     def _tiles(self, shown: list[tuple[str, float | None, float | None]]) -> list[Tile]:
+        rows = [self._row_at(path) for path, *_ in shown]
         with ThreadPoolExecutor(4) as pool:
-            posters = list(pool.map(lambda item: poster(self._row_at(item[0])), shown))
+            posters = list(pool.map(poster, rows))
         return [
-            Tile(self.name(path), self.title(path), picture, aspect, score, moment)
-            for (path, score, moment), (picture, aspect) in zip(shown, posters, strict=True)
+            Tile(
+                self.name(row.path),
+                self.title(row.path),
+                picture,
+                aspect,
+                score,
+                moment,
+                date.fromtimestamp(row.mtime).isoformat(),
+                sprite_key(row),
+            )
+            for row, (_, score, moment), (picture, aspect) in zip(rows, shown, posters, strict=True)
         ]
 
     # ---- concepts --------------------------------------------------------------------------------------------------
@@ -216,74 +306,3 @@ class Gallery:
             picture = frames[frame] if frame < len(frames) else poster(row)[0]
             out.append(Tile(self.name(row.path), self.title(row.path), picture, aspect, None, row.times[frame]))
         return out
-
-
-PATIENCE = 1.0  # seconds that one step should take, since a search may have to wait for it
-
-
-@dataclass
-class Progress:
-    """How far an addition of `total` videos is."""
-
-    total: int
-    done: int = 0
-    added: list[str] = field(default_factory=list)  # names
-    skipped: int = 0  # in the index already
-    failed: dict[str, str] = field(default_factory=dict)  # file name -> reason
-    seconds: float = 0.0
-
-    @property
-    def rate(self) -> float:
-        """Return the videos per second so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def left(self) -> float:
-        """Return the seconds left at this rate."""
-        return (self.total - self.done) / self.rate if self.rate else 0.0
-
-
-def add_paths(gallery: Gallery, paths: Sequence[Path], failed: dict[str, str] | None = None) -> Iterator[Progress]:
-    """Add files in steps, with time for searches in between; yield the progress.
-
-    Files that cannot be read are counted with their reasons; `failed` has those that were refused before.
-    """
-    progress = Progress(len(paths) + len(failed or {}), len(failed or {}), failed=dict(failed or {}))
-    began, step = time.monotonic(), 1
-    yield progress
-    at = 0
-    while at < len(paths):
-        step_began = time.monotonic()
-        with gallery.lock:
-            report = gallery.index.add(paths[at : at + step])
-            gallery.refresh()
-        progress.added += [gallery.name(path) for path in report.added]
-        progress.skipped += len(report.skipped) + len(report.moved) + len(report.duplicates)
-        progress.failed |= by_name(report.failed.items())
-        progress.done += min(step, len(paths) - at)
-        progress.seconds = time.monotonic() - began
-        at += step
-        took = time.monotonic() - step_began
-        step = max(1, min(256, round(step * min(2.0, PATIENCE / max(took, 1e-3)))))
-        yield progress
-
-
-class Filling:
-    """Add videos to the gallery in a thread, while those that are done can be searched."""
-
-    def __init__(self, gallery: Gallery, steps: Iterator[Progress]):
-        """Start with the steps of `add_paths`, none of which was taken yet."""
-        self.gallery, self.progress, self.error = gallery, next(steps), ""
-        self.thread = threading.Thread(target=self._run, args=(steps,), daemon=True)
-        self.thread.start()
-
-    def _run(self, steps: Iterator[Progress]) -> None:
-        try:
-            for self.progress in steps:
-                pass
-            self.gallery.list_captions()
-        except (ValueError, OSError, RuntimeError) as error:  # a full disk, another process that writes
-            self.error = str(error)
-            print(f"error: indexing ended early: {error}", file=sys.stderr)
-        for name, reason in self.progress.failed.items():
-            print(f"skipped {name}: {reason}", file=sys.stderr)

@@ -3,32 +3,31 @@
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
 
 from suma import VideoIndex
 from suma.app import media, views
-from suma.app.api import MAX_QUERY, Api, Options, clean, read_query
-from suma.app.errors import error_text, show_user_errors, visible_error
-from suma.app.gallery import Filling, Progress
-from suma.app.playing import Players
+from suma.app.api import LARGEST_TOP, MAX_QUERY, TOP, Options, clean, read_query
+from suma.app.errors import error_text, show_user_errors
+from suma.app.filling import Changes, Filling
+from suma.app.gallery_handlers import GalleryHandlers
+from suma.app.media import Tile
 from suma.app.uploads import playable_upload
 from suma.app.views import chips, concept_map, download, heading, lay_out, length, render, tiles
 from suma.explain import Explanation, heat_map
-from suma.index.files import find_videos
-from suma.index.query import Query
-from suma.index.search import span_of
-from suma.index.storage import Row
+from suma.index.query import Query, with_filter
 from suma.video.cut import PADDING
 
-PAGE = 24  # videos of a page of the picker
 NOTHING_YET = render("note", text="Its captions and similar videos appear here.")
+HIDE, NEWEST = "hide doubles", "newest first"  # what can be ticked beside the search box
+OF_BEST = 60  # answers that "newest first" sorts: the others hardly answer
 MODES = {"concepts of the query": "query", "strongest in the video": "video"}
 
 
@@ -38,31 +37,30 @@ class Best(NamedTuple):
     text: str  # the query as it was typed
     query: Query
     video: str  # its name
-    moment: float  # seconds
+    moment: float | None  # seconds; None: the best one
 
 
-class Handlers(Api):
+class Handlers(GalleryHandlers):
     """One handler for each event of the page."""
 
     def __init__(self, index: VideoIndex, options: Options | None = None):
         super().__init__(index, options)
-        self.players = Players(self.gallery)
         self.filling: Filling | None = None  # videos that are indexed since the app was started
         self._points: list[list[float]] | None = None  # of the concepts, on the map
 
-    def fill(self, paths: Sequence[Path]) -> None:
-        """Begin to add videos, while the page can be used."""
-        self.filling = Filling(self.gallery, self.add_paths(list(paths)))
+    def fill(self, paths: Sequence[Path], changes: Changes = ()) -> None:
+        """Begin to add videos, while the page can be used, and then to take up the changes of their folder."""
+        self.filling = Filling(self.gallery, self.add_paths, paths, changes)
 
     @property
     def is_filling(self) -> bool:
-        """Whether the videos of the start are still being indexed."""
-        return self.filling is not None and self.filling.thread.is_alive()
+        """Whether videos are being indexed."""
+        return self.filling is not None and self.filling.busy
 
-    def show_filling(self, text: str, shown: int) -> list[Any]:
+    def show_filling(self, text: str, shown: int, ticked: Sequence[str] = ()) -> list[Any]:
         """Return how far the indexing is, a timer that asks again until it ends, and how many videos there are.
 
-        Where none were shown before and some are there now, examples and results follow.
+        Where there were none, or the indexing has ended and no query is answered, examples and results follow.
         """
         if self.filling is None:
             return ["", gr.Timer(active=False), *[gr.skip()] * 5]
@@ -71,10 +69,10 @@ class Handlers(Api):
         if self.filling.error:
             said = "Indexing ended early. The message is where the app was started."
         new: list[Any] = [gr.skip()] * 4
-        if count and not shown:
-            new = [chips(self.gallery.examples()), *self.show_typed(text)]
+        if count != shown and not (shown and (busy or text.strip())):
+            new, shown = [chips(self.gallery.examples()), *self.show_typed(text, ticked)], count
         bar = render("progress", p=p, said=said) if said or p.failed else ""
-        return [bar, gr.Timer(active=busy), count, *new]
+        return [bar, gr.Timer(active=busy or self.filling.follows), shown, *new]
 
     @property
     def nothing_there(self) -> str:
@@ -87,54 +85,71 @@ class Handlers(Api):
 
     @property
     def first_query(self) -> str:
-        """A script for the page: what is in the search box, else the query in the page's address or the first example.
+        """A script for the page: what is in the search box, else the query in the page's address, or the first example
+        where the gallery brings some; else the page opens on the newest videos.
 
         It runs in the page, so nothing that a visitor types is replaced.
         """
-        examples = self.gallery.examples() if len(self.index) else []
-        first = json.dumps(examples[0] if examples else "").replace("<", "\\u003c")
+        first = json.dumps("".join(self.gallery.examples_given()[:1])).replace("<", "\\u003c")
         asked = f'(new URLSearchParams(location.search).get("q") || "").slice(0, {MAX_QUERY})'
         return f"(typed) => typed || {asked} || {first}"
 
     @show_user_errors
-    def show_results(self, text: str, hide_doubles: bool = False) -> list[Any]:
+    def show_results(self, text: str, ticked: Sequence[str] = ()) -> list[Any]:
         """Return tiles, the steering bar and the best result; warn where there is nothing to search."""
         text = (text or "").strip()
-        if not text:
-            gr.Warning("Type what happens in the video, then press Enter.", title="Empty search")
-            return self.show_typed("")
         if not len(self.index):
             said = "Start the app with --videos FOLDER, or add videos in the Gallery tab."
             gr.Warning(self.nothing_there if self.is_filling else said, title="Empty gallery")
             return [gr.skip()] * 3
         if len(text) > MAX_QUERY:
             gr.Warning(f"Only the first {MAX_QUERY} characters of the query are read.", title="A long query")
-        return self._results(clean(text), hide_doubles)
+        return self._results(clean(text), ticked)
 
     @show_user_errors
-    def show_typed(self, text: str, hide_doubles: bool = False) -> list[Any]:
+    def show_typed(self, text: str, ticked: Sequence[str] = (), limit: int = TOP) -> list[Any]:
         """Return the same while someone types: an empty box or half a word of the query language is no mistake."""
         try:
-            return self._results(clean(text), hide_doubles)
+            return self._results(clean(text), ticked, limit)
         except ValueError as error:
             return [tiles([], empty=str(error), link=""), "", None]
 
-    def _results(self, text: str, hide_doubles: bool) -> list[Any]:
-        if not (text and len(self.index)):
-            said = "Type what happens in the video." if len(self.index) else self.nothing_there
-            return [tiles([], empty=said, link=text), "", None]
+    def show_as_many(self, text: str, ticked: Sequence[str], event: gr.EventData) -> list[Any]:
+        """Return the same with as many results as the page asks for: more of them, or those it had before."""
+        return self.show_typed(text, ticked, min(int(event._data.get("limit") or TOP), LARGEST_TOP))
+
+    def _results(self, text: str, ticked: Sequence[str], limit: int = TOP) -> list[Any]:
+        if not len(self.index):
+            return [tiles([], empty=self.nothing_there, link=text), "", None]
         query = read_query(text)
-        shown = self.gallery.tiles(self.find(query, hide_doubles=hide_doubles))
+        shown, more = self._found(query, ticked, limit)
         with self.gallery.lock:
-            bar = views.steering_bar(self.index.model, text, query)
-        best = Best(text, query, shown[0].name, shown[0].moment or 0.0) if shown else None
-        return [tiles(shown, chosen=0, empty="No video of the gallery is meant by this.", link=text), bar, best]
+            menus = views.menus(text, self.gallery.folders(), self.gallery.years())
+            bar = views.steering_bar(self.index.model, text, query, menus)
+        at = shown[0].moment if shown and self._asks_within(query) else None
+        best = Best(text, query, shown[0].name, at) if shown else None
+        said, label = "No video of the gallery is meant by this.", "More" if more else ""
+        return [tiles(shown, chosen=0, empty=said, link=text, more=label, limit=limit + TOP), bar, best]
+
+    def _found(self, query: Query, ticked: Sequence[str], limit: int) -> tuple[list[Tile], int]:
+        """Return the tiles of a query, and how many more there may be; without words, the newest videos."""
+        if not query.says:
+            return self.gallery.newest(replace(query.filter, root=self.gallery.root), limit)
+        within, newest = self._asks_within(query), NEWEST in ticked
+        found = self.find(query, OF_BEST if newest else limit + 1, hide_doubles=HIDE in ticked)
+        if newest and not within:
+            found = self.gallery.newest_first(found)
+        shown = found[:limit]
+        return self.gallery.moments(shown) if within else self.gallery.tiles(shown), len(found) - len(shown)
+
+    def _asks_within(self, query: Query) -> bool:
+        return bool(query.says and self.gallery.video_in(query.filter))
 
     @show_user_errors
-    def steer(self, text: str, event: gr.EventData, hide_doubles: bool = False) -> list[Any]:
+    def steer(self, text: str, event: gr.EventData, ticked: Sequence[str] = ()) -> list[Any]:
         """Return the query after a click in the bar, and its results. A slider that moves is not drawn again."""
         text = views.changed_query(text or "", event._data)
-        results, bar, best = self.show_typed(text, hide_doubles)
+        results, bar, best = self.show_typed(text, ticked)
         return [text, results, gr.skip() if event._data.get("kind") == "weight" else bar, best]
 
     @show_user_errors
@@ -147,8 +162,9 @@ class Handlers(Api):
     @show_user_errors
     def show_video(self, text: str, mode: str, event: gr.EventData) -> list[Any]:
         """Return a clicked result: its player at its best moment, and why it was found."""
-        video, moment = event._data.get("video", ""), float(event._data.get("moment", 0))
-        return self._detail(video, clean(text), read_query(text), mode, moment, play=True)
+        video, query, moment = event._data.get("video", ""), read_query(text), event._data.get("moment")
+        at = float(moment or 0) if self._asks_within(query) else None
+        return self._detail(video, clean(text), query, mode, at, play=True)
 
     @show_user_errors
     def show_mode(self, text: str, video: str, mode: str) -> str:
@@ -169,22 +185,24 @@ class Handlers(Api):
         return download(f"{name}.png", "image/png", out.getvalue())
 
     @show_user_errors
-    def save_clip(self, text: str, video: str, request: gr.Request) -> str:
-        """Return the best moment of the video that is shown as an mp4 file; it is deleted when the visitor leaves."""
-        row, found = self.gallery.row(video), self._why(text, video, next(iter(MODES)))
-        scores, part = np.array(found.frame_scores or [0.0] * len(found.times)), replace(row, times=found.times)
-        part = replace(part, start=found.start, end=found.end)
-        path = self.cut(row, *span_of(scores, part, int(scores.argmax())), PADDING)
+    def save_clip(self, video: str, event: gr.EventData, request: gr.Request) -> str:
+        """Return the moment of the video that is shown as an mp4 file; it is deleted when the visitor leaves."""
+        start, end = (float(event._data.get(side, 0)) for side in ("from", "to"))
+        path = self.cut(self.gallery.row(video), start, end, PADDING)
         self.options.uploads.hold(path, f"{request.session_hash} clip")
         return path
 
-    def _detail(self, name: str, text: str, query: Query, mode: str, moment: float, play: bool) -> list[Any]:
+    def _detail(self, name: str, text: str, query: Query, mode: str, at: float | None, play: bool) -> list[Any]:
         row = self.gallery.row(name)
-        found = self.why(row.path, text, query, MODES[mode])
+        found = self.why(row.path, text, query, MODES[mode], at=at)
         player, missing = self.players.player(row, play)
-        where = f"best moment at {moment:.1f} s · {length(row.duration)}" if row.duration else "photo"
-        note = f"score {found.score:.3f} · {where}"
-        title = heading(self.gallery.title(row.path), f"{note} · {missing}" if missing else note, text)
+        score = f"score {found.score:.3f} · " if query.says else ""
+        moment = f"best moment at {found.moment:.1f} s · " if query.says and row.duration else ""
+        note = f"{score}{moment}{length(row.duration)}" + (f" · {missing}" if missing else "")
+        within, can_be_named = bool(self.gallery.video_in(query.filter)), '"' not in name and not os.path.isabs(name)
+        link = with_filter(text, ("in",), "" if within else f'in:"{name}"') if can_be_named else None
+        more: dict[str, Any] = {"query": text, "found": found, "link": link, "within": within}
+        title = render("result", title=self.gallery.title(row.path), note=note, **more)
         return [name, player, title, self._map(found), render("shares", found=found)]
 
     def _why(self, text: str, video: str, mode: str) -> Explanation:
@@ -195,15 +213,6 @@ class Handlers(Api):
         return views.heat_map(found, pictures, aspect, player, start)
 
     # ---- video to captions and similar videos ----------------------------------------------------------------------
-
-    def show_picker(self, words: str, limit: int) -> str:
-        """Return the first videos of the gallery that have these words."""
-        found, more = self.gallery.page((words or "")[:200], limit)
-        return tiles(found, empty="No video has these words.", more=more)
-
-    def show_more(self, words: str, limit: int) -> tuple[str, int]:
-        """Return one page more of them, and how many that are."""
-        return self.show_picker(words, limit + PAGE), limit + PAGE
 
     @show_user_errors
     def show_picked(self, lines: str, event: gr.EventData) -> list[Any]:
@@ -240,9 +249,6 @@ class Handlers(Api):
         """Delete the upload and the clip of a visitor who has left."""
         for session in (request.session_hash or "", f"{request.session_hash} clip"):
             self.options.uploads.forget_session(session)
-
-    def _clicked(self, event: gr.EventData) -> Row:
-        return self.gallery.row(event._data.get("video", ""))
 
     def _captions(self, path: str, lines: str) -> str:
         own = bool((lines or "").strip())
@@ -296,51 +302,3 @@ class Handlers(Api):
         now = render("playing", player=player, path=row.path, title=title, start=moment)
         shown, missing = self.players.player(row, play=True)
         return [shown, now + render("note", text=missing), self.gallery.name(row.path)]
-
-    # ---- the gallery -----------------------------------------------------------------------------------------------
-
-    def show_gallery(self, words: str, limit: int) -> list[str]:
-        """Return what is in the gallery, with the files that could not be read, and its videos."""
-        with self.gallery.lock:
-            failed = media.by_name((row.path, row.reason) for row in self.index.failed)
-            seconds = sum(row.duration for row in self.gallery.rows.values())
-        facts = f"{len(self.gallery.names)} videos, {seconds / 60:.1f} minutes"
-        facts += f", {len(failed)} files could not be read" if failed else ""
-        return [render("note", text=facts) + render("failures", failed=failed), self.show_picker(words, limit)]
-
-    @show_user_errors
-    def show_member(self, event: gr.EventData) -> list[Any]:
-        """Return one video of the gallery, to play or remove."""
-        row, name = self._clicked(event), str(event._data["video"])
-        player, missing = self.players.player(row)
-        title = heading(self.gallery.title(row.path), f"{name} · {length(row.duration)}", missing=missing)
-        return [player, title, name, gr.Button(visible=not self.options.read_only)]
-
-    def add_uploads(self, files: list[str] | None) -> Iterator[str]:
-        """Add uploads to the gallery; yield how far that is."""
-        yield from self._adding(self.add_files(files or []))
-
-    def add_folder(self, folder: str | None) -> Iterator[str]:
-        """Add a folder that the operator allowed; yield how far that is."""
-        yield from self._adding(self._folder(folder))
-
-    @show_user_errors
-    def remove(self, name: str) -> list[Any]:
-        """Remove a video from the gallery."""
-        if self.options.read_only:
-            raise ValueError("this gallery is read-only")
-        self.gallery.remove(name, self.options.library)
-        gr.Info(f"{html.escape(name)} is no longer in the gallery.", title="Removed")
-        return [gr.Video(None, visible=False), "", "", gr.Button(visible=False)]
-
-    def _folder(self, folder: str | None) -> Iterator[Progress]:
-        if not folder or self.options.read_only or folder not in map(str, self.options.folders):
-            raise ValueError("choose one of the folders that the operator allowed")
-        yield from self.add_paths(find_videos(Path(folder)))
-
-    def _adding(self, steps: Iterator[Progress]) -> Iterator[str]:
-        try:
-            for p in steps:
-                yield render("progress", p=p, said="")
-        except (ValueError, OSError) as error:
-            raise visible_error(error, self.gallery.root, "Nothing was added") from error

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
@@ -21,7 +22,7 @@ import numpy as np
 from fastapi import Request
 from fastapi.responses import FileResponse, Response
 from gradio.utils import get_upload_folder
-from PIL import Image
+from PIL import Image, ImageOps
 from starlette.routing import Route
 
 from suma.app.browser_formats import plan_for
@@ -44,6 +45,9 @@ MISSING = "data:image/svg+xml," + quote(
 
 COPIES = Copies()
 SERVED_FROM = "suma-gallery"  # a folder that does not exist: `serve` answers for the files in it
+SPRITE, MAX_SPRITE = 12, 40_000  # frames and bytes of what a tile is scrubbed through
+KEPT = {"Cache-Control": "private, max-age=86400"}
+_sprites: dict[str, Row] = {}  # key -> the video; only what was shown of the gallery is here
 _served: dict[str, str] = {}  # key -> the file that is sent; only what was shown of the gallery is here
 
 
@@ -110,14 +114,16 @@ def _poster(path: str, digest: str) -> tuple[str, float]:
     except (ValueError, OSError):
         return MISSING, 1.6
     data = _jpeg(picture, POSTER)
-    try:
+    _keep(cached, data)
+    return _uri(data), picture.width / picture.height
+
+
+def _keep(cached: Path, data: bytes) -> None:
+    with suppress(OSError):  # a read-only home: it is made again next time
         cached.parent.mkdir(parents=True, exist_ok=True)
-        partial = cached.with_suffix(f".{os.getpid()}.partial")
+        partial = cached.with_suffix(f".{os.getpid()}-{threading.get_ident()}.partial")
         partial.write_bytes(data)
         partial.replace(cached)
-    except OSError:  # a read-only home: posters are made again next time
-        pass
-    return _uri(data), picture.width / picture.height
 
 
 def _telling_frame(path: str) -> np.ndarray:
@@ -216,8 +222,33 @@ def prepare(rows: Iterable[Row]) -> None:
     threading.Thread(target=work, name="copies", daemon=True).start()
 
 
+def sprite_key(row: Row) -> str:
+    """Return the key under which `send_sprite` sends a video's frames; "" for a photograph."""
+    _sprites[_key(row)] = row
+    return _key(row) if row.duration else ""
+
+
+def _sprite(row: Row) -> bytes:
+    """Return SPRITE frames of a video side by side as one JPEG, smaller than MAX_SPRITE. Raises as `read_frames`."""
+    cached = CACHE / "sprites" / f"{_key(row)}.jpg"
+    with suppress(OSError):
+        return cached.read_bytes()
+    frames = read_frames(row.path, SPRITE, keyframes=True).frames
+    for side, quality in ((160, 70), (160, 45), (120, 40), (80, 30), (40, 20)):
+        small = [ImageOps.contain(Image.fromarray(frame), (side, side)) for frame in frames]
+        strip = Image.new("RGB", (SPRITE * small[0].width, small[0].height))
+        for n in range(SPRITE):
+            strip.paste(small[n * len(small) // SPRITE], (n * small[0].width, 0))
+        data = _jpeg(strip, strip.width, quality)
+        if len(data) < MAX_SPRITE:
+            break
+    _keep(cached, data)
+    return data
+
+
 def forget(row: Row) -> None:
     """Stop serving this video."""
+    _sprites.pop(_key(row), None)
     for suffix in (".mp4", ".webm"):
         _served.pop(_key(row) + suffix, None)
 
@@ -225,9 +256,7 @@ def forget(row: Row) -> None:
 def serve(request: Request) -> Response:
     """Send a shown video of the gallery from its place (Gradio would copy it first), to visitors who are logged in
     where the app asks for that."""
-    app: Any = request.app
-    tokens = [request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure")]
-    if app.auth is not None and not any(token in app.tokens for token in tokens if token):
+    if not _is_logged_in(request):
         return Response("Not authenticated", 401)
     key = request.path_params["key"]
     if request.path_params["folder"] != get_upload_folder() or not os.path.isfile(_served.get(key, "")):
@@ -235,13 +264,33 @@ def serve(request: Request) -> Response:
     return FileResponse(_served[key], media_type=f"video/{key.rsplit('.', 1)[1]}")
 
 
-ROUTES = [Route("/gradio_api/file={folder:path}/" + SERVED_FROM + "/{key}", serve)]  # before gradio's own
+def send_sprite(request: Request) -> Response:
+    """Send the frames of a video that was shown, to the same visitors."""
+    row = _sprites.get(request.path_params["key"])
+    if not _is_logged_in(request):
+        return Response("Not authenticated", 401)
+    try:
+        return Response(_sprite(row), media_type="image/jpeg", headers=KEPT) if row else Response("File not found", 404)
+    except (OSError, ValueError):
+        return Response("File not found", 404)
 
 
-def _jpeg(picture: Image.Image, side: int) -> bytes:
+def _is_logged_in(request: Request) -> bool:
+    app: Any = request.app
+    tokens = [request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure")]
+    return app.auth is None or any(token in app.tokens for token in tokens if token)
+
+
+ROUTES = [  # before gradio's own
+    Route("/gradio_api/file={folder:path}/" + SERVED_FROM + "/{key}", serve),
+    Route("/gradio_api/suma-sprites/{key}", send_sprite),
+]
+
+
+def _jpeg(picture: Image.Image, side: int, quality: int = 80) -> bytes:
     picture.thumbnail((side, side))
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=80)
+    picture.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
@@ -259,3 +308,5 @@ class Tile:
     aspect: float  # the poster's width / height
     score: float | None = None
     moment: float | None = None  # seconds
+    date: str = ""  # of the file
+    sprite: str = ""  # its key

@@ -2,7 +2,17 @@
 // data-kind="seek" jumps in the player, "copy" fills the clipboard, anything else goes to Python as `data-event`.
 let typed = false;  // the search under way was typed (or dragged), so that another one may follow at once
 let typedOn = false;  // the history's last entry is one of those: what follows takes its place
+const places = {};  // query -> where its results were left: {limit, y, x}
+let back = null;  // the query whose place is to be taken again, once its results are there
 document.addEventListener('pointerdown', () => { typedOn = false; }, true);
+const linked = () => document.querySelector('#results [data-link]')?.dataset.link ?? '';
+const strip = () => document.querySelector('#results .suma-tiles');
+const notePlace = () => { Object.assign(places[linked()] ??= {}, {y: window.scrollY, x: strip()?.scrollLeft || 0}); };
+const takePlace = (query) => {
+  const {x = 0, y = 0} = places[query] || {};
+  strip()?.scrollTo(x, 0);
+  window.scrollTo(0, y);
+};
 window.sumaListen = (element, trigger, watch) => {
   const player = (of) => document.querySelector(of.dataset.player + ' video');
   // A frame's own time is where the frame before ends: rounding puts a seek there on either of the two. So seek a
@@ -40,10 +50,20 @@ window.sumaListen = (element, trigger, watch) => {
       typed = false;
       busy();
     }
+    if (hit.dataset.kind === 'more' || (hit.dataset.kind === 'video' && element.closest('#results'))) notePlace();
+    if (hit.dataset.kind === 'more' && element.closest('#results')) {
+      back = linked();
+      pressed = element.querySelector('[aria-pressed=true]')?.dataset.video;
+    }
+    if (hit.dataset.kind === 'video' && element.closest('#results')) {  // Back leads to the results
+      const {state} = window.history, now = {...state, suma: true, video: hit.dataset.video};
+      window.history[state?.video ? 'replaceState' : 'pushState'](now, '');
+    }
     if (['video', 'concept'].includes(hit.dataset.kind)) window.sumaChosen = performance.now();
     held = hit === document.activeElement ? hit.dataset.word : undefined;
     trigger(hit.dataset.event || 'select', {...hit.dataset});
   };
+  let pressed;  // the video whose tile is marked again when more of them are drawn
   let held;  // the word of the button that has the focus, which moves with its concept when the bar is drawn anew
   element.addEventListener('click', (event) => {
     const hit = event.target.closest('[data-kind]');
@@ -59,6 +79,13 @@ window.sumaListen = (element, trigger, watch) => {
     slider.setAttribute('aria-valuetext', value.toFixed(2));
     typed = true;
     trigger('input', {kind: 'weight', word: slider.dataset.word, value});
+  });
+  element.addEventListener('change', (event) => {
+    const menu = event.target.closest('select[data-filter]');
+    if (!menu) return;
+    typed = false;
+    busy();
+    trigger('input', {kind: 'filter', filter: menu.dataset.filter, value: menu.value});
   });
   element.addEventListener('submit', (event) => {
     const form = event.target.closest('form[data-add]');
@@ -136,6 +163,13 @@ window.sumaListen = (element, trigger, watch) => {
       if (same || first || (typed && typedOn)) window.history.replaceState({...state, suma: true}, '', url);
       else window.history.pushState({...state, suma: true}, '', url);
       if (!same) typedOn = typed && !first;
+      places[link.dataset.link] = {...places[link.dataset.link], limit: link.dataset.limit};
+      if (back === link.dataset.link) {
+        takePlace(back);
+        const tiles = [...element.querySelectorAll('.suma-tile')], chosen = tiles.find((tile) => tile.dataset.video === pressed);
+        if (chosen) for (const tile of tiles) tile.setAttribute('aria-pressed', tile === chosen);
+      }
+      back = pressed = null;
     }
     const file = element.querySelector('a[download]');
     if (file) file.click();
@@ -161,17 +195,21 @@ window.sumaListen = (element, trigger, watch) => {
     const inQuery = (event) => event.target.closest?.('#query');
     document.addEventListener('input', (event) => {
       if (!inQuery(event) || event.isComposing) return;
+      if (event.isTrusted) back = null;
       clearTimeout(timer);
       timer = setTimeout(() => {
         typed = true;
         busy();
-        trigger('input', {});
-      }, 350);
+        trigger('input', {limit: back === null ? 0 : places[back]?.limit});
+      }, back === null ? 350 : 0);
     });
     window.addEventListener('popstate', () => {
       const box = document.querySelector('#query textarea, #query input');
       if (!box.offsetParent) document.querySelector('[role=tab]').click();
       box.value = new URL(window.location.href).searchParams.get('q') || '';
+      document.querySelector('#player video')?.pause();
+      if (box.value === linked()) return takePlace(box.value);  // from a video
+      back = box.value;
       box.dispatchEvent(new Event('input', {bubbles: true}));
       typedOn = false;
     });
@@ -192,3 +230,53 @@ window.sumaListen = (element, trigger, watch) => {
     });
   }
 };
+
+// A tile under the pointer shows the frame of its video that lies there; one that the keyboard reached plays through.
+let scrubbed = null;  // {tile, over, picture, timer}
+const scrub = (share) => {
+  const {over, picture} = scrubbed, frames = 12, at = Math.min(frames - 1, Math.max(0, Math.floor(share * frames)));
+  const {clientWidth: w, clientHeight: h} = over, width = picture.naturalWidth / frames;
+  if (!width) return;
+  const scale = Math.max(w / width, h / picture.naturalHeight);
+  over.style.backgroundSize = `${scale * picture.naturalWidth}px ${scale * picture.naturalHeight}px`;
+  over.style.backgroundPosition = `${-scale * width * at - (scale * width - w) / 2}px ${(h - scale * picture.naturalHeight) / 2}px`;
+  over.style.setProperty('--at', 100 * (at + 1) / frames + '%');
+  over.dataset.frame = at;
+};
+const stopScrubbing = () => {
+  clearInterval(scrubbed?.timer);
+  scrubbed?.over.remove();
+  scrubbed = null;
+};
+const startScrubbing = (tile, then) => {
+  if (scrubbed?.tile === tile) return;
+  stopScrubbing();
+  if (!tile?.dataset.sprite) return;
+  const over = Object.assign(document.createElement('span'), {className: 'suma-scrub'}), picture = new Image();
+  const mine = scrubbed = {tile, over, picture};
+  picture.onload = () => {
+    if (scrubbed !== mine) return;
+    over.style.backgroundImage = `url("${picture.src}")`;
+    tile.querySelector('.suma-poster').append(over);
+    then(mine);
+  };
+  picture.src = `${window.gradio_config.root}${window.gradio_config.api_prefix}/suma-sprites/${tile.dataset.sprite}`;
+};
+document.addEventListener('pointermove', (event) => {
+  if (event.pointerType === 'touch') return;
+  const tile = event.target.closest?.('.suma-tile[data-sprite]'), place = tile?.getBoundingClientRect();
+  const show = () => scrub((event.clientX - place.left) / place.width);
+  if (!tile || scrubbed?.tile !== tile) startScrubbing(tile, show);
+  else if (scrubbed.over.isConnected) show();
+}, {passive: true});
+document.addEventListener('focusin', (event) => {
+  const tile = event.target.closest?.('.suma-tile[data-sprite]');
+  const still = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
+  if (!tile || still || !tile.matches(':focus-visible')) return;
+  startScrubbing(tile, (mine) => {
+    let frame = 0;
+    scrub(0);
+    mine.timer = setInterval(() => scrubbed === mine && scrub((frame = (frame + 1) % 12) / 12), 400);
+  });
+});
+document.addEventListener('focusout', stopScrubbing);

@@ -13,20 +13,25 @@ import gradio as gr
 
 from suma import VideoIndex
 from suma.app.api import Options
+from suma.app.filling import Changes
 from suma.app.handlers import Handlers
 from suma.app.media import prepare
 from suma.app.space import zero_gpu
 from suma.app.startup import load_model, open_index, options_of, parser, use_own_temp
 from suma.app.tabs import CLIPS, MODEL, WRITING, concepts_tab, gallery_tab, launch_options, search_tab, video_tab
 from suma.app.views import render
+from suma.index.watch import watch
 from suma.model.cpu import use_fast_matmul
 
 
-def build_demo(index: VideoIndex, options: Options | None = None, waiting: Sequence[Path] = ()) -> gr.Blocks:
-    """Return the app over an index, which begins to add the `waiting` videos. Launch it with `launch_options()`."""
+def build_demo(
+    index: VideoIndex, options: Options | None = None, waiting: Sequence[Path] = (), changes: Changes = ()
+) -> gr.Blocks:
+    """Return the app over an index, which begins to add the `waiting` videos, and then takes up the `changes` of their
+    folder (suma.index.watch). Launch it with `launch_options()`."""
     h = Handlers(index, options)
-    if waiting:
-        h.fill(waiting)
+    if waiting or changes:
+        h.fill(waiting, changes)
     with gr.Blocks(title="SUMA: video search", fill_width=True, delete_cache=(3600, 6 * 3600)) as demo:
         gr.HTML(render("brand"), apply_default_css=False)
         with gr.Tabs(selected="text") as tabs:
@@ -65,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             model.to("cuda")
         waiting: list[Path] = []
         index = open_index(model, args.index, args.videos, options.read_only, waiting, args.photos)
-        demo = build_demo(index, options, waiting)
+        if args.watch and not args.videos:
+            raise ValueError("--watch follows the folder of --videos: name it")
+        changes = watch(index, [args.videos], photos=args.photos) if args.watch else ()
+        demo = build_demo(index, options, waiting, changes)
         if options.make_copies:
             prepare(index.rows)
         demo.queue(max_size=args.queue)

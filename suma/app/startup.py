@@ -50,6 +50,8 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
     )
     add("--videos", videos, unset="none")
     add("--photos", "index the photographs of --videos too", unset="off", action="store_true")
+    watch = "take up what is new, changed or removed in --videos, without a restart"
+    add("--watch", watch, unset="off", action="store_true")
     optional, changes = argparse.BooleanOptionalAction, "whether visitors are kept from adding and removing videos"
     where = "read-only on Spaces and with --share, not elsewhere"
     add("--read-only", changes, str(int(on_spaces())), where, action=optional)

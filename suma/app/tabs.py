@@ -7,7 +7,8 @@ from typing import Any
 import gradio as gr
 
 from suma.app.api import MAX_QUERY, TOP
-from suma.app.handlers import MODES, NOTHING_YET, PAGE, Handlers
+from suma.app.gallery_handlers import PAGE
+from suma.app.handlers import HIDE, MODES, NEWEST, NOTHING_YET, Handlers
 from suma.app.media import ROUTES
 from suma.app.views import chips, render
 from suma.index.files import VIDEO_EXTENSIONS
@@ -126,7 +127,8 @@ def search_tab(h: Handlers, demo: gr.Blocks, tabs: gr.Tabs) -> Ask:
         with gr.Row(equal_height=True):
             query = field("query", "what happens in the video", scale=8, autofocus=True)
             button = gr.Button("Search", variant="primary", scale=1, min_width=100, elem_id="search")
-        hide = gr.Checkbox(label="hide doubles", container=False, elem_id="hide-doubles")
+            look: dict[str, Any] = {"show_label": False, "container": False, "min_width": 240, "elem_id": "ticked"}
+            ticked = gr.CheckboxGroup([NEWEST, HIDE], label="order and doubles", scale=2, **look)
         filling = clickable("filling") if h.filling else None
         examples = clickable("examples", chips(h.gallery.examples()))
         steer = clickable("steer")
@@ -137,10 +139,10 @@ def search_tab(h: Handlers, demo: gr.Blocks, tabs: gr.Tabs) -> Ask:
                 results = clickable("results", render("skeleton", number=TOP) if len(h.index) else empty)
             with gr.Column(scale=8, min_width=320, elem_id="detail"):
                 then_best, sources = _detail(h, query, found, results)
-        typed, shown = [query, hide], [results, steer, found]
+        typed, shown = [query, ticked], [results, steer, found]
         if filling is not None:
             timer, count = gr.Timer(1.5), gr.State(len(h.gallery.names))
-            timer.tick(h.show_filling, [query, count], [filling, timer, count, examples, *shown], **PRIVATE)
+            timer.tick(h.show_filling, [query, count, ticked], [filling, timer, count, examples, *shown], **PRIVATE)
 
     def ask(source: gr.HTML) -> None:
         clicked = source.select(_clicked_query, None, [query, tabs], **PRIVATE)
@@ -149,7 +151,9 @@ def search_tab(h: Handlers, demo: gr.Blocks, tabs: gr.Tabs) -> Ask:
     for source in (examples, *sources):
         ask(source)
     then_best(gr.on([query.submit, button.click], h.show_results, typed, shown, **PRIVATE))
-    then_best(gr.on([live.input, hide.input], h.show_typed, typed, shown, **LATEST))
+    results.submit(h.show_as_many, typed, shown, **LATEST)
+    then_best(live.input(h.show_as_many, typed, shown, **LATEST))
+    then_best(ticked.input(h.show_typed, typed, shown, **LATEST))
     then_best(steer.input(h.steer, typed, [query, *shown], **LATEST))
     opened = demo.load(None, query, query, js=h.first_query, api_visibility="private")
     then_best(opened.then(h.show_typed, typed, shown, **PRIVATE))
@@ -164,7 +168,6 @@ def _detail(
     with gr.Row():
         with gr.Column(scale=5, min_width=280, elem_id="stage"):
             player, bar = screen("player")
-            save_clip = gr.Button("Save clip", size="sm", elem_id="save-clip")
             clip = gr.DownloadButton(visible="hidden", elem_id="clip")
         with gr.Column(scale=6, min_width=280):
             shares = clickable("shares")
@@ -179,10 +182,10 @@ def _detail(
     then_copy(h, results.select(h.show_video, [query, mode], detail, **EACH), video, player, bar, True)
     mode.change(h.show_mode, [query, video, mode], why, **PRIVATE)
     why.submit(h.save, [query, video, mode], saved, **PRIVATE)
-    busy = {**CLIPS, "show_progress": "minimal", "show_progress_on": save_clip}
-    made = save_clip.click(h.save_clip, [query, video], clip, **busy)
+    busy = {**CLIPS, "show_progress": "minimal", "show_progress_on": title}
+    made = title.submit(h.save_clip, video, clip, **busy)
     made.success(None, js="() => setTimeout(() => document.querySelector('#clip').click(), 100)", **PRIVATE)
-    return then_best, (why, shares)
+    return then_best, (title, why, shares)
 
 
 def video_tab(h: Handlers, ask: Ask) -> None:

@@ -7,6 +7,7 @@ import base64
 import os
 import zlib
 from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -17,7 +18,15 @@ import numpy as np
 
 from suma.app.media import Tile
 from suma.explain import Explanation
-from suma.index.query import MAX_STEERED, Query, concepts_of, parse_steering, unparse_steering
+from suma.index.query import (
+    MAX_STEERED,
+    Query,
+    concepts_of,
+    filter_of,
+    parse_steering,
+    unparse_steering,
+    with_filter,
+)
 from suma.model.encoder import Encoder
 from suma.model.vocabulary import NEGATIONS, fold, split_words
 
@@ -79,21 +88,23 @@ def tiles(
     shown: Sequence[Tile],
     chosen: int | None = None,
     empty: str = "",
-    more: int = 0,
+    more: str = "",
     link: str | None = None,
     head: str = "",
+    limit: int = 0,
 ) -> str:
     """Return posters with title, score and best moment, or `empty` where there are none.
 
     Args:
         chosen: the number of the tile that is marked.
-        more: how many videos a last button says are left.
+        more: what a last button says; "" for none.
         link: the query for the page's address; None leaves the address alone.
         head: a line above the tiles.
+        limit: how many tiles that button asks for.
     """
     shape = "16 / 10" if shown and median(tile.aspect for tile in shown) > 1.15 else "1 / 1"
-    head = head if shown else ""
-    return render("tiles", tiles=shown, chosen=chosen, empty=empty, more=more, link=link, head=head, shape=shape)
+    values = {"chosen": chosen, "empty": empty, "more": more, "limit": limit, "link": link}
+    return render("tiles", tiles=shown, head=head if shown else "", shape=shape, **values)
 
 
 ROW, TIMELINE, SECONDS = 32, 54, 20  # heights, pixels
@@ -108,7 +119,6 @@ def heat_map(found: Explanation, thumbs: Sequence[str], aspect: float, player: s
     starts at the best frame; without a query at `start`, in seconds.
     """
     bars = _bars(found.frame_scores)
-    best = bars.index(min(bars)) if bars else 0  # the highest bar
     picture = round(min(max(MIN_COLUMN / aspect, 30), 62)) if thumbs else 0
     frames_top = TIMELINE + GAP if bars else 0
     cells_top = frames_top + picture + SECONDS
@@ -118,9 +128,10 @@ def heat_map(found: Explanation, thumbs: Sequence[str], aspect: float, player: s
         found=found,
         thumbs=thumbs[: len(found.times)],
         player=player,
-        start=found.times[best] if bars else start,
+        start=found.moment if bars else start,
         bars=bars,
-        best_frame=best,
+        best_frame=found.times.index(found.moment),
+        answers=[i for i, time in enumerate(found.times) if found.span[0] <= time < found.span[1]],
         low=min(values, default=0.0),
         high=max(values, default=0.0),
         frames_top=frames_top,
@@ -139,12 +150,34 @@ def _bars(scores: Sequence[float]) -> list[tuple[float, float]]:
     return [(4 + (1 - s) * (TIMELINE - 10), TIMELINE) for s in share]
 
 
+MAX_CHOICE = 300  # characters
+FILTERS = {"folder": ("in",), "length": ("longer", "shorter"), "date": ("after", "before")}
+LENGTHS = {"under 10 s": "shorter:10", "under 1 min": "shorter:60", "over 1 min": "longer:60"}
+LENGTHS |= {"over 10 min": "longer:600"}
+
+
+def menus(text: str, folders: Sequence[str], years: Sequence[int]) -> list[tuple[str, str, dict[str, str]]]:
+    """Return the menus of filters: name, what is chosen, and the choices, from label to the query's text."""
+    dates = {f"last {days} days": f"after:{date.today() - timedelta(days)}" for days in (7, 30)}
+    dates |= {str(year): f"after:{year}-01-01 before:{year + 1}-01-01" for year in years}
+    choices = {"folder": {name: f'in:"{name}"' for name in folders}, "length": LENGTHS, "date": dates}
+    found = []
+    for name, some in choices.items():
+        chosen = filter_of(text, FILTERS[name])
+        typed = {} if chosen in ("", *some.values()) else {chosen: chosen}
+        if some or typed:
+            found.append((name, chosen, {f"any {name}": "", **typed, **some}))
+    return found
+
+
 SHOWN = 6  # concepts of the sentence, strongest first; those that were set always show
 SETS = {"ban": -1.0, "add": 0.8}  # what a button of the bar sets a weight to
 
 
 def changed_query(text: str, event: Mapping[str, Any]) -> str:
     """Return the query's text after a click in the bar: one weight set or let go, or all of them reset."""
+    if event.get("kind") == "filter":
+        return with_filter(text, FILTERS[event["filter"]], str(event["value"])[:MAX_CHOICE])
     sentence, weights = parse_steering(text)
     kind, word = str(event.get("kind", "")), fold(str(event.get("word", "")).strip())
     if kind == "reset":
@@ -162,8 +195,8 @@ def changed_query(text: str, event: Mapping[str, Any]) -> str:
     return unparse_steering(sentence, weights)
 
 
-def steering_bar(model: Encoder, text: str, query: Query) -> str:
-    """Return the bar for a query as it was typed and as it was read."""
+def steering_bar(model: Encoder, text: str, query: Query, menus: Sequence[tuple[str, str, dict[str, str]]] = ()) -> str:
+    """Return the bar for a query as it was typed and as it was read, with menus of filters."""
     space, weights = model.space, dict(query.weights)
     weight_of = concepts_of(model, weights)
     word_of = dict(zip(space.concept_of(list(weights), model.embed_words), weights, strict=True)) if weights else {}
@@ -188,6 +221,8 @@ def steering_bar(model: Encoder, text: str, query: Query) -> str:
         knobs=knobs,
         text=text,
         steered=bool(weights),
+        menus=menus,
+        says=query.says,
         unknown=[word for word in dict.fromkeys(map(space.read, words)) if word not in known],
         notes=query.notes(space),
     )

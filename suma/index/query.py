@@ -30,13 +30,14 @@ Shapes: T texts, D joint width, K concepts.
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
 from suma.atomic_io import on_disk
+from suma.index.storage import Row
 from suma.model.encoder import Encoder, Queries
 from suma.model.vocabulary import NEGATIONS, Vocabulary, fold, ignored_words, nfc, split_words, unit
 
@@ -157,6 +158,15 @@ class Filter:
             values += more
         return " AND ".join(parts), values
 
+    def allows(self, row: Row) -> bool:
+        """Return whether a file may answer, by what is known of it: what `condition` asks the database."""
+        since, until = self.times
+        inside = os.path.join(os.sep, os.path.normpath(self.folder), "")
+        below = nfc(row.path.removeprefix(self.root.rstrip(os.sep)))
+        there = row.path.startswith(inside) if os.path.isabs(self.folder) else inside in below
+        long_enough = self.longer <= row.duration <= self.shorter
+        return long_enough and since <= row.mtime < (until or math.inf) and (not self.folder or there)
+
 
 ALL = Filter()
 
@@ -174,7 +184,7 @@ class Query:
     def texts(self, model: Encoder) -> Queries:
         """The query as the model reads it (T = 1). Raises ValueError where it is empty, or its terms cancel out."""
         mixed = self.mixed
-        if not mixed and not self.weights:
+        if not self.says:
             raise ValueError("the query is empty: type what happens in the video")
         if not mixed:
             return steer(model, None, dict(self.weights))
@@ -189,6 +199,11 @@ class Query:
         """Its anchor (K,) as `texts` has it before concepts are steered; None without sentence and terms."""
         anchors = model.space.anchors([text for text, _ in self.mixed], model.embed_words)
         return self._mix(anchors)[0] if self.mixed else None
+
+    @property
+    def says(self) -> bool:
+        """Whether there is something to search for, beside filters."""
+        return bool(self.mixed or self.weights)
 
     @property
     def mixed(self) -> list[tuple[str, float]]:
@@ -250,6 +265,25 @@ def parse(text: str) -> Query:
     if len(terms) > MAX_TERMS:
         raise ValueError(f"{len(terms)} terms are too many: {MAX_TERMS} at most")
     return Query(" ".join(words), tuple(t for t in terms if t[1]), tuple(weights.items()), chosen, least)
+
+
+def filter_of(text: str, names: Collection[str]) -> str:
+    """Return what a query says by filters of these names, as it was typed.
+
+    >>> filter_of("a dog longer:10 in:holidays shorter:60", ("longer", "shorter"))
+    'longer:10 shorter:60'
+    """
+    return " ".join(token[0] for token in _TOKEN.finditer(text) if token["name"] in names)
+
+
+def with_filter(text: str, names: Collection[str], chosen: str = "") -> str:
+    """Return a query's text with its filters of these names replaced by `chosen`.
+
+    >>> with_filter("a dog longer:10 in:holidays", ("longer", "shorter"), "shorter:60")
+    'a dog in:holidays shorter:60'
+    """
+    rest = _TOKEN.sub(lambda token: "" if token["name"] in names else token[0], text)
+    return " ".join(f"{rest} {chosen}".split())
 
 
 def _number(name: str, value: str) -> float:

@@ -227,5 +227,9 @@ def _as_match(
 
 
 def nearest(rows: Sequence[Row], at: float) -> int:
-    """Which part of a video is about a moment (seconds): the one whose middle is nearest."""
-    return int(np.argmin([abs((row.start + row.end) / 2 - at) for row in rows]))
+    """Which part of a video is about a moment (seconds): the one with the nearest frame, then the nearest middle."""
+
+    def distance(n: int) -> tuple[float, float]:
+        return min(abs(time - at) for time in rows[n].times), abs((rows[n].start + rows[n].end) / 2 - at)
+
+    return min(range(len(rows)), key=distance)
