@@ -24,7 +24,7 @@ NAMES = "[...document.querySelectorAll('#results .suma-tile')].map(tile => tile.
 def write_clip(path: Path, n: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, 24, (48, 32), picture=lambda i, w, h: noise_picture(100 * n + i // 4, w, h))
-    day = datetime(2023 + n % 2, 1, 1 + n).timestamp()
+    day = datetime(2023 + n % 2, 1, 1 + n % 28).timestamp()
     os.utime(path, (day, day))
     return path
 

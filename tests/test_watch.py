@@ -9,6 +9,7 @@ import pytest
 from clips import noise_picture, write_video
 
 from suma import SUMA, VideoIndex
+from suma.__main__ import main
 from suma.index import watch as watching
 from suma.index.watch import watch
 
@@ -40,7 +41,7 @@ def index(tiny_model: SUMA, tmp_path: Path) -> VideoIndex:
 
 
 def told(index: VideoIndex, folder: Path, monkeypatch, *steps) -> Iterator[tuple[list[str], list[str]]]:
-    monkeypatch.setattr(watching.time, "sleep", Looks(*steps))
+    monkeypatch.setattr(watching, "sleep", Looks(*steps))
     found = []
     with pytest.raises(KeyboardInterrupt):
         for ready, gone in watch(index, [folder]):
@@ -83,3 +84,22 @@ def test_a_drive_that_is_away_has_lost_nothing(index: VideoIndex, tmp_path: Path
     assert told(index, films, monkeypatch, *steps) == []
     steps = [lambda: [file.unlink() for file in films.iterdir()], nothing, nothing, nothing]
     assert told(index, films, monkeypatch, *steps) == []  # as if another drive were mounted there
+
+
+def test_the_command_goes_on_until_it_is_interrupted(index: VideoIndex, tmp_path: Path, monkeypatch, capsys):
+    films, place = tmp_path / "films", tmp_path / "my.index"
+    index.model.save_pretrained(tmp_path / "model")
+    write_video(tmp_path / "new.mp4", 11, picture=noise_picture)
+    steps = [lambda: shutil.move(tmp_path / "new.mp4", films), nothing, (films / "1.mp4").unlink, *[nothing] * 3]
+    monkeypatch.setattr(watching, "sleep", Looks(*steps))
+    options = ["-o", str(place), "--model", str(tmp_path / "model"), "--workers", "1"]
+    assert main(["index", str(films), *options, "--watch"]) == 0
+    first, *more = capsys.readouterr().out.splitlines()
+    assert first == f"2 added, 0 unchanged, 0 failed; 2 videos in {place}"
+    assert more == [
+        f"1 added, 0 unchanged, 0 failed; 3 videos in {place}",
+        f"0 added, 0 unchanged, 0 failed, 1 pruned; 2 videos in {place}",
+    ]
+    assert {Path(row.path).name for row in VideoIndex.load(place, index.model).rows} == {"0.mp4", "new.mp4"}
+    assert main(["index", str(films), *options, "--watch", "--part", "1/2"]) == 2
+    assert "merge the parts" in capsys.readouterr().err

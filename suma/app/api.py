@@ -150,8 +150,8 @@ class Api:
         Returns:
             {video, query, score, shares: what each of the four similarities adds to the score, times: of the frames in
             seconds, frame_scores, duration, start and end (seconds): the part of a long video that answers best, moment
-            and span: where in it, concepts: [{id, name, words, query_weight, activation, part: of the score, heat: activation in each
-            frame}]}.
+            and span: where in it, concepts: [{id, name, words, query_weight, activation, part: of the score, heat:
+            activation in each frame}]}.
         """
         path, asked = self.gallery.row(video).path, read_query(_text(query), _weights(weights))
         found = asdict(self.why(path, clean(query), asked, by, _count(top_k)))

@@ -33,6 +33,7 @@ from suma.model.encoder import Queries
 from suma.model.vocabulary import fold, nfc, split_words
 
 EXAMPLES = 6
+RANKS = np.arange(1, EXAMPLES + 1)
 SAMPLE = 512  # videos of which suggestions are made, evenly spaced
 MOMENTS = 1000  # of one video that are ranked
 MENU = 12  # folders and years to choose from
@@ -154,14 +155,15 @@ class Gallery:
         return listed[:: max(1, len(listed) // EXAMPLES)][:EXAMPLES]
 
     def _suggestions(self) -> list[str]:
-        """Return the names of the concepts that are among the three strongest of most videos."""
+        """Return the names of the concepts that are the strongest of most videos; the n-th strongest counts 1 / n."""
         with self.lock:
             if self._suggested is None:
-                count, votes = len(self.index), Counter[int]()
+                count, votes = len(self.index), np.zeros(self.index.model.space.num_concepts)
                 for i in range(0, count, max(1, count // SAMPLE)):
                     activations = self.index.videos([i]).frames[0] @ self.index.scorer.concepts.T  # (F, K)
-                    votes.update(np.argsort(-activations.max(0), kind="stable")[:3].tolist())
-                self._suggested = [self.index.model.space.members(k)[0] for k, _ in votes.most_common(EXAMPLES)]
+                    votes[np.argsort(-activations.max(0), kind="stable")[:EXAMPLES]] += 1 / RANKS[: len(votes)]
+                most = np.argsort(-votes, kind="stable")[:EXAMPLES].tolist()
+                self._suggested = [self.index.model.space.members(k)[0] for k in most if votes[k]]
             return self._suggested
 
     def folders(self) -> list[str]:

@@ -260,7 +260,8 @@ const startScrubbing = (tile, then) => {
     tile.querySelector('.suma-poster').append(over);
     then(mine);
   };
-  picture.src = `${window.gradio_config.root}${window.gradio_config.api_prefix}/suma-sprites/${tile.dataset.sprite}`;
+  const {root, api_prefix: api} = window.gradio_config;
+  mine.timer = setTimeout(() => { picture.src = `${root}${api}/suma-sprites/${tile.dataset.sprite}`; }, 100);  // it stays
 };
 document.addEventListener('pointermove', (event) => {
   if (event.pointerType === 'touch') return;

@@ -127,8 +127,8 @@ def search_tab(h: Handlers, demo: gr.Blocks, tabs: gr.Tabs) -> Ask:
         with gr.Row(equal_height=True):
             query = field("query", "what happens in the video", scale=8, autofocus=True)
             button = gr.Button("Search", variant="primary", scale=1, min_width=100, elem_id="search")
-            look: dict[str, Any] = {"show_label": False, "container": False, "min_width": 240, "elem_id": "ticked"}
-            ticked = gr.CheckboxGroup([NEWEST, HIDE], label="order and doubles", scale=2, **look)
+            look: dict[str, Any] = {"show_label": False, "container": False, "min_width": 276, "elem_id": "ticked"}
+            ticked = gr.CheckboxGroup([NEWEST, HIDE], label="order and doubles", scale=0, **look)
         filling = clickable("filling") if h.filling else None
         examples = clickable("examples", chips(h.gallery.examples()))
         steer = clickable("steer")

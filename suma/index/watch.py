@@ -3,10 +3,10 @@
 They are looked through every few seconds, which works on network drives, too, where the system tells of no changes.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 from suma.index.files import find_videos, sort_missing
 from suma.index.storage import describe
@@ -27,7 +27,7 @@ def watch(
     table, before = index.store.snapshot.table, dict[str, tuple[int, float]]()
     known = {row.path: (row.size, row.mtime) for path in paths for row in table.files_below(path)}
     while True:
-        began, now = time.monotonic(), dict[str, tuple[int, float]]()
+        began, now = monotonic(), dict[str, tuple[int, float]]()
         for path in paths:
             with suppress(ValueError, OSError):  # nothing there, or the drive is away
                 found = map(describe, find_videos(path, exclude, photos))
@@ -35,8 +35,8 @@ def watch(
         ready = [path for path, state in now.items() if known.get(path) != state == before.get(path)]
         lost = known.keys() - now.keys() - before.keys()
         gone = [path for path in sort_missing(known)[0] if path in lost] if lost else []
-        before, took = now, time.monotonic() - began
+        before, took = now, monotonic() - began
         known = {path: state for path, state in known.items() if path not in gone} | {path: now[path] for path in ready}
         if ready or gone:
             yield ready, gone
-        time.sleep(max(PAUSE, REST * took))
+        sleep(max(PAUSE, REST * took))
