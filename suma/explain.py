@@ -82,8 +82,7 @@ def explain(
     n = 0 if folded is None else int(scorer.score(folded, clips)[0].argmax())
     row, clip = (rows[n], clips.one(n)) if at is None else index.read(path, at)
     count = len(row.times)
-    anchor, parts = np.zeros(space.num_concepts), np.zeros(space.num_concepts)
-    shares, of_frames = dict[str, float](), list[float]()
+    (anchor, parts), shares, of_frames = np.zeros((2, space.num_concepts)), dict[str, float](), list[float]()
     if texts is not None and folded is not None:
         anchor, parts = texts.anchors[0], scorer.concept_parts(texts.anchors[0], clip)
         found = scorer.similarities(folded, clip)
@@ -101,8 +100,7 @@ def explain(
     ]
     values = np.array(of_frames or [0.0] * count).round(6)
     best = int(values.argmax()) if at is None else int(np.argmin([abs(time - at) for time in row.times]))
-    where = (row.times[best], span_of(values, row, best))
-    part = (row.duration, row.start, row.end, *where, index.model.config.untrained)
+    part = (row.duration, row.start, row.end, row.times[best], span_of(values, row, best), index.model.config.untrained)
     return Explanation(str(path), query.strip(), sum(shares.values()), shares, row.times, of_frames, concepts, *part)
 
 

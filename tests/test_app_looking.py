@@ -51,7 +51,7 @@ def made(tiny_model: SUMA, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def page(browser: Any, made: tuple[str, Path, VideoIndex], request: pytest.FixtureRequest) -> Iterator[Any]:  # noqa: F811
     width, height = request.param
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     wrong: list[str] = []
     page.on("pageerror", lambda e: wrong.append(str(e)))
     page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
