@@ -160,7 +160,7 @@ class Filter:
 
     def allows(self, row: Row) -> bool:
         """Return whether a file may answer, by what is known of it: what `condition` asks the database."""
-        since, until = self.times
+        since, until = _seconds("after", self.after), _seconds("before", self.before)
         inside = os.path.join(os.sep, os.path.normpath(self.folder), "")
         below = nfc(row.path.removeprefix(self.root.rstrip(os.sep)))
         there = row.path.startswith(inside) if os.path.isabs(self.folder) else inside in below

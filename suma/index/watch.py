@@ -24,7 +24,7 @@ def watch(
     A file is to be added when it is new or has changed, and two looks find it the same: half-copied ones grow. What is
     out of reach (suma.index.files.sort_missing) is not gone. A folder without videos may get some later.
     """
-    table, before = index.store.snapshot.table, dict[str, tuple[int, float]]()
+    table, before = index.store.snapshot, dict[str, tuple[int, float]]()
     known = {row.path: (row.size, row.mtime) for path in paths for row in table.files_below(path)}
     while True:
         began, now = monotonic(), dict[str, tuple[int, float]]()
