@@ -20,7 +20,7 @@ from suma.index.captions import read_captions
 from suma.index.edit_list import write_list, writer_for
 from suma.index.files import Part, find_videos, missing_parts
 from suma.index.query import Filter, parse
-from suma.index.search import Match
+from suma.index.search import NOTHING_FITS, Match
 from suma.index.storage import Report, Row, is_server
 from suma.index.store import refuse_other_things
 from suma.index.video_index import VideoIndex, model_of
@@ -136,7 +136,11 @@ def run(args: argparse.Namespace) -> int:
     index = VideoIndex.load(args.index, model)
     if args.command == "search":
         query = parse(args.query)
-        answers = index.search(query, within=args.within, hubness=args.hubness, **_page(args))
+        more = {"within": args.within, "hubness": args.hubness, "min_confidence": args.min_confidence}
+        matches = index.search(query, **more, **_page(args))
+        answers = matches if args.all or args.page > 1 or all(match.fits for match in matches[:1]) else []
+        if not answers and (matches or args.min_confidence > 0):
+            print(f"{NOTHING_FITS} (--all shows the nearest)", file=sys.stderr)
         for note in query.notes(model.space):
             print(note, file=sys.stderr)
         return _show(answers, args)

@@ -11,7 +11,8 @@ from suma.video.frames import SEGMENT
 from suma.video.worker import TIME_LIMIT
 
 EXIT_CODES = (
-    "exit codes: 0 found (or done), 1 nothing found, 2 bad input, a damaged index, or something that is not there"
+    "exit codes: 0 found (or done), 1 nothing found, or nothing that fits, 2 bad input, a damaged index, or something "
+    "that is not there"
 )
 QUERIES = """
 the query: a plain sentence means itself; besides there are
@@ -58,6 +59,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         _add_filters(sub)
     hubness = "take from every score what the video scores with texts at large"
     search.add_argument("--hubness", action="store_true", help=hubness)
+    search.add_argument("--all", action="store_true", help="show the nearest also where nothing fits")
+    least = "leave out what is less likely than that (0 to 1) to be right"
+    search.add_argument("--min-confidence", type=float, default=0.0, metavar="SHARE", help=least)
     search.add_argument("--within", metavar="VIDEO", help="search the moments of this one video, indexed or not")
     command("doctor", "what this installation has and lacks; with --model, what would be downloaded")
     commands.add_parser("app", help="open the app in the browser (see suma app --help)", add_help=False)

@@ -459,7 +459,8 @@ def test_search_answers_by_api(client: Client, handlers: app.Handlers, folder: P
     matches = handlers.index.search("a dog", 12)
     assert [Path(m.path).name for m in matches] == [f["video"] for f in found]
     assert [m.score for m in matches] == [f["score"] for f in found]
-    assert set(found[0]) == {"video", "caption", "score", "moment", "span", "duration", "concepts"}
+    sure = {"confidence", "calibrated", "fits"}
+    assert set(found[0]) == {"video", "caption", "score", "moment", "span", "duration", "concepts"} | sure
     assert str(folder) not in json.dumps(found)
     assert client.predict(query="a dog", top_k=2, offset=1, api_name="/search") == found[1:3]
     steered = handlers.search("a dog [snow -1]")
@@ -538,7 +539,8 @@ def test_only_these_seven_are_public_and_documented(client: Client):
         assert len(endpoint["description"]) > 40
     arguments = {p["parameter_name"]: p["python_type"]["type"] for p in endpoints["/search"]["parameters"]}
     assert arguments == {"query": "str", "top_k": "int", "weights": "None | dict(str, float)", "offset": "int"} | {
-        "hide_doubles": "bool"
+        "hide_doubles": "bool",
+        "min_confidence": "float",
     }
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from suma.app.api import MAX_QUERY, Options
 from suma.app.handlers import Handlers
 from suma.app.tabs import launch_options
 from suma.app.uploads import Uploads
+from suma.index.confidence import FEATURES, Calibration
 from suma.index.query import Query
 
 pytestmark = pytest.mark.browser
@@ -546,3 +548,15 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Any):
     page.get_by_role("tab", name="Gallery").click()
     page.wait_for_selector("#members .suma-tile")
     assert page.evaluate(wide) <= 390
+
+
+def test_nothing_fits_and_the_nearest_are_faint(page: Any, made: tuple[str, Path, VideoIndex], monkeypatch):
+    faint = "getComputedStyle(document.querySelectorAll('#results .suma-tile')[1]).opacity"
+    search(page, "a dog")
+    assert page.evaluate(faint) == "1" and not page.get_by_text("Nothing in this gallery fits").count()
+    index = made[2]
+    weights = dict.fromkeys(FEATURES, 0.0) | {"least": 1.0}
+    monkeypatch.setattr(index._searcher, "_calibration", Calibration(replace(index.model.config, confidence=weights)))
+    search(page, "a cat")
+    assert page.get_by_text("Nothing in this gallery fits. The nearest:").is_visible()
+    assert page.evaluate(faint) == "0.45"

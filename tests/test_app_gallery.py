@@ -310,9 +310,9 @@ def test_an_upload_over_the_limit_is_refused_by_the_server(client: Client, tmp_p
 
 def test_a_full_queue_says_so(client: Client, monkeypatch: pytest.MonkeyPatch):
     release, find = threading.Event(), app.Handlers.find
-    monkeypatch.setattr(app.Handlers, "find", lambda self, *a: release.wait(90) and find(self, *a))
+    monkeypatch.setattr(app.Handlers, "find", lambda self, *a, **k: release.wait(90) and find(self, *a, **k))
     try:
-        call = f"{client.src}gradio_api/call/search", {"data": ["a dog", 9, None, 0, False]}
+        call = f"{client.src}gradio_api/call/search", {"data": ["a dog", 9, None, 0, False, 0.0]}
         answers = [httpx.post(call[0], json=call[1], timeout=60) for _ in range(12)]
     finally:
         release.set()

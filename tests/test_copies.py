@@ -565,7 +565,7 @@ def test_every_name_that_a_file_can_have_is_shown_and_played(serving: Callable[.
         (tmp_path / "videos").mkdir(exist_ok=True)
         made.rename(os.fsdecode(os.fsencode(tmp_path / "videos") + b"/" + name))
     url, handlers = serving()
-    _, answer = called(url, "search", "a dog", 99, None, 0, False).split("data: ", 1)
+    _, answer = called(url, "search", "a dog", 99, None, 0, False, 0.0).split("data: ", 1)
     names = [match["video"] for match in json.loads(answer)[0]]
     assert len(set(names)) == len(STRANGE) and {"caf\\xe9.mp4", "two\\x0alines.mp4", "two\\x0dlines.mp4"} <= set(names)
     html = [*handlers.show_results("a dog")[:2], handlers.show_picker("", 99), *handlers.show_gallery("", 99)]

@@ -108,7 +108,7 @@ def test_a_plain_query_is_the_models_own_text(tiny_model: SUMA):
 
 def test_terms_add_up_before_the_score(tiny_model: SUMA):
     texts = parse('a dog^3 runs +"red ball" -night^0.5').texts(tiny_model)
-    s, a = tiny_model.encode_queries(["a dog runs", "dog", "red ball", "night"])
+    s, a, _ = tiny_model.encode_queries(["a dog runs", "dog", "red ball", "night"])
     naive = s[0] + 2 * s[1] + s[2] - 0.5 * s[3]
     anchor = a[0] + 2 * a[1] + a[2] - 0.5 * a[3]
     assert texts.features[0] == pytest.approx(naive / np.linalg.norm(naive), abs=1e-6)
@@ -127,7 +127,7 @@ def test_what_is_nothing_is_told(tiny_model: SUMA):
             continue
         with pytest.raises(ValueError, match=told):
             parse(typed).texts(tiny_model)
-    features, anchors = parse("-night").texts(tiny_model)
+    features, anchors, _ = parse("-night").texts(tiny_model)
     night = tiny_model.encode_queries(["night"])
     assert features == pytest.approx(-night.features, abs=1e-6) and anchors == pytest.approx(-night.anchors, abs=1e-6)
 
@@ -287,7 +287,7 @@ def test_searching_within_one_video_answers_with_its_frames(index: VideoIndex, t
     shutil.copy(path, tmp_path / "outside.mp4")
     outside = VideoIndex(tiny_model).search("a dog", 20, within=tmp_path / "outside.mp4")
     assert {m.moment: m.score for m in outside} == pytest.approx(expected, abs=1e-4)
-    with pytest.raises(ValueError, match="filters choose among videos"):
+    with pytest.raises(ValueError, match="filters and min_confidence choose among videos"):
         index.search("a dog longer:3", within=path)
 
 

@@ -49,7 +49,7 @@ def test_its_texts_are_the_models(tower: dict, captions, tmp_path: Path, quick: 
     reader = load_for_search(tmp_path)
     assert isinstance(reader, TextEncoder)
     assert (reader.fingerprint(), reader.dim) == (model.fingerprint(), embed_dim)
-    for got, expected in zip(reader.encode_queries(SENTENCES), model.encode_queries(SENTENCES), strict=True):
+    for got, expected in zip(reader.encode_queries(SENTENCES)[:2], model.encode_queries(SENTENCES)[:2], strict=True):
         assert close(got, expected)
     assert close(reader.embed_words(["frisbee", "日本"]), model.embed_words(["frisbee", "日本"]))
     assert close(reader.concepts(), model.concepts())
@@ -59,7 +59,7 @@ def test_a_space_without_supervision_too(tower: dict, captions, tmp_path: Path):
     model = SUMA.from_clip(tower, captions, num_concepts=12, anchor="self")
     model.save_pretrained(tmp_path)
     reader = load_for_search(tmp_path)
-    for got, expected in zip(reader.encode_queries(SENTENCES), model.encode_queries(SENTENCES), strict=True):
+    for got, expected in zip(reader.encode_queries(SENTENCES)[:2], model.encode_queries(SENTENCES)[:2], strict=True):
         assert close(got, expected)
 
 
@@ -233,7 +233,7 @@ def test_a_sentences_ids_are_those_of_its_tensor():
 def test_no_sentence_has_no_feature_and_a_bare_one_is_an_error(folder: Path, tiny_model: SUMA):
     reader = load_for_search(folder)
     assert isinstance(reader, TextEncoder)
-    for got, expected in zip(reader.encode_queries([]), tiny_model.encode_queries([]), strict=True):
+    for got, expected in zip(reader.encode_queries([])[:2], tiny_model.encode_queries([])[:2], strict=True):
         assert close(got, expected)
     with pytest.raises(ValueError, match="list of sentences"):
         reader.encode_queries("a dog")

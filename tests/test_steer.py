@@ -33,7 +33,7 @@ def test_nothing_steered_is_the_plain_search(index: VideoIndex, tiny_model: SUMA
 def test_a_weight_replaces_the_anchors_and_the_anchor_has_length_one_again(tiny_model: SUMA):
     plain = tiny_model.encode_queries(["a dog runs"])
     before = plain.anchors[0]
-    features, anchors = steered(tiny_model, "a dog runs", {"snow": 0.5, "dog": -1})
+    features, anchors, _ = steered(tiny_model, "a dog runs", {"snow": 0.5, "dog": -1})
     snow, dog = tiny_model.space.concept_of(["snow", "dog"], tiny_model.embed_words)
     assert snow != dog and before[dog] > 0
     expected = before.copy()

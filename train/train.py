@@ -16,6 +16,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
+import confidence
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not train(run):
         return
     if accelerator.is_main_process:
+        best = SUMA.from_pretrained(output / "best").to(accelerator.device)
+        confidence.write(output / "best", confidence.fit(best, run.clips, run.cache, run.parts))
         finish(c, output)
     accelerator.end_training()
 

@@ -74,6 +74,7 @@ class Api:
         weights: dict[str, float] | None = None,
         offset: int = 0,
         hide_doubles: bool = False,
+        min_confidence: float = 0.0,
     ) -> list[dict[str, Any]]:
         """Find the videos of the gallery that a text describes best, and the moment in each where it happens.
 
@@ -87,13 +88,17 @@ class Api:
                 (ignore it) to 1 (strengthen it), for example {"snow": -1, "ball": 0.8}.
             offset: how many of the best to leave out: 12 for the second page of 12.
             hide_doubles: of videos that show the same, return only the best.
+            min_confidence: leave out what is less likely than that (0 to 1) to be right.
 
         Returns:
             A list, best first, of {video: its name, caption, score, moment: seconds of its best moment, span: the
-            start and end of that moment, duration: seconds, concepts: [{name, part: of the score}]}.
+            start and end of that moment, duration: seconds, confidence: how likely it is right, 0 to 1, calibrated:
+            whether that was fitted to this model, fits: of the first, false where nothing in the gallery seems to fit,
+            concepts: [{name, part: of the score}]}.
         """
         asked = read_query(_text(query), _weights(weights))
-        return [self._json(match) for match in self.find(asked, top_k, _count(offset, "offset"), hide_doubles)]
+        how = {"hide_doubles": hide_doubles, "min_confidence": _number(min_confidence, "min_confidence", float)}
+        return [self._json(match) for match in self.find(asked, top_k, _number(offset, "offset"), **how)]
 
     @show_user_errors
     def captions(
@@ -111,7 +116,7 @@ class Api:
             A list, best first, of {caption, score}.
         """
         with self._using(video, file) as path:
-            return [{"caption": text, "score": score} for text, score in self.rank(path, _count(top_k), lines)]
+            return [{"caption": text, "score": score} for text, score in self.rank(path, _number(top_k), lines)]
 
     @show_user_errors
     def similar(self, video: str = "", file: str | None = None, top_k: int = 5) -> list[dict[str, Any]]:
@@ -126,7 +131,7 @@ class Api:
             A list, best first, of {video: its name, caption, score, moment: seconds, duration: seconds, concepts: []}.
         """
         with self._using(video, file) as path:
-            return [self._json(match) for match in self.find_similar(path, _count(top_k))]
+            return [self._json(match) for match in self.find_similar(path, _number(top_k))]
 
     @show_user_errors
     def explain(
@@ -154,7 +159,7 @@ class Api:
             activation in each frame}]}.
         """
         path, asked = self.gallery.row(video).path, read_query(_text(query), _weights(weights))
-        found = asdict(self.why(path, clean(query), asked, by, _count(top_k)))
+        found = asdict(self.why(path, clean(query), asked, by, _number(top_k)))
         return {"video": video, **{name: value for name, value in found.items() if name != "path"}}
 
     @show_user_errors
@@ -178,7 +183,7 @@ class Api:
                 "frequency": round(share, 5),
                 "best": [{"video": gallery.name(r.path), "moment": r.times[f]} for r, f in gallery.concept_moments(k)],
             }
-            for k, name, _, share in gallery.find_concepts(_text(words), _count(top_k))
+            for k, name, _, share in gallery.find_concepts(_text(words), _number(top_k))
         ]
 
     @show_user_errors
@@ -195,12 +200,7 @@ class Api:
         if not file:
             raise ValueError("upload a video file")
         *_, last = self.add_files([file])
-        return {
-            "added": last.added,
-            "skipped": last.skipped,
-            "failed": last.failed,
-            "videos": len(self.gallery.names),
-        }
+        return {"added": last.added, "skipped": last.skipped, "failed": last.failed, "videos": len(self.gallery.names)}
 
     @show_user_errors
     def clip(self, video: str, start: float, end: float) -> str:
@@ -218,17 +218,17 @@ class Api:
 
     # ---- what these functions and the page are made of ------------------------------------------------------------
 
-    def find(self, query: Query, top_k: int = TOP, offset: int = 0, hide_doubles: bool = False) -> list[Match]:
-        """Return the best matches of a query, best first."""
+    def find(self, query: Query, top_k: int = TOP, offset: int = 0, **how: Any) -> list[Match]:
+        """Return the best matches of a query, best first. how: further arguments of `VideoIndex.search`."""
         if os.path.isabs(query.filter.folder):
             raise ValueError("in: takes the name of a folder of the gallery, like in:holidays")
         with self.gallery.lock:
             texts, video = self._encoded(query), self.gallery.video_in(query.filter)
             if video:
-                return self.gallery.distinct_moments(video, texts)[offset : offset + _count(top_k)]
+                return self.gallery.distinct_moments(video, texts)[offset : offset + _number(top_k)]
             chosen = replace(query.filter, root=self.gallery.root)
-            more: dict[str, Any] = {"min_score": query.min_score, "filter": chosen, "hide_doubles": hide_doubles}
-            return self.gallery.met(self.index.search(texts, _count(top_k), offset=offset, **more))
+            how |= {"offset": offset, "min_score": query.min_score, "filter": chosen}
+            return self.gallery.met(self.index.search(texts, _number(top_k), **how))
 
     def find_similar(self, path: str, top_k: int = TOP) -> list[Match]:
         """Return the videos most like this one, best first."""
@@ -324,17 +324,15 @@ class Api:
         return {
             "video": self.gallery.name(match.path),
             "caption": self.gallery.title(match.path),
-            "score": match.score,
-            "moment": match.moment,
+            **{n: getattr(match, n) for n in ("score", "moment", "duration", "confidence", "calibrated", "fits")},
             "span": [match.start, match.end],
-            "duration": match.duration,
             "concepts": [{"name": name, "part": part} for name, part in match.concepts],
         }
 
 
-def _count(number: Any, name: str = "top_k") -> int:
+def _number(number: Any, name: str = "top_k", kind: type = int) -> Any:
     try:
-        return min(int(number or 0), LARGEST_TOP)
+        return min(kind(number or 0), LARGEST_TOP)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be a number, got {number!r:.100}") from error
 
@@ -346,10 +344,7 @@ def _text(value: Any) -> str:
 
 
 def _weights(value: Any) -> dict[str, float]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(
-        isinstance(v, int | float) and isinstance(k, str) for k, v in value.items()
-    ):
+    pairs = (value or {}).items() if isinstance(value, dict | None) else [("", "")]
+    if not all(isinstance(word, str) and isinstance(weight, int | float) for word, weight in pairs):
         raise ValueError(f'weights must be an object of words and numbers like {{"ball": 0.8}}, got {value!r:.100}')
-    return {word: float(weight) for word, weight in value.items()}
+    return {word: float(weight) for word, weight in pairs}

@@ -23,6 +23,7 @@ from suma.app.uploads import playable_upload
 from suma.app.views import chips, concept_map, download, heading, lay_out, length, render, tiles
 from suma.explain import Explanation, heat_map
 from suma.index.query import Query, with_filter
+from suma.index.search import NOTHING_FITS
 from suma.video.cut import PADDING
 
 NOTHING_YET = render("note", text="Its captions and similar videos appear here.")
@@ -122,25 +123,28 @@ class Handlers(GalleryHandlers):
         if not len(self.index):
             return [tiles([], empty=self.nothing_there, link=text), "", None]
         query = read_query(text)
-        shown, more = self._found(query, ticked, limit)
+        shown, more, fits = self._found(query, ticked, limit)
         with self.gallery.lock:
             menus = views.menus(text, self.gallery.folders(), self.gallery.years())
             bar = views.steering_bar(self.index.model, text, query, menus)
         at = shown[0].moment if shown and self._asks_within(query) else None
         best = Best(text, query, shown[0].name, at) if shown else None
         said, label = "No video of the gallery is meant by this.", "More" if more else ""
-        return [tiles(shown, chosen=0, empty=said, link=text, more=label, limit=limit + TOP), bar, best]
+        head = "" if fits else f"{NOTHING_FITS}. The nearest:"
+        return [tiles(shown, 0, said, label, text, head, limit + TOP, dim=not fits), bar, best]
 
-    def _found(self, query: Query, ticked: Sequence[str], limit: int) -> tuple[list[Tile], int]:
-        """Return the tiles of a query, and how many more there may be; without words, the newest videos."""
+    def _found(self, query: Query, ticked: Sequence[str], limit: int) -> tuple[list[Tile], int, bool]:
+        """Return the tiles of a query, how many more there may be, and whether the best fits; without words, the newest
+        videos."""
         if not query.says:
-            return self.gallery.newest(replace(query.filter, root=self.gallery.root), limit)
+            return *self.gallery.newest(replace(query.filter, root=self.gallery.root), limit), True
         within, newest = self._asks_within(query), NEWEST in ticked
         found = self.find(query, OF_BEST if newest else limit + 1, hide_doubles=HIDE in ticked)
+        fits = all(match.fits for match in found[:1])
         if newest and not within:
             found = self.gallery.newest_first(found)
         shown = found[:limit]
-        return self.gallery.moments(shown) if within else self.gallery.tiles(shown), len(found) - len(shown)
+        return self.gallery.moments(shown) if within else self.gallery.tiles(shown), len(found) - len(shown), fits
 
     def _asks_within(self, query: Query) -> bool:
         return bool(query.says and self.gallery.video_in(query.filter))

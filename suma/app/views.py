@@ -28,7 +28,7 @@ from suma.index.query import (
     with_filter,
 )
 from suma.model.encoder import Encoder
-from suma.model.vocabulary import NEGATIONS, fold, split_words
+from suma.model.vocabulary import fold
 
 # cividis: dark blue to yellow, even in lightness, and the same for colour-blind eyes
 SCALE = ("#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838")
@@ -92,6 +92,7 @@ def tiles(
     link: str | None = None,
     head: str = "",
     limit: int = 0,
+    dim: bool = False,
 ) -> str:
     """Return posters with title, score and best moment, or `empty` where there are none.
 
@@ -101,9 +102,10 @@ def tiles(
         link: the query for the page's address; None leaves the address alone.
         head: a line above the tiles.
         limit: how many tiles that button asks for.
+        dim: show them faintly, as they are hardly what is meant.
     """
     shape = "16 / 10" if shown and median(tile.aspect for tile in shown) > 1.15 else "1 / 1"
-    values = {"chosen": chosen, "empty": empty, "more": more, "limit": limit, "link": link}
+    values = {"chosen": chosen, "empty": empty, "more": more, "limit": limit, "link": link, "dim": dim}
     return render("tiles", tiles=shown, head=head if shown else "", shape=shape, **values)
 
 
@@ -214,7 +216,6 @@ def steering_bar(model: Encoder, text: str, query: Query, menus: Sequence[tuple[
         }
         for k, weight in weight_of.items()
     ]
-    words, known = split_words(" ".join(term for term, _ in query.mixed)), {*space.words, *space.ignored, *NEGATIONS}
     return render(
         "steer",
         untrained=model.config.untrained,
@@ -223,7 +224,7 @@ def steering_bar(model: Encoder, text: str, query: Query, menus: Sequence[tuple[
         steered=bool(weights),
         menus=menus,
         says=query.says,
-        unknown=[word for word in dict.fromkeys(map(space.read, words)) if word not in known],
+        unknown=[word for word in dict.fromkeys(map(space.read, query.words)) if not space.is_known(word)],
         notes=query.notes(space),
     )
 

@@ -95,7 +95,7 @@ def steer(model: Encoder, texts: Queries | None, weights: Mapping[str, float]) -
     anchors = texts.anchors.copy()
     for concept, value in concepts_of(model, weights).items():
         anchors[0, concept] = value
-    return Queries(texts.features, unit(anchors))
+    return texts._replace(anchors=unit(anchors))
 
 
 def _seconds(name: str, date: str) -> float:
@@ -193,6 +193,7 @@ class Query:
             found = Queries(self._mix(found.features), self._mix(found.anchors))
             if not found.features.any():
                 raise ValueError("the terms of the query cancel each other out: nothing is left to search for")
+        found = found._replace(known=self.known(model.space))
         return steer(model, found, dict(self.weights)) if self.weights else found
 
     def anchor(self, model: Encoder) -> np.ndarray | None:
@@ -210,10 +211,19 @@ class Query:
         """All texts with their weights, the sentence first."""
         return [(self.sentence, 1.0)] * bool(self.sentence) + list(self.terms)
 
+    @property
+    def words(self) -> list[str]:
+        """Return the words of all texts."""
+        return [word for text, _ in self.mixed for word in split_words(text)]
+
+    def known(self, vocabulary: Vocabulary) -> float:
+        """Return the share of its words that the model knows, as they are read."""
+        read = [vocabulary.read(word) for word in self.words]
+        return sum(map(vocabulary.is_known, read)) / max(1, len(read))
+
     def notes(self, vocabulary: Vocabulary) -> list[str]:
         """Return lines on what is read otherwise than it may be meant: slips, and what `not`, `no`, `without` deny."""
-        words = [word for text, _ in self.mixed for word in split_words(text)]
-        read = {word: vocabulary.read(word) for word in words}
+        read = {word: vocabulary.read(word) for word in self.words}
         notes = [f"'{word}' read as '{meant}'" for word, meant in read.items() if meant != word]
         empty = NEGATIONS.union(ignored_words())
         sentence = [read[word] for word in split_words(self.sentence)]

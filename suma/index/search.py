@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from suma.index.confidence import SAMPLE, Calibration, features
 from suma.index.duplicates import group_contents
 from suma.index.first_stage import Candidates
 from suma.index.hubness import Popularity
@@ -23,6 +24,7 @@ from suma.model.vocabulary import unit
 CANDIDATES = 100  # clips of the folded first stage that are scored exactly
 SIMILAR_CANDIDATES = 1000
 NAMED = 3  # concepts of a match
+NOTHING_FITS = "Nothing in this gallery fits"
 STANDS_OUT = 0.4  # of the way from the lowest to the best frame; chosen on training clips of Scenes
 
 
@@ -37,6 +39,9 @@ class Match:
     duration: float  # seconds
     start: float = 0.0  # seconds: the span around the moment that answers the query
     end: float = 0.0
+    confidence: float | None = None  # how likely it is right (suma/index/confidence.py); None where no text was asked
+    calibrated: bool = False  # whether that was fitted to this model
+    fits: bool = True  # False, of the best match: the gallery seems to have no answer
 
 
 def span_of(scores: np.ndarray, row: Row, best: int) -> tuple[float, float]:
@@ -55,7 +60,7 @@ def span_of(scores: np.ndarray, row: Row, best: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Page:
-    """Which answers are wanted. Raises ValueError for a top_k below 1 or a negative offset."""
+    """Which answers are wanted. Raises ValueError for a number out of range."""
 
     top_k: int = 10
     offset: int = 0  # answers that come before
@@ -63,12 +68,15 @@ class Page:
     filter: Filter = ALL
     group: bool = True  # one answer for each video, not for each part
     hide_doubles: bool = False  # one answer for each group of doubles
+    min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
         if self.offset < 0:
             raise ValueError(f"offset must not be negative, got {self.offset}")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence must lie in [0, 1], got {self.min_confidence}")
 
     def cut(self, ranked: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
         """The page of a ranking (score, what), best first."""
@@ -84,7 +92,10 @@ class Searcher:
         self.candidates: FirstStage = Candidates()
         self._corrected = Candidates()  # of hubness
         self._filtered: tuple[State, Filter, Any] | None = None  # the clips that the last filter lets through
+        self._calibration = Calibration(model.config)
+        self._sample: tuple[State, np.ndarray] | None = None  # of the gallery: folded vectors
         self._doubles: tuple[State, dict[str, str]] | None = None  # content -> the first of its group
+        self._statistics: tuple[State, np.ndarray, np.ndarray] | None = None  # of the concepts, over all frames
 
     # ---- features --------------------------------------------------------------------------------------------------
 
@@ -108,10 +119,23 @@ class Searcher:
             self._doubles = snapshot, {x: group[0] for group in group_contents(snapshot) for x in group}
         return self._doubles[1]
 
+    def statistics(self, snapshot: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return `Scorer.statistics`, computed once for a state of the index."""
+        if self._statistics is None or self._statistics[0] is not snapshot:
+            self._statistics = (snapshot, *self.scorer.statistics(snapshot))
+        return self._statistics[1:]
+
+    def _sampled(self, snapshot: State) -> np.ndarray:
+        """Return folded vectors (SAMPLE at most, 2D) of the gallery's clips, evenly spaced."""
+        if self._sample is None or self._sample[0] is not snapshot:
+            some = snapshot.live[:: -(-len(snapshot.live) // SAMPLE)].tolist()
+            self._sample = snapshot, self.scorer.fold_videos(self.clips(snapshot, some))
+        return self._sample[1]
+
     # ---- answers ---------------------------------------------------------------------------------------------------
 
     def by_text(self, store: AnyStore, texts: Queries, page: Page, popularity: Popularity | None = None) -> list[Match]:
-        """The videos that a text (T = 1) describes best; less their popularity, if it is given."""
+        """Return the videos that a text (T = 1) describes best; popularity, if given, lowers scores, no confidence."""
         snapshot = store.snapshot
         less = popularity.of(store, snapshot) if popularity else None
         folded = self.scorer.fold_texts(texts)
@@ -122,11 +146,18 @@ class Searcher:
 
         best = self._ranked(store, snapshot, folded, score, page, CANDIDATES, less=less)
         positions = [position for _, position in best]
+        if not positions:
+            return []
         clips, rows = self.clips(snapshot, positions), snapshot.rows(positions, page.filter)
+        scores, others = self.scorer.score(folded, clips)[0], (folded @ self._sampled(snapshot).T)[0]
+        told = self._calibration(features(scores, others, len(snapshot.live), texts.known))
+        sure, fits = told[0].round(4).tolist(), told[1].tolist()
         frames, matches = self.scorer.frame_scores(folded, clips)[0].round(6), []  # of equal frames the first
         for i, (row, (value, _)) in enumerate(zip(rows, best, strict=True)):
             parts = self.scorer.concept_parts(texts.anchors[0], clips.one(i))
-            matches.append(_as_match(row, value, frames[i], self._named(parts)))
+            found = _as_match(row, value, frames[i], self._named(parts))
+            if sure[i] >= page.min_confidence:
+                matches.append(replace(found, confidence=sure[i], calibrated=self._calibration.fitted, fits=fits[i]))
         return matches
 
     def moments(self, rows: Sequence[Row], clips: Clips, texts: Queries, page: Page) -> list[Match]:

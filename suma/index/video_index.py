@@ -21,7 +21,7 @@ from suma.index.milvus import MilvusStore
 from suma.index.query import ALL, Filter, Query, parse
 from suma.index.scoring import Clips
 from suma.index.search import Match, Page, Searcher, nearest
-from suma.index.storage import REMOVED, AnyStore, Report, Row, Rows, State, describe, is_server, key, without_token
+from suma.index.storage import REMOVED, AnyStore, Report, Row, Rows, describe, is_server, key, without_token
 from suma.index.store import Store, newest, remembered_model
 from suma.model.checkpoint import BUNDLED
 from suma.model.encoder import Encoder, Queries
@@ -58,7 +58,6 @@ class VideoIndex:
         self._store: AnyStore | None = None  # made when it is needed
         self._searcher = Searcher(self.model)
         self.scorer = self._searcher.scorer
-        self._statistics: tuple[State, np.ndarray, np.ndarray] | None = None  # of the concepts, over all frames
         self._recent: dict[str, tuple[list[Row], Clips]] = {}  # files that are not in the index
         self._captions: CaptionList | None = None  # None: as the store has them
         self._popular: Popularity | None = None  # the clips', with texts at large
@@ -169,6 +168,7 @@ class VideoIndex:
         *,
         offset: int = 0,
         min_score: float = -math.inf,
+        min_confidence: float = 0.0,
         filter: Filter = ALL,
         within: str | Path | None = None,
         group: bool = True,
@@ -180,7 +180,7 @@ class VideoIndex:
         Args:
             query: in the language of suma/index/query.py, or encoded (T = 1).
             offset: answers to leave out, for the next page; pages fit together exactly for `mean` aggregation.
-            min_score: the lowest score of an answer.
+            min_score, min_confidence: the lowest of an answer.
             filter: which files may answer, beside what the query says.
             within: a video (indexed or not), of which the best moments answer.
             group: one answer for each video, rather than for each part of a long one.
@@ -193,13 +193,13 @@ class VideoIndex:
             query = parse(query)
         if isinstance(query, Query):
             filter, min_score = query.filter & filter, max(min_score, query.min_score)
-        page = Page(top_k, offset, min_score, filter, group, hide_doubles)
-        texts = query.texts(self.model) if isinstance(query, Query) else query
+            query = query.texts(self.model)
+        page = Page(top_k, offset, min_score, filter, group, hide_doubles, min_confidence)
         if within is None:
-            return self._searcher.by_text(self.store, texts, page, self._popularity() if hubness else None)
-        if replace(filter, root="") != ALL:
-            raise ValueError("filters choose among videos: leave them out when searching within one")
-        return self._searcher.moments(*self.parts(within), texts, page)
+            return self._searcher.by_text(self.store, query, page, self._popularity() if hubness else None)
+        if replace(filter, root="") != ALL or min_confidence > 0:
+            raise ValueError("filters and min_confidence choose among videos: leave them out when searching within one")
+        return self._searcher.moments(*self.parts(within), query, page)
 
     def _popularity(self) -> Popularity:
         if self.store.folder is None:
@@ -270,10 +270,7 @@ class VideoIndex:
     def concept_statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean and standard deviation (K,) of every concept's activation over all frames of the gallery (in
         a large one, of evenly spaced videos)."""
-        snapshot = self.store.snapshot
-        if self._statistics is None or self._statistics[0] is not snapshot:
-            self._statistics = (snapshot, *self.scorer.statistics(snapshot))
-        return self._statistics[1:]
+        return self._searcher.statistics(self.store.snapshot)
 
     def read(self, path: str | Path, at: float = 0.0) -> tuple[Row, Clips]:
         """Return the row and features of a video or image, or of the part around `at` seconds of it; see `parts`."""

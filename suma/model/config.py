@@ -67,6 +67,7 @@ class SUMAConfig:
     untrained: bool = False  # the concepts were made of words (suma/model/from_clip.py), no video has trained them
     ignored_words: list[str] = field(default_factory=list)  # that name no concept
     num_frames: int = 12  # frames per video in evaluation and search
+    confidence: dict[str, float] = field(default_factory=dict)  # weights of suma/index/confidence.py; {}: generic ones
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -99,9 +100,11 @@ def fingerprint(config: SUMAConfig, weights: Iterable[tuple[str, np.ndarray]]) -
 
     Untrained concepts follow from the towers and the words, and differ in their last digits from computer to computer,
     so neither they nor the words' order is part of the name: an index can be used where the model was made again.
+    Nor is the calibration, which changes no feature.
     """
     plain = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(SUMAConfig)}
     told = {n: x for n, x in asdict(config).items() if n not in LATER or x != plain[n]}
+    del told["confidence"]
     if config.untrained:
         told |= {"words": sorted(config.words), "word_counts": sorted(config.word_counts)}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())

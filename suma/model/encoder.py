@@ -20,6 +20,7 @@ class Queries(NamedTuple):
 
     features: np.ndarray  # (T, D)
     anchors: np.ndarray  # (T, K)
+    known: np.ndarray | float = 1.0  # the share of their words that the model knows
 
 
 class Encoder(Protocol):

@@ -132,17 +132,18 @@ class Vocabulary:
 
         Where one word is ten times as frequent as all others near, it is the one: captions hold misspellings.
         """
-        if self._is_known(word):
+        if self.is_known(word):
             return word
         plurals = [word + "s", word + "es", word.removesuffix("s"), word.removesuffix("es")]
         near = {other for other in plurals if min(len(word), len(other)) > 2 and other in self._index}
         if not near and len(word) >= 5 and word not in _well_known():
-            near = {other for other in self._edits(word) if self._is_known(other)}
+            near = {other for other in self._edits(word) if self.is_known(other)}
         rarity = {other: self._idf[self._index[other]] if other in self._index else 0.0 for other in near}
         best = min(near, key=lambda other: rarity[other], default=word)
         return best if all(rarity[other] - rarity[best] > math.log(10) for other in near - {best}) else word
 
-    def _is_known(self, word: str) -> bool:
+    def is_known(self, word: str) -> bool:
+        """Return whether a word was in the training captions, or is one that names nothing."""
         return word in self._index or word in self.ignored or word in NEGATIONS
 
     def _edits(self, word: str) -> set[str]:

@@ -135,14 +135,10 @@ def moment_spans(
     }
 
 
-def visitor_ranks(
-    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
-) -> list[dict[str, object]]:
-    """Return for each query of visitor_queries.json the rank of the first right video.
+def visitor_queries(clips: Sequence[Clip], scenes: dict[str, dict]) -> tuple[list[dict], np.ndarray]:
+    """Return the queries of visitor_queries.json (T) that some clips answer, and which do, (T, V) bool.
 
-    A right video has every named actor, and one of them does what is asked where it is asked. Queries without a right
-    video are left out. All were written without knowledge of captions and model; those marked as seen were known when
-    the short training captions were written.
+    A right video has every named actor, and one of them does what is asked where it is asked.
     """
 
     def answers(scene: dict, wanted: dict) -> bool:
@@ -155,16 +151,27 @@ def visitor_ranks(
             for actor in scene["actors"]
         )
 
-    rows: list[dict[str, object]] = []
     wishes = json.loads((Path(__file__).parent / "visitor_queries.json").read_text())
-    scores = model.score(encode_captions(model, [wish["query"] for wish in wishes]), videos)
-    for wish, row in zip(wishes, scores, strict=True):
-        right = torch.tensor([answers(scenes[clip.video_id], wish) for clip in clips])
-        if bool(right.any()):
-            rank = float(ranks(row[None].cpu(), right[None])[0])
-            of = {"query": wish["query"], "seen": wish.get("seen", False), "right_videos": int(right.sum())}
-            rows.append({**of, "rank": rank})
-    return rows
+    right = np.array([[answers(scenes[clip.video_id], wish) for clip in clips] for wish in wishes])
+    return [wish for wish, row in zip(wishes, right, strict=True) if row.any()], right[right.any(1)]
+
+
+def visitor_ranks(
+    model: SUMA, clips: Sequence[Clip], videos: Videos, scenes: dict[str, dict]
+) -> list[dict[str, object]]:
+    """Return for each of `visitor_queries` the rank of the first right video.
+
+    All were written without knowledge of captions and model; those marked as seen were known when the short training
+    captions were written.
+    """
+    wishes, right = visitor_queries(clips, scenes)
+    if not wishes:
+        return []
+    scores = model.score(encode_captions(model, [wish["query"] for wish in wishes]), videos).cpu()
+    return [
+        {"query": w["query"], "seen": w.get("seen", False), "right_videos": int(row.sum()), "rank": float(rank)}
+        for w, row, rank in zip(wishes, right, ranks(scores, torch.tensor(right)), strict=True)
+    ]
 
 
 def naming_words() -> dict[str, set[str]]:
