@@ -195,17 +195,19 @@ PHONE = {  # codec, size, seconds, seconds between key frames
 
 
 def make_film(path: Path, codec: str, size: tuple[int, int], seconds: int, spacing: int) -> Path:
-    """Write a film as a phone does: 30 pictures a second of a slow pan, and key frames `spacing` seconds apart."""
-    gop, count = 30 * spacing, 30 * seconds
-    coarse = np.random.default_rng(0).integers(0, 255, (size[1] // 8, size[0] // 4, 3), np.uint8)
+    """Write a film as a phone does: 30 pictures a second of a slow pan, with grain, at a phone's 8 bits per pixel and
+    second, and key frames `spacing` seconds apart."""
+    gop, count, rng = 30 * spacing, 30 * seconds, np.random.default_rng(0)
+    coarse = rng.integers(30, 225, (size[1] // 8, size[0] // 4, 3), np.uint8)
     picture = np.asarray(Image.fromarray(coarse).resize((2 * size[0], size[1]), Image.Resampling.BICUBIC))
+    grain = rng.integers(0, 25, (8, size[1], size[0], 3), np.uint8)
     options = {"preset": "ultrafast", "g": str(gop), "x265-params": f"log-level=none:keyint={gop}:min-keyint={gop}"}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, 30, options=options)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *size, "yuv420p", 8 * size[0] * size[1]
         for n in range(count):
             left = n * size[0] // count
-            shown = np.ascontiguousarray(picture[:, left : left + size[0]])
+            shown = picture[:, left : left + size[0]] + grain[n % 8]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, "rgb24")))
         container.mux(stream.encode(None))
     return path
