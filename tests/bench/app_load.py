@@ -65,7 +65,7 @@ def running_app(*arguments: str) -> Iterator[tuple[str, int]]:
 
 def search(http: httpx.Client, url: str, query: str, top_k: int = 5) -> list[dict[str, Any]]:
     """One search by the public endpoint. Raises RuntimeError for anything but an answer."""
-    call = http.post(f"{url}/gradio_api/call/search", json={"data": [query, top_k, None, 0, False]})
+    call = http.post(f"{url}/gradio_api/call/search", json={"data": [query, top_k, None, 0, False, 0.0]})
     if call.status_code != 200:
         raise RuntimeError(f"{call.status_code} {call.text[:200]}")
     event = ""
