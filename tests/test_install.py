@@ -36,7 +36,7 @@ def test_the_installed_package_brings_its_model(tmp_path: Path):
     where = {"cwd": elsewhere, "env": {**os.environ, "PYTHONPATH": str(site)}}
     assert run(sys.executable, "-c", "import suma; print(suma.__file__)", **where).startswith(str(site))
     assert "1 added" in run(sys.executable, "-m", "suma", "index", video, "-o", "index", **where)
-    (found,) = json.loads(run(site / "bin" / "suma", "search", "index", "a dog runs", "--json", **where))
+    (found,) = json.loads(run(site / "bin" / "suma", "search", "index", "a dog runs", "--all", "--json", **where))
     assert found["path"] == str(video)
     told = run(site / "bin" / "suma", "doctor", **where)
     assert "PROBLEM" not in told and f"bundled model {site / 'suma' / 'bundled'}" in told
