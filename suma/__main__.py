@@ -216,8 +216,8 @@ def _index(args: argparse.Namespace) -> int:
     if args.captions:
         index.set_captions([caption for found in read_captions(args.captions).values() for caption in found])
     index.save(place)
-    options = (args.workers, args.prune, args.retry, args.time_limit, args.bf16, args.exclude, part, args.photos)
-    report = index.add(args.videos, *options, exact=args.exact)
+    how = {name: getattr(args, name) for name in ("workers", "prune", "retry", "time_limit", "bf16", "exact")}
+    report = index.add(args.videos, exclude=args.exclude, part=part, photos=args.photos, **how)
     if args.hubness:
         index.keep_hubness()
     _show_report(report, f"{index.num_videos} videos in {place}", args.json)
@@ -225,17 +225,17 @@ def _index(args: argparse.Namespace) -> int:
         told = f"when all {part.count} parts are done: {part.merge_command(args.output)}"
         print(told, file=sys.stderr if args.json else sys.stdout)
     if args.watch:
-        return _watch(index, args, options[:5])
+        return _watch(index, args, how)
     return 0 if part or len(index) else 1  # a part may have few files; as an error, it would end the other ranks
 
 
-def _watch(index: VideoIndex, args: argparse.Namespace, options: tuple[Any, ...]) -> int:
-    """Take up what changes in the folders until it is interrupted; return the exit code."""
+def _watch(index: VideoIndex, args: argparse.Namespace, how: dict[str, Any]) -> int:
+    """Take up what changes in the folders until it is interrupted; return the exit code. how: the options of `add`."""
     from suma.index.watch import watch
 
     with contextlib.suppress(KeyboardInterrupt):
         for ready, gone in watch(index, args.videos, args.exclude, args.photos):
-            report = index.add(filter(os.path.exists, ready), *options)
+            report = index.add(filter(os.path.exists, ready), **how)
             report.pruned = [path for path in gone if index.remove([path])]
             _show_report(report, f"{index.num_videos} videos in {args.output}", args.json)
             sys.stdout.flush()

@@ -29,6 +29,13 @@ def test_training_steps_and_cached_frames():
 
 
 @pytest.mark.slow
+def test_a_phones_films_are_read_by_decord_exactly_and_as_an_index_does():
+    found = printed("index_build.py", "--phone", "--shrink", "4")
+    cosines = re.findall(r"decord .* x; as an index reads it .* x, median cosine ([\d.]+)$", found, re.MULTILINE)
+    assert len(cosines) == 3 and all(float(cosine) > 0.9 for cosine in cosines)
+
+
+@pytest.mark.slow
 def test_large_batches_take_the_memory_of_small_ones_and_have_the_same_gradients():
     found = printed("train_memory.py", "--pairs", "64", "--chunk", "16", "--frames", "1", "--rounds", "1")
     (chunked,) = re.findall(r"64 pairs in chunks of 16.*\((.*?) x\)", found)

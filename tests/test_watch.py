@@ -103,3 +103,14 @@ def test_the_command_goes_on_until_it_is_interrupted(index: VideoIndex, tmp_path
     assert {Path(row.path).name for row in VideoIndex.load(place, index.model).rows} == {"0.mp4", "new.mp4"}
     assert main(["index", str(films), *options, "--watch", "--part", "1/2"]) == 2
     assert "merge the parts" in capsys.readouterr().err
+
+
+def test_what_comes_later_is_read_as_the_first_films_were(index: VideoIndex, tmp_path: Path, monkeypatch):
+    films, place = tmp_path / "films", tmp_path / "my.index"
+    index.model.save_pretrained(tmp_path / "model")
+    write_video(tmp_path / "phone.mp4", frames=200, size=(64, 48), gop=10)  # 20 s, a key frame each second
+    monkeypatch.setattr(watching, "sleep", Looks(lambda: shutil.move(tmp_path / "phone.mp4", films), *[nothing] * 2))
+    options = ["-o", str(place), "--model", str(tmp_path / "model"), "--workers", "1", "--exact", "--watch"]
+    assert main(["index", str(films), *options]) == 0
+    (late,) = (row for row in VideoIndex.load(place, index.model).rows if row.path.endswith("phone.mp4"))
+    assert any(time != round(time) for time in late.times)  # not key frames

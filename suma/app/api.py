@@ -260,7 +260,7 @@ class Api:
         return sorted(zip(own, (round(s, 4) for s in scores), strict=True), key=lambda pair: -pair[1])[:top_k]
 
     def cut(self, row: Row, start: float, end: float, padding: float = 0.0) -> str:
-        """Return a clip of a video in a folder of its own among the temporary files."""
+        """Return a clip of a video, in a new folder among the temporary files."""
         if not (isinstance(start, int | float) and isinstance(end, int | float) and end - start <= LONGEST_CLIP):
             raise ValueError(f"start and end must be seconds, at most {LONGEST_CLIP} apart, got {start!r} and {end!r}")
         folder = Path(get_upload_folder(), token_hex(16))
@@ -344,7 +344,7 @@ def _text(value: Any) -> str:
 
 
 def _weights(value: Any) -> dict[str, float]:
-    pairs = (value or {}).items() if isinstance(value, dict | None) else [("", "")]
-    if not all(isinstance(word, str) and isinstance(weight, int | float) for word, weight in pairs):
+    given = {} if value is None else value
+    if not isinstance(given, dict) or not all(isinstance(x, int | float) for x in given.values()):
         raise ValueError(f'weights must be an object of words and numbers like {{"ball": 0.8}}, got {value!r:.100}')
-    return {word: float(weight) for word, weight in pairs}
+    return {word: float(weight) for word, weight in given.items()}

@@ -39,7 +39,7 @@ def evidence(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 class Calibration:
-    """The weights of one model, or generic ones where it has none of its own."""
+    """The weights of one model, or generic ones where none were fitted to it."""
 
     def __init__(self, config: SUMAConfig):
         self.fitted = {*FEATURES} <= {*config.confidence}
@@ -47,5 +47,6 @@ class Calibration:
         self._weights, self._least = np.array([found[name] for name in FEATURES]), found.get("least", -np.inf)
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the confidence (M,) of matches, and whether they fit: have the evidence of most right best matches."""
+        """Return the confidence (M,) of matches, and whether they fit: as much speaks for them as for nearly all best
+        answers to queries that had one, when the weights were fitted."""
         return 1 / (1 + np.exp(-x @ self._weights)), evidence(x, self._weights) >= self._least

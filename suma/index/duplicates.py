@@ -63,7 +63,7 @@ def candidates(vectors: np.ndarray) -> np.ndarray:
 def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return how surely pairs (P,) of clips show the same, by their unit frames (P, S, D): under the map of time that
     fits best, half the mean cosine of the frames, half that of what changes in them, since takes of one scene share the
-    rest. What hardly changes is told by its frames alone."""
+    rest. Of what hardly changes only the frames count."""
     cosines = a @ b.swapaxes(1, 2)  # (P, S, S)
     maps = time_maps()
     fits = cosines.reshape(len(a), -1) @ maps.T

@@ -57,7 +57,7 @@ class _Job:
 
 
 def encode_file(model: Encoder, row: Row, segment: float) -> tuple[list[Row], list[np.ndarray]]:
-    """Return the parts of a file that is not in the index, and their features, decoded in a process of its own."""
+    """Return the parts of a file that is not in the index, and their features, decoded in another process."""
     rows, encoded, decoder = [], [], Decoder()
     try:
         for part in decoder.read(row.path, model.config.num_frames, segment):

@@ -33,6 +33,15 @@ class Frames(NamedTuple):
     duration: float  # seconds on that clock; where the file's last frame ends
 
 
+class _Choice(NamedTuple):
+    """Numbers of frames of a file."""
+
+    chosen: np.ndarray
+    first: int  # on screen in the span
+    last: int
+    exact: bool = True
+
+
 def read_frames(
     path: str | os.PathLike[str],
     num_frames: int,
@@ -130,7 +139,7 @@ def _listed(path: str | os.PathLike[str], num_frames: int) -> tuple[str, Timelin
         raise ValueError(f"cannot read {path} as a video: {_first_line(error)}") from None
 
 
-def _span(file: str, line: Timeline, numbers: "_Choice", thorough: bool = True) -> Frames:
+def _span(file: str, line: Timeline, numbers: _Choice, thorough: bool = True) -> Frames:
     """Return the frames that `_choose` named. `thorough`: if some are damaged, decode from the file's beginning."""
     chosen = numbers.chosen
     try:
@@ -149,15 +158,6 @@ def _span(file: str, line: Timeline, numbers: "_Choice", thorough: bool = True) 
 def _first_line(error: Exception) -> str:
     """Return the first line of an error, without decord's "[time] file:line:"."""
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", (str(error).strip() or repr(error)).splitlines()[0])
-
-
-class _Choice(NamedTuple):
-    """Numbers of frames of a file."""
-
-    chosen: np.ndarray
-    first: int  # on screen in the span
-    last: int
-    exact: bool = True
 
 
 def _are_keys(line: Timeline, chosen: np.ndarray) -> bool:
